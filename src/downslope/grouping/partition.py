@@ -1,0 +1,112 @@
+"""Which parameter gets which rule, and why: roles, assignments and the table that shows them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from downslope.grouping.view import MatrixView
+
+
+class Role(StrEnum):
+    """What a parameter is to the data that passes through the model."""
+
+    HIDDEN = "hidden"
+    INPUT = "input"
+    OUTPUT = "output"
+    EMBEDDING = "embedding"
+    VECTOR = "vector"
+    ROUTER = "router"
+    FROZEN = "frozen"
+
+    @property
+    def rule(self) -> str:
+        """The rule a parameter of this role gets: "muon", "adamw" or "none"."""
+        return {"hidden": "muon", "frozen": "none"}.get(self.value, "adamw")
+
+
+RULES = ("muon", "adamw", "none")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One parameter: its role, the rule it gets, its view as matrices, and the reason in words.
+
+    `warning` is not empty where the facts did not settle the matter, or the user should look.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    rule: str
+    view: MatrixView | None
+    reason: str
+    warning: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule = {self.rule!r} for {self.name}: expected one of {', '.join(RULES)}")
+        if self.rule == "muon" and self.view is None:
+            raise ValueError(f"{self.name} has rule 'muon' but no MatrixView: say which axes are outputs and inputs")
+        if self.view is not None:
+            self.view.check(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the assignment as JSON types."""
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "role": self.role.value,
+            "rule": self.rule,
+            "view": self.view and self.view.to_dict(),
+            "matrices": self.view.describe(self.shape) if self.view else "",
+            "reason": self.reason,
+            "warning": self.warning,
+        }
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Assignment:
+        """Return the assignment that `to_dict` described."""
+        view = MatrixView.from_dict(d["view"]) if d["view"] else None
+        shape = tuple(d["shape"])
+        return cls(d["name"], shape, Role(d["role"]), d["rule"], view, d["reason"], d.get("warning", ""))
+
+
+class Partition:
+    """An ordered sequence of assignments, one a parameter, that prints as a table."""
+
+    def __init__(self, assignments: tuple[Assignment, ...] | list[Assignment]) -> None:
+        self._assignments = tuple(assignments)
+        self._by_name = {a.name: a for a in self._assignments}
+        if len(self._by_name) != len(self._assignments):
+            raise ValueError("a partition names each parameter once")
+
+    def __len__(self) -> int:
+        return len(self._assignments)
+
+    def __iter__(self) -> Iterator[Assignment]:
+        return iter(self._assignments)
+
+    def __getitem__(self, name: str) -> Assignment:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Partition) and self._assignments == other._assignments
+
+    def __hash__(self) -> int:
+        return hash(self._assignments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the partition as JSON types."""
+        return {"version": 1, "assignments": [a.to_dict() for a in self]}
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Partition:
+        """Return the partition that `to_dict` described."""
+        return cls([Assignment.from_dict(a) for a in d["assignments"]])

@@ -1,0 +1,147 @@
+"""How a parameter is seen as a stack of (fan_out, fan_in) matrices.
+
+A `MatrixView` sorts the axes of a parameter into outputs, inputs and batch, and may cut the
+outputs (or the inputs) into blocks that are matrices of their own: Q, K and V of one fused
+projection, the groups of a grouped convolution. Linear, convolution, stacked experts and
+transposed kernels are then one case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from math import prod
+from typing import Any, Literal
+
+from downslope.rules.rule import Array, Ops
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """Which axes of a parameter are outputs, inputs and batch, and where it is cut into blocks.
+
+    Args:
+        outputs: axes whose product is fan_out.
+        inputs: axes whose product is fan_in.
+        batch: axes along which matrices are stacked (experts, heads).
+        blocks: sizes of consecutive blocks of the flattened outputs (or inputs), each a matrix of
+            its own; empty means one block.
+        blocks_along: "outputs" or "inputs": which side the blocks cut.
+
+    >>> conv = MatrixView.of_kernel(4)
+    >>> conv.matrices((64, 32, 3, 3))
+    [(1, 64, 288)]
+    >>> MatrixView((0,), (1,), blocks=(768,) * 3).matrices((2304, 768))
+    [(3, 768, 768)]
+    >>> MatrixView((2,), (1,), batch=(0,)).matrices((8, 64, 256))
+    [(8, 256, 64)]
+
+    """
+
+    outputs: tuple[int, ...]
+    inputs: tuple[int, ...]
+    batch: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = field(default=())
+    blocks_along: Literal["outputs", "inputs"] = "outputs"
+
+    @classmethod
+    def of_kernel(cls, ndim: int) -> MatrixView:
+        """Return the view of a Linear or Conv weight, (out, in, ...): all but the first axis are inputs."""
+        return cls((0,), tuple(range(1, ndim)))
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless the view fits an array of this shape."""
+        axes = sorted((*self.outputs, *self.inputs, *self.batch))
+        if axes != list(range(len(shape))) or not self.outputs or not self.inputs:
+            raise ValueError(
+                f"{self} does not fit shape {tuple(shape)}: every axis must stand once in "
+                "outputs, inputs or batch, and outputs and inputs must not be empty"
+            )
+        side = self._sides(shape)[1 if self.blocks_along == "outputs" else 2]
+        if self.blocks and (sum(self.blocks) != side or min(self.blocks) < 1):
+            raise ValueError(f"{self} does not fit shape {tuple(shape)}: blocks must add up to {side} {self.blocks_along}")
+
+    def matrices(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Return (count, fan_out, fan_in) of each stack of equal matrices, in order of the blocks."""
+        self.check(shape)
+        count, fan_out, fan_in = self._sides(shape)
+        if self.blocks_along == "outputs":
+            return [(count * n, size, fan_in) for n, size in self._runs(fan_out)]
+        return [(count * n, fan_out, size) for n, size in self._runs(fan_in)]
+
+    def split(self, x: Ops, a: Array) -> list[Array]:
+        """Return the stacks (count, fan_out, fan_in) of an array, without a copy where strides allow."""
+        count, fan_out, fan_in = self._sides(a.shape)
+        whole = x.reshape(x.permute(a, self._order), (count, fan_out, fan_in))
+        if len(self.blocks) < 2:
+            return [whole]
+        stacks = []
+        sizes = self._runs(fan_out if self.blocks_along == "outputs" else fan_in)
+        for (low, high), (n, size) in zip(self._bounds(sizes), sizes, strict=True):
+            if self.blocks_along == "outputs":
+                stacks.append(x.reshape(whole[:, low:high, :], (count * n, size, fan_in)))
+            else:
+                part = x.reshape(whole[:, :, low:high], (count, fan_out, n, size))
+                stacks.append(x.reshape(x.permute(part, (0, 2, 1, 3)), (count * n, fan_out, size)))
+        return stacks
+
+    def join(self, x: Ops, stacks: list[Array], shape: tuple[int, ...]) -> Array:
+        """Return the array of this shape whose `split` is `stacks`."""
+        count, fan_out, fan_in = self._sides(shape)
+        if self.blocks_along == "outputs":
+            parts = [x.reshape(s, (count, -1, fan_in)) for s in stacks]
+        else:
+            parts = [
+                x.reshape(x.permute(x.reshape(s, (count, -1, *s.shape[1:])), (0, 2, 1, 3)), (count, fan_out, -1))
+                for s in stacks
+            ]
+        whole = parts[0] if len(parts) == 1 else x.concat(parts, 1 if self.blocks_along == "outputs" else 2)
+        order = self._order
+        inverse = tuple(order.index(axis) for axis in range(len(shape)))
+        return x.permute(x.reshape(whole, tuple(shape[axis] for axis in order)), inverse)
+
+    def transposed(self) -> MatrixView:
+        """Return the view whose matrices are these transposed."""
+        along: Literal["outputs", "inputs"] = "inputs" if self.blocks_along == "outputs" else "outputs"
+        return MatrixView(self.inputs, self.outputs, self.batch, self.blocks, along)
+
+    def describe(self, shape: tuple[int, ...]) -> str:
+        """Return the matrices in words: `3 × 768×768`."""
+        return " + ".join(f"{n} × {o}×{i}" if n > 1 else f"{o}×{i}" for n, o, i in self.matrices(shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the view as JSON types."""
+        return {
+            "outputs": list(self.outputs),
+            "inputs": list(self.inputs),
+            "batch": list(self.batch),
+            "blocks": list(self.blocks),
+            "blocks_along": self.blocks_along,
+        }
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> MatrixView:
+        """Return the view that `to_dict` described."""
+        return cls(*(tuple(d[k]) for k in ("outputs", "inputs", "batch", "blocks")), d["blocks_along"])
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        return (*self.batch, *self.outputs, *self.inputs)
+
+    def _sides(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        count, fan_out, fan_in = (prod(shape[a] for a in axes) for axes in (self.batch, self.outputs, self.inputs))
+        return count, fan_out, fan_in
+
+    def _runs(self, side: int) -> list[tuple[int, int]]:
+        """Return (how many, size) of each run of consecutive equal blocks."""
+        runs: list[tuple[int, int]] = []
+        for size in self.blocks or (side,):
+            if runs and runs[-1][1] == size:
+                runs[-1] = (runs[-1][0] + 1, size)
+            else:
+                runs.append((1, size))
+        return runs
+
+    @staticmethod
+    def _bounds(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return list(pairwise(accumulate((n * size for n, size in runs), initial=0)))

@@ -1,0 +1,65 @@
+"""The operations on NumPy arrays: the reference that every other framework is held against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from downslope.rules.rule import Array, bias_correction
+
+
+class NumpyOps:
+    """`Ops` on `numpy.ndarray`; every operation is pure."""
+
+    def zeros_like(self, a: Array) -> Array:
+        return np.zeros_like(a)
+
+    def full_like(self, a: Array, value: float) -> Array:
+        return np.full_like(a, value)
+
+    def sqrt(self, a: Array) -> Array:
+        return np.sqrt(a)
+
+    def square(self, a: Array) -> Array:
+        return np.square(a)
+
+    def maximum(self, a: Array, b: Array | float) -> Array:
+        return np.maximum(a, b)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        return np.where(condition, a, b)
+
+    def ema(self, slot: Array, value: Array, beta: float) -> Array:
+        return beta * slot + (1 - beta) * value
+
+    def accumulate(self, slot: Array, value: Array, decay: float) -> Array:
+        return decay * slot + value
+
+    def lerp(self, a: Array, b: Array, weight: float) -> Array:
+        return a + weight * (b - a)
+
+    def debias(self, a: Array, beta: float, t: Any) -> Array:
+        return a / bias_correction(beta, t)
+
+    def norm(self, a: Array) -> Array:
+        if a.size == 0:
+            return np.zeros((*a.shape[:-2], 1, 1), a.dtype)
+        largest = np.max(np.abs(a), axis=(-2, -1), keepdims=True)
+        safe = np.where(largest > 0, largest, np.ones_like(largest))
+        return largest * np.sqrt(np.sum(np.square(a / safe), axis=(-2, -1), keepdims=True))
+
+    def transpose(self, a: Array) -> Array:
+        return np.swapaxes(a, -2, -1)
+
+    def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
+        return np.transpose(a, axes)
+
+    def reshape(self, a: Array, shape: tuple[int, ...]) -> Array:
+        return np.reshape(a, shape)
+
+    def concat(self, parts: list[Array], axis: int) -> Array:
+        return np.concatenate(parts, axis=axis)
+
+    def astype(self, a: Array, dtype: Any) -> Array:
+        return np.asarray(a).astype(dtype, copy=False)

@@ -1,0 +1,11 @@
+"""How a gradient becomes a direction: each rule written once, for every framework."""
+
+from downslope.rules.adagrad import AdaGrad
+from downslope.rules.adam import Adam
+from downslope.rules.muon import Muon
+from downslope.rules.orthogonalize import orthogonalize
+from downslope.rules.rmsprop import RMSProp
+from downslope.rules.rule import Ops, Rule, step
+from downslope.rules.sgd import SGD
+
+__all__ = ["SGD", "AdaGrad", "Adam", "Muon", "Ops", "RMSProp", "Rule", "orthogonalize", "step"]

@@ -52,6 +52,15 @@ class NumpyOps:
     def transpose(self, a: Array) -> Array:
         return np.swapaxes(a, -2, -1)
 
+    def gram(self, a: Array) -> Array:
+        return a @ np.swapaxes(a, -2, -1)
+
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        return beta * c + alpha * (a @ b)
+
+    def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        return self.addmm(c, a, b, beta, alpha)
+
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.transpose(a, axes)
 

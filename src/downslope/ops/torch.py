@@ -55,6 +55,19 @@ class TorchOps:
     def transpose(self, a: Tensor) -> Tensor:
         return a.mT
 
+    def gram(self, a: Tensor) -> Tensor:
+        return a @ a.mT
+
+    def addmm(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+        if a.ndim == 2:
+            return torch.addmm(c, a, b, beta=beta, alpha=alpha)
+        if a.ndim == 3:
+            return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
+        return beta * c + alpha * (a @ b)
+
+    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+        return self.addmm(c, a, b, beta, alpha)
+
     def permute(self, a: Tensor, axes: tuple[int, ...]) -> Tensor:
         return a.permute(axes)
 

@@ -118,6 +118,7 @@ def orthogonalize(x: Ops, g: Array, *, coefficients: str = "polar_express", step
     size = x.norm(X)
     X = X / x.where(size > 0, size, x.full_like(size, 1.0))
     for a, b, c in triples:
-        A = X @ x.transpose(X)
-        X = a * X + (b * A + c * (A @ A)) @ X
+        A = x.gram(X)
+        B = x.addmm_symmetric(A, A, A, b, c)  # b A + c A²
+        X = x.addmm(X, B, X, a, 1.0)  # a X + B X
     return x.transpose(X) if tall else X

@@ -4,7 +4,7 @@ A rule is a frozen dataclass of hyper-parameters with two methods. `init` makes 
 parameter, a NamedTuple of arrays. `direction` takes one step of that state and says which way is
 *up*: the parameter then moves against it. Neither method writes to the gradient or to the
 parameter, and neither knows a framework: all it does to an array goes through arithmetic
-operators, `@`, and the dozen operations of `Ops`. The same lines therefore run on NumPy (in
+operators, `@`, and the few operations of `Ops`. The same lines therefore run on NumPy (in
 float64: the oracle of the tests), PyTorch, JAX and TensorFlow.
 
 Learning rate and decoupled weight decay are no rule's business. They enter in one line of the
@@ -68,6 +68,15 @@ class Ops(Protocol):
 
     def transpose(self, a: Array) -> Array:
         """The last two axes exchanged."""
+
+    def gram(self, a: Array) -> Array:
+        """`a @ aᵀ`; symmetric, so half of it may be a mirror image of the other."""
+
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        """`beta · c + alpha · (a @ b)`."""
+
+    def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        """`addmm` where c and a @ b are known to be symmetric: half may be mirrored."""
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         """Axes in the given order."""

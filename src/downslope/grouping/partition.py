@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -76,10 +75,18 @@ class Assignment:
 
 
 class Partition:
-    """An ordered sequence of assignments, one a parameter, that prints as a table."""
+    """An ordered sequence of assignments, one a parameter, that prints as a table.
 
-    def __init__(self, assignments: tuple[Assignment, ...] | list[Assignment]) -> None:
+    `parameters` maps each name to the model's own parameter where the partition was made from a
+    model, so that an optimizer can be made from it; it is None where it was loaded, and is no part
+    of what is compared or saved.
+    """
+
+    def __init__(
+        self, assignments: Iterable[Assignment], parameters: Mapping[str, Any] | None = None
+    ) -> None:
         self._assignments = tuple(assignments)
+        self.parameters = parameters
         self._by_name = {a.name: a for a in self._assignments}
         if len(self._by_name) != len(self._assignments):
             raise ValueError("a partition names each parameter once")

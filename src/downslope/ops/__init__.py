@@ -12,7 +12,7 @@ from importlib import import_module
 
 from downslope.rules.rule import Array, Ops
 
-_BACKENDS = {"numpy": "NumpyOps", "torch": "TorchOps"}
+_BACKENDS = {"numpy": "NumpyOps", "torch": "TorchOps", "tensorflow": "TensorflowOps"}
 
 
 def ops_for(array: Array) -> Ops:
@@ -28,6 +28,8 @@ def ops_for(array: Array) -> Ops:
     """
     for kind in type(array).__mro__:
         framework = kind.__module__.partition(".")[0]
+        if framework == "keras" and hasattr(array, "value"):
+            return ops_for(array.value)  # a keras.Variable holds an array of Keras's backend
         if framework in _BACKENDS and framework in sys.modules:
             return _load(framework)
     known = ", ".join(_BACKENDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from downslope.rules.rule import Array, Ops, Rule, State, require_number
 
@@ -38,16 +38,18 @@ class AdaGrad(Rule):
     >>> d, state = rule.direction(x, g, rule.init(x, p), p, 1)
     >>> d, state.sum
     (array([1.]), array([9.]))
+
     """
 
     eps: float = 1e-10
     initial_accumulator_value: float = 0.0
-    l2: float = 0.0
+
+    state_type: ClassVar[type] = AdaGradState
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("eps", self.eps, 0.0)
         require_number("initial_accumulator_value", self.initial_accumulator_value, 0.0)
-        require_number("l2", self.l2, 0.0)
 
     def init(self, x: Ops, p: Array) -> AdaGradState:
         return AdaGradState(x.full_like(p, self.initial_accumulator_value))

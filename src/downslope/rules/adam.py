@@ -6,7 +6,7 @@ AdamW is this rule with decoupled weight decay, which is not the rule's business
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from downslope.rules.rule import Array, Ops, Rule, State, require_betas, require_number
 
@@ -52,18 +52,20 @@ class Adam(Rule):
     >>> d, state = rule.direction(x, g, rule.init(x, p), p, 1)
     >>> d.round(12)
     array([-1.])
+
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     amsgrad: bool = False
     bias_correction: bool = True
-    l2: float = 0.0
+
+    state_type: ClassVar[type] = AdamState
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_betas("betas", self.betas, 2)
         require_number("eps", self.eps, 0.0)
-        require_number("l2", self.l2, 0.0)
 
     def init(self, x: Ops, p: Array) -> AdamState:
         return AdamState(x.zeros_like(p), x.zeros_like(p), x.zeros_like(p) if self.amsgrad else None)

@@ -62,6 +62,7 @@ class Muon(Rule):
     >>> d, state = rule.direction(x, g, rule.init(x, p), p, 1)
     >>> np.abs(d - np.eye(2)).max() < 1e-9
     np.True_
+
     """
 
     momentum: float = 0.95
@@ -69,13 +70,13 @@ class Muon(Rule):
     coefficients: str = "polar_express"
     ns_steps: int = 5
     scale: str = "match_rms_adamw"
-    l2: float = 0.0
 
+    state_type: ClassVar[type] = MuonState
     elementwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("momentum", self.momentum, 0.0, 1.0)
-        require_number("l2", self.l2, 0.0)
         coefficients_of(self.coefficients, self.ns_steps)
         require("scale", self.scale, self.scale in SCALES, "one of " + ", ".join(SCALES))
 
@@ -92,8 +93,11 @@ class Muon(Rule):
         mean = x.ema(state.momentum_buffer, g, self.momentum)
         return (x.lerp(g, mean, self.momentum) if self.nesterov else mean), MuonState(mean)
 
-    def matrix_direction(self, x: Ops, u: Array) -> Array:
-        """Return the scaled polar factors of a stack (..., fan_out, fan_in): the matrix half."""
+    def matrix_direction(self, x: Ops, u: Array, dtype: Any = None) -> Array:
+        """Return the scaled polar factors of a stack (..., fan_out, fan_in): the matrix half.
+
+        `dtype` is what the iterations run in, the stack's own by default.
+        """
         fan_out, fan_in = u.shape[-2], u.shape[-1]
         scale = SCALES[self.scale](fan_out, fan_in)
-        return scale * orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps)
+        return scale * orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps, dtype=dtype)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from downslope.rules.rule import Array, Ops, require
 
@@ -90,7 +91,9 @@ def published_range(name: str, steps: int) -> tuple[float, float]:
     return min(values), max(values)
 
 
-def orthogonalize(x: Ops, g: Array, *, coefficients: str = "polar_express", steps: int = 5) -> Array:
+def orthogonalize(
+    x: Ops, g: Array, *, coefficients: str = "polar_express", steps: int = 5, dtype: Any = None
+) -> Array:
     """Return an approximation of the polar factor of each matrix of a stack.
 
     Args:
@@ -98,6 +101,8 @@ def orthogonalize(x: Ops, g: Array, *, coefficients: str = "polar_express", step
         g: (..., m, n), any real floating dtype; the result has its shape and dtype.
         coefficients: "polar_express" (Amsel et al., 2025) or "keller5" (Jordan et al., 2024).
         steps: how many iterations.
+        dtype: what the iterations run in, after the norm was taken in the dtype of `g`; its own by
+            default.
 
     The result shares the singular vectors of `g`, and its singular values lie in
     `published_range` wherever they were at least 1e-3 of the Frobenius norm. It does not change
@@ -117,8 +122,12 @@ def orthogonalize(x: Ops, g: Array, *, coefficients: str = "polar_express", step
     X = x.transpose(g) if tall else g
     size = x.norm(X)
     X = X / x.where(size > 0, size, x.full_like(size, 1.0))
+    if dtype is not None:
+        X = x.astype(X, dtype)
     for a, b, c in triples:
         A = x.gram(X)
         B = x.addmm_symmetric(A, A, A, b, c)  # b A + c A²
         X = x.addmm(X, B, X, a, 1.0)  # a X + B X
+    if dtype is not None:
+        X = x.astype(X, g.dtype)
     return x.transpose(X) if tall else X

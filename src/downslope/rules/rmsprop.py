@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from downslope.rules.rule import Array, Ops, Rule, State, require_number
 
@@ -50,6 +50,7 @@ class RMSProp(Rule):
     >>> d, state = rule.direction(x, g, rule.init(x, p), p, 1)
     >>> d, state.square_avg
     (array([2.]), array([2.25]))
+
     """
 
     alpha: float = 0.99
@@ -57,13 +58,14 @@ class RMSProp(Rule):
     momentum: float = 0.0
     centered: bool = False
     eps_inside_root: bool = False
-    l2: float = 0.0
+
+    state_type: ClassVar[type] = RMSPropState
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("alpha", self.alpha, 0.0, 1.0)
         require_number("eps", self.eps, 0.0)
         require_number("momentum", self.momentum, 0.0, 1.0)
-        require_number("l2", self.l2, 0.0)
 
     def init(self, x: Ops, p: Array) -> RMSPropState:
         return RMSPropState(

@@ -16,7 +16,7 @@ whole library, in `step` below:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -105,9 +105,17 @@ class Rule:
 
     """
 
+    state_type: ClassVar[type] = NoState
+    """The NamedTuple that `init` returns."""
+
     elementwise: ClassVar[bool] = True
     """Whether each element's direction depends on that element alone; otherwise the rule takes
     matrices of shape (..., fan_out, fan_in)."""
+
+    l2: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        require_number("l2", self.l2, 0.0)
 
     def init(self, x: Ops, p: Array) -> State:
         """Return the state before the first step of parameter `p`."""
@@ -119,8 +127,7 @@ class Rule:
 
     def penalised(self, g: Array, p: Array) -> Array:
         """Return the gradient of the loss plus (l2/2)‖p‖²."""
-        l2: float = getattr(self, "l2", 0.0)
-        return g + l2 * p if l2 else g
+        return g + self.l2 * p if self.l2 else g
 
     @classmethod
     def hyperparameters(cls) -> tuple[str, ...]:
@@ -157,7 +164,9 @@ def require(name: str, value: Any, ok: bool, expected: str) -> None:
         raise ValueError(f"{name} = {value!r}: expected {expected}")
 
 
-def require_number(name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = True) -> None:
+def require_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = True
+) -> None:
     """Raise unless `value` is a finite real number in [low, high), or [low, high] if not `open_high`."""
     closing = ")" if open_high else "]"
     expected = f"a number in [{low:g}, {high:g}{closing}"

@@ -7,7 +7,7 @@ gradient they are given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from downslope.rules.rule import Array, Ops, Rule, State, require, require_number
 
@@ -47,16 +47,20 @@ class SGD(Rule):
     >>> d, state = rule.direction(x, g, state, p, 2)
     >>> d
     array([0.95])
+
     """
 
     momentum: float = 0.0
     nesterov: bool = False
-    l2: float = 0.0
+
+    state_type: ClassVar[type] = SGDState
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number("momentum", self.momentum, 0.0, 1.0)
-        require_number("l2", self.l2, 0.0)
-        require("nesterov", self.nesterov, not self.nesterov or self.momentum > 0, "momentum > 0 with Nesterov")
+        require(
+            "nesterov", self.nesterov, not self.nesterov or self.momentum > 0, "momentum > 0 with Nesterov"
+        )
 
     def init(self, x: Ops, p: Array) -> SGDState:
         return SGDState(x.zeros_like(p) if self.momentum else None)

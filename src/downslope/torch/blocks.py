@@ -1,0 +1,110 @@
+"""Element-wise work in cache-sized blocks.
+
+A rule of nine array operations run eagerly on a large tensor fetches it from memory nine times.
+Run on a block that stays in the cache it fetches it once, so no compiler is needed to come near
+the bytes that must move. Small tensors have the opposite trouble, the fixed cost of each
+operation, and are gathered into a block of their own. The block is a compromise between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 17
+"""Elements a block: half a megabyte of float32, so that a rule's operands share a core's cache."""
+
+Kernel = Callable[..., None]
+Row = tuple[Tensor, ...]
+
+
+def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool], block: int = BLOCK) -> None:
+    """Call `kernel` on flat blocks that together cover every row once.
+
+    Args:
+        kernel: takes as many 1-D tensors as a row has; writes in place to those marked.
+        rows: one a parameter: tensors of one shape, the first of which decides the memory layout.
+        written: for each tensor of a row, whether the kernel writes to it. The others are read only,
+            and never written to here either.
+        block: the largest number of elements a call is given.
+
+    """
+    pack: list[Row] = []
+    packed = 0
+    for row in rows:
+        size = row[0].numel()
+        if size == 0:
+            continue
+        if 2 * size > block:
+            _large(kernel, row, written, block)
+            continue
+        if packed + size > block:
+            _small(kernel, pack, written)
+            pack, packed = [], 0
+        pack.append(row)
+        packed += size
+    if pack:
+        _small(kernel, pack, written)
+
+
+def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> None:
+    """Split one row into equal blocks."""
+    flat, unstage = _flatten(row, written)
+    count = -(-flat[0].numel() // block)
+    size = -(-flat[0].numel() // count)
+    for parts in zip(*(torch.split(f, size) for f in flat), strict=True):
+        kernel(*parts)
+    unstage()
+
+
+def _small(kernel: Kernel, pack: Sequence[Row], written: Sequence[bool]) -> None:
+    """Gather rows into one block, and scatter what was written."""
+    staged = [_flatten(row, written) for row in pack]
+    if len(staged) == 1:
+        kernel(*staged[0][0])
+    else:
+        columns = list(zip(*(flat for flat, _ in staged), strict=True))
+        sizes = [row[0].numel() for row in pack]
+        blocks = [torch.cat(column) for column in columns]
+        kernel(*blocks)
+        for column, gathered, is_written in zip(columns, blocks, written, strict=True):
+            if is_written:
+                torch._foreach_copy_(column, torch.split(gathered, sizes))
+    for _, unstage in staged:
+        unstage()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _flatten(row: Row, written: Sequence[bool]) -> tuple[list[Tensor], Callable[[], None]]:
+    """Return 1-D views of a row in one element order, and what to call once they were written.
+
+    A tensor whose layout differs from the first one's is copied into that layout, and copied back
+    if it is written.
+    """
+    if all(t.is_contiguous() for t in row):
+        return [t.view(-1) for t in row], _nothing
+    first = row[0]
+    order = sorted(range(first.ndim), key=lambda axis: (-first.stride()[axis], axis))
+    if not first.permute(order).is_contiguous():
+        order = list(range(first.ndim))  # overlapping or with gaps: stage everything as contiguous
+    flat, back = [], []
+    for t, is_written in zip(row, written, strict=True):
+        ordered = t.permute(order)
+        if ordered.is_contiguous():
+            flat.append(ordered.view(-1))
+        else:
+            copy = ordered.contiguous()
+            flat.append(copy.view(-1))
+            if is_written:
+                back.append((ordered, copy))
+
+    def unstage() -> None:
+        for destination, copy in back:
+            destination.copy_(copy)
+
+    return flat, unstage

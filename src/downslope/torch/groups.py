@@ -1,0 +1,104 @@
+"""What a parameter group says: its rule, checked, and what to call its parameters in an error."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from downslope import rules
+from downslope.rules.rule import Rule, require, require_number
+
+RULES: dict[str, type[Rule]] = {
+    "sgd": rules.SGD,
+    "adagrad": rules.AdaGrad,
+    "rmsprop": rules.RMSProp,
+    "adam": rules.Adam,
+    "adamw": rules.Adam,
+    "muon": rules.Muon,
+}
+"""The value of a group's "rule", and the rule it stands for."""
+
+ON_NONFINITE = ("raise", "skip", "ignore")
+
+
+def require_known_rule(group: dict[str, Any]) -> None:
+    """Raise ValueError unless the group names a rule."""
+    require("rule", group.get("rule"), group.get("rule") in RULES, "one of " + ", ".join(RULES))
+
+
+def rule_of(group: dict[str, Any]) -> Rule:
+    """Return the rule that a group's present values describe; raise ValueError where one is out of range."""
+    if (
+        not isinstance(group["lr"], Tensor) or group["lr"].device.type == "cpu"
+    ):  # reading a GPU's would wait for it
+        require_number("lr", group["lr"], 0.0)
+    require_number("weight_decay", group["weight_decay"], 0.0)
+    values = tuple(_hashable(group[name]) for name in _own_hyperparameters(group["rule"]))
+    l2 = 0.0 if group["decoupled_weight_decay"] else group["weight_decay"]
+    return _make_rule(group["rule"], values, float(l2))
+
+
+@lru_cache(maxsize=256)
+def _make_rule(name: str, values: tuple[Any, ...], l2: float) -> Rule:
+    return RULES[name](**dict(zip(_own_hyperparameters(name), values, strict=True)), l2=l2)
+
+
+@lru_cache
+def _own_hyperparameters(name: str) -> tuple[str, ...]:
+    return tuple(field for field in RULES[name].hyperparameters() if field != "l2")
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def decoupled_decay(group: dict[str, Any]) -> float:
+    """Return the weight decay that `step` applies to a group."""
+    return float(group["weight_decay"]) if group["decoupled_weight_decay"] else 0.0
+
+
+def common_defaults(
+    rule: str,
+    lr: Any,
+    weight_decay: float,
+    *,
+    decoupled: bool,
+    cautious: bool,
+    on_nonfinite: str,
+    fused: bool | None,
+) -> dict[str, Any]:
+    """Return the group values that every optimizer here has."""
+    return {
+        "rule": rule,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "decoupled_weight_decay": decoupled,
+        "cautious": cautious,
+        "on_nonfinite": on_nonfinite,
+        "fused": fused,
+    }
+
+
+def check_gradient(group: dict[str, Any], i: int, p: Tensor) -> None:
+    """Raise unless the gradient of a parameter can be stepped."""
+    g = p.grad
+    assert g is not None
+    if g.layout != torch.strided:
+        raise ValueError(
+            f"the gradient of {name_in(group, i)} is sparse: no rule here takes one. "
+            "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
+        )
+    if not g.is_floating_point():
+        raise TypeError(
+            f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
+        )
+
+
+def name_in(group: dict[str, Any], i: int) -> str:
+    """Return what to call a parameter: its name where it came with one, else its place and shape."""
+    if names := group.get("param_names"):
+        return str(names[i])
+    return f"parameter {i} of shape {tuple(group['params'][i].shape)}"

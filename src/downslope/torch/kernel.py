@@ -1,0 +1,61 @@
+"""A rule applied to tensors: its state by name, and the kernel that blocks are run through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from downslope.ops.torch import TorchOps
+from downslope.rules.rule import Rule, State, step
+
+OPS = TorchOps()
+
+HALF = (torch.float16, torch.bfloat16)
+"""Parameters of these dtypes have float32 states and steps, rounded once when written."""
+
+
+@lru_cache
+def state_fields(rule: Rule) -> tuple[str, ...]:
+    """Return the names of the parts of a rule's state that its options leave in."""
+    return tuple(k for k, v in rule.init(OPS, torch.empty(0))._asdict().items() if v is not None)
+
+
+def state_from(rule: Rule, parts: dict[str, Tensor]) -> State:
+    """Return a rule's state made of named parts; those not named are None."""
+    names: tuple[str, ...] = rule.state_type._fields  # type: ignore[attr-defined]
+    return rule.state_type(*(parts.get(name) for name in names))
+
+
+def filled(state: State) -> list[Tensor]:
+    """Return the parts of a state that are there."""
+    return [part for part in state if part is not None]
+
+
+def elementwise_kernel(
+    rule: Rule, t: int, lr: Any, weight_decay: float, cautious: bool
+) -> Callable[..., None]:
+    """Return what `for_each_block` is to call: the rule's direction and the write of its step."""
+    fields = state_fields(rule)
+
+    def kernel(p: Tensor, g: Tensor, *slots: Tensor) -> None:
+        state = state_from(rule, dict(zip(fields, slots, strict=True)))
+        exact = p.float() if p.dtype in HALF else p
+        d, new = rule.direction(OPS, g.to(exact.dtype), state, exact, t)
+        for slot, value in zip(slots, filled(new), strict=True):
+            if value is not slot:
+                slot.copy_(value)
+        write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))
+
+    return kernel
+
+
+def write(p: Tensor, exact: Tensor, change: Tensor) -> None:
+    """Add a step to a parameter, rounding once where it is of half precision."""
+    if exact is p:
+        p.add_(change)
+    else:
+        p.copy_(exact + change)

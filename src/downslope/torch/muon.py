@@ -1,0 +1,272 @@
+"""Muon and AdamW side by side in one optimizer, each parameter under the rule that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from downslope.grouping.partition import Partition
+from downslope.grouping.view import MatrixView
+from downslope.rules.muon import Muon as MuonRule
+from downslope.rules.rule import require
+from downslope.torch.groups import common_defaults, decoupled_decay, name_in
+from downslope.torch.optimizer import Job, RuleOptimizer
+from downslope.torch.stacks import Item, fast_dtype, step_stacks
+
+NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class Muon(RuleOptimizer):
+    r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
+
+    Given a model and a batch of its inputs, one forward pass is traced to see what each parameter
+    is used for (`downslope.torch.partition`); hidden matrices get `downslope.Muon`,
+
+    .. math::
+        m \leftarrow \mu m + (1-\mu) g, \qquad
+        p \leftarrow p - \eta\, (s\, \mathrm{polar}((1-\mu) g + \mu m) + \lambda p),
+
+    the others `downslope.Adam` with decoupled decay. With the default scale
+    :math:`s = 0.2\sqrt{\max(n_{out}, n_{in})}` both steps have the same size, so one :math:`\eta`
+    and one schedule serve both. Gains and biases (role "vector") are not decayed unless `by_role`
+    says so.
+
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+
+    Args:
+        params: a model, followed by example inputs; or a `Partition`; or parameters, named
+            parameters or groups as every torch optimizer takes. A group may say
+            `"rule": "muon" | "adamw"` ("muon" by default), and `"view"` or `"views"` (a
+            `MatrixView`, or one for each parameter) where a parameter is not (fan_out, fan_in, ...).
+        example_inputs: what the model is called with, once.
+        lr: learning rate :math:`\eta`, at least 0.
+        weight_decay: :math:`\lambda`, at least 0, decoupled.
+        momentum: Muon's :math:`\mu` in [0, 1).
+        nesterov: orthogonalise the look-ahead instead of the momentum.
+        coefficients: "polar_express" or "keller5".
+        ns_steps: how many Newton-Schulz iterations.
+        scale: "match_rms_adamw", "original" or "spectral".
+        ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
+            where its matrix products are fast, the parameter's precision elsewhere.
+        betas: AdamW's.
+        eps: AdamW's.
+        cautious: decay only where it agrees with the step in sign.
+        by_role: values for the groups of a role, e.g. `{"embedding": {"lr": 1e-3}}`.
+        partition: a partition made earlier, to pin the grouping of this model.
+        overrides: handed to `downslope.torch.partition`.
+        max_stack_bytes: memory that gathering matrices may take at a time.
+        on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
+        fused: None uses torch's fused kernel for AdamW; False never does.
+
+    Raises:
+        ValueError: a value outside its range; a model without parameters, or with all of them
+            frozen; a partition of another model; a matrix with no view.
+        TypeError: a parameter that is not real floating.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU(),
+    ...     torch.nn.Linear(32, 2))
+    >>> batch = torch.zeros(4, 8)
+    >>> optimizer = Muon(model, batch, lr=1e-3)
+    >>> [(group["role"], group["rule"], group["param_names"]) for group in optimizer.param_groups][0]
+    ('hidden', 'muon', ['2.weight'])
+
+    """
+
+    _kept: ClassVar[tuple[str, ...]] = ("skipped_steps", "_views", "max_stack_bytes")
+
+    def __init__(
+        self,
+        params: Any,
+        *example_inputs: Any,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        coefficients: str = "polar_express",
+        ns_steps: int = 5,
+        scale: str = "match_rms_adamw",
+        ns_dtype: str = "auto",
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        cautious: bool = False,
+        by_role: Mapping[str, Mapping[str, Any]] | None = None,
+        partition: Partition | None = None,
+        overrides: Any = None,
+        max_stack_bytes: int = 1 << 28,
+        on_nonfinite: str = "raise",
+        fused: bool | None = None,
+    ) -> None:
+        self._views: dict[Tensor, MatrixView] = {}
+        require("max_stack_bytes", max_stack_bytes, max_stack_bytes > 0, "a positive number of bytes")
+        self.max_stack_bytes = max_stack_bytes
+        if isinstance(params, nn.Module):
+            partition = _partition_of(params, example_inputs, partition, overrides)
+        elif isinstance(params, Partition):
+            partition = params
+        if partition is not None:
+            params = _groups_of(partition, by_role or {})
+        elif example_inputs or by_role or overrides:
+            raise ValueError(
+                "example inputs, by_role and overrides go with a model: expected Muon(model, *example_inputs)"
+            )
+        defaults = common_defaults(
+            "muon",
+            lr,
+            weight_decay,
+            decoupled=True,
+            cautious=cautious,
+            on_nonfinite=on_nonfinite,
+            fused=fused,
+        )
+        muon = {
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "coefficients": coefficients,
+            "ns_steps": ns_steps,
+        }
+        muon |= {"scale": scale, "ns_dtype": ns_dtype}
+        adamw = {"betas": betas, "eps": eps, "amsgrad": False, "bias_correction": True}
+        super().__init__(params, {**defaults, **muon, **adamw})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; beside the hyper-parameters it may hold "rule" and "view" or "views"."""
+        group = dict(param_group)
+        views = group.pop("views", None)
+        view = group.pop("view", None)
+        super().add_param_group(group)
+        added = self.param_groups[-1]
+        try:
+            if added["rule"] == "muon":
+                self._add_views(added, views or [view] * len(added["params"]))
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        require(
+            "rule", group["rule"], group["rule"] in ("muon", "adamw"), "'muon' or 'adamw' in this optimizer"
+        )
+        require(
+            "ns_dtype", group["ns_dtype"], group["ns_dtype"] in NS_DTYPES, "one of " + ", ".join(NS_DTYPES)
+        )
+
+    def _add_views(self, group: dict[str, Any], views: list[MatrixView | None]) -> None:
+        require(
+            "views",
+            len(views),
+            len(views) == len(group["params"]),
+            f"one for each of {len(group['params'])} parameters",
+        )
+        found = {}
+        for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
+            if view is None:
+                view = _plain_view(p, name_in(group, i))
+            view.check(tuple(p.shape))
+            found[p] = view
+        self._views.update(found)
+
+    def _update(self, job: Job) -> None:
+        if not isinstance(job.rule, MuonRule):
+            super()._update(job)
+            return
+        group = job.group
+        chosen = NS_DTYPES[group["ns_dtype"]] or fast_dtype(job.params[0])
+        items = [
+            Item(p, g, state.momentum_buffer, self._views[p])
+            for p, g, state in zip(job.params, job.grads, job.states, strict=True)
+        ]
+        step_stacks(
+            job.rule,
+            items,
+            lr=group["lr"],
+            weight_decay=decoupled_decay(group),
+            cautious=group["cautious"],
+            ns_dtype=chosen,
+            max_stack_bytes=self.max_stack_bytes,
+        )
+
+    def _engine(self, group: dict[str, Any], rule: Any) -> str:
+        if not isinstance(rule, MuonRule):
+            return super()._engine(group, rule)
+        p = group["params"][0]
+        iterations = (
+            NS_DTYPES[group["ns_dtype"]] or fast_dtype(p) or torch.promote_types(p.dtype, torch.float32)
+        )
+        shapes = {shape[1:] for q in group["params"] for shape in self._views[q].matrices(tuple(q.shape))}
+        return f"stacks of {len(shapes)} shapes in {str(iterations).removeprefix('torch.')}"
+
+
+def _partition_of(
+    model: nn.Module, example_inputs: tuple[Any, ...], partition: Partition | None, overrides: Any
+) -> Partition:
+    """Return the partition of a model, bound to its parameters."""
+    own = dict(model.named_parameters())
+    if partition is None:
+        from downslope.grouping.torch import partition as trace
+
+        traced: Partition = trace(model, *example_inputs, overrides=overrides)
+        return traced
+    if example_inputs or overrides:
+        raise ValueError("a given partition is used as it is: pass no example inputs or overrides beside it")
+    for a in partition:
+        if a.name not in own:
+            raise ValueError(f"the partition names {a.name!r}, which this model lacks")
+        if tuple(own[a.name].shape) != a.shape:
+            raise ValueError(f"{a.name} has shape {tuple(own[a.name].shape)}, in the partition {a.shape}")
+    if missing := [name for name in own if name not in partition]:
+        raise ValueError(f"the model's parameter {missing[0]!r} is not in the partition")
+    return Partition(partition, own)
+
+
+def _groups_of(partition: Partition, by_role: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one group for each role and rule, hidden matrices first."""
+    if partition.parameters is None:
+        raise ValueError(
+            "this partition holds no parameters (it was loaded): expected Muon(model, partition=partition)"
+        )
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for a in sorted(partition, key=lambda a: a.rule != "muon"):
+        if a.rule == "none":
+            continue
+        empty: dict[str, Any] = {"params": [], "views": [], "role": a.role.value, "rule": a.rule}
+        group = groups.setdefault((a.role.value, a.rule), empty)
+        group["params"].append((a.name, partition.parameters[a.name]))
+        group["views"].append(a.view)
+    if not groups:
+        what = "has no parameters" if not len(partition) else "has every parameter frozen"
+        raise ValueError(f"the model {what}: there is nothing to optimize")
+    unknown = by_role.keys() - {role for role, _ in groups}
+    require(
+        "by_role",
+        sorted(unknown),
+        not unknown,
+        "roles that this model has: " + ", ".join(sorted({r for r, _ in groups})),
+    )
+    for (role, rule), group in groups.items():
+        if role == "vector":
+            group["weight_decay"] = 0.0
+        group.update(by_role.get(role, {}))
+        if rule != "muon":
+            del group["views"]
+    return list(groups.values())
+
+
+def _plain_view(p: Tensor, name: str) -> MatrixView:
+    """Return the view of a parameter that came without one: (fan_out, fan_in), or a convolution's kernel."""
+    if p.ndim < 2:
+        raise ValueError(
+            f'{name} is no matrix: put it in a group with "rule": "adamw", '
+            "or pass the model and a batch, Muon(model, batch)"
+        )
+    if p.ndim == 3:
+        raise ValueError(
+            f'{name} may be a stack of matrices or a 1-D convolution: give its group a "view", '
+            "MatrixView((1,), (2,), batch=(0,)) or MatrixView((0,), (1, 2))"
+        )
+    return MatrixView.of_kernel(p.ndim)

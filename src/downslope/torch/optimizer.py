@@ -1,0 +1,275 @@
+"""What every optimizer here shares: groups, checks before any change, states, and the step.
+
+A step has three phases. *Collect* looks at every parameter that has a gradient and refuses what
+cannot be stepped; until it is over nothing has changed. *Sort* puts parameters together that can
+share work. *Apply* runs the rule and writes the update, the only line that writes to a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor
+
+from downslope.rules.rule import Rule, State, require
+from downslope.torch import fused
+from downslope.torch.blocks import for_each_block
+from downslope.torch.groups import (
+    ON_NONFINITE,
+    RULES,
+    check_gradient,
+    decoupled_decay,
+    name_in,
+    require_known_rule,
+    rule_of,
+)
+from downslope.torch.kernel import HALF, OPS, elementwise_kernel, filled, state_fields, state_from
+from downslope.torch.nonfinite import nonfinite
+
+
+@dataclass
+class Job:
+    """Parameters of one group, dtype, device and step count, with what the rule needs."""
+
+    rule: Rule
+    group: dict[str, Any]
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[State]
+    t: int
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose groups each name a rule.
+
+    Weight decay is decoupled where the group's `decoupled_weight_decay` is true, otherwise the
+    penalty (weight_decay/2)‖p‖² joins the loss, as in `torch.optim`.
+
+    States of float16 and bfloat16 parameters are kept, and their steps computed, in float32.
+
+    Attributes:
+        skipped_steps: how many steps were skipped because a gradient was not finite.
+
+    """
+
+    _kept: ClassVar[tuple[str, ...]] = ("skipped_steps",)
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self.skipped_steps = 0
+        super().__init__(params, defaults)
+
+    # -- groups ------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; a bad one raises and leaves the optimizer as it was."""
+        require_known_rule({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        rule_of(group)
+        require(
+            "on_nonfinite",
+            group["on_nonfinite"],
+            group["on_nonfinite"] in ON_NONFINITE,
+            "one of " + ", ".join(ON_NONFINITE),
+        )
+        for i, p in enumerate(group["params"]):
+            if not p.is_floating_point():
+                raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
+
+    # -- the step ----------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; with a closure, evaluate it first and return its loss.
+
+        Raises:
+            ValueError: a gradient is sparse, or holds NaN or infinity (`on_nonfinite="raise"`), or
+                a hyper-parameter left its range. Nothing has changed then.
+
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        jobs = self._collect()
+        if self._all_finite(jobs):
+            for job in jobs:
+                self._apply(job)
+        return loss
+
+    def _collect(self) -> list[Job]:
+        """Return the work to do; nothing is changed."""
+        jobs: list[Job] = []
+        for group in self.param_groups:
+            rule = rule_of(group)
+            members = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
+            for i, p in members:
+                check_gradient(group, i, p)
+            alike: dict[tuple[Any, ...], Job] = {}
+            for _, p in members:
+                slot = self.state.get(p)
+                t = int(slot["step"]) + 1 if slot else 1
+                job = alike.setdefault((t, p.dtype, p.device), Job(rule, group, [], [], [], t))
+                job.params.append(p)
+                job.grads.append(p.grad)
+            jobs += alike.values()
+        return jobs
+
+    def _all_finite(self, jobs: Sequence[Job]) -> bool:
+        """Whether to go on: look at the gradients as each group asks."""
+        bad: list[tuple[Job, int]] = []
+        for job in jobs:
+            if job.group["on_nonfinite"] != "ignore":
+                bad += [(job, i) for i in nonfinite(job.grads)]
+        to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
+        if to_raise:
+            raise ValueError(
+                f"the gradient of {_listed(to_raise)} holds NaN or infinity: nothing was changed. "
+                'Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
+            )
+        self.skipped_steps += bool(bad)
+        return not bad
+
+    def _apply(self, job: Job) -> None:
+        job.states = [self._state_of(p, job.rule) for p in job.params]
+        torch._foreach_add_([self.state[p]["step"] for p in job.params], 1.0)
+        self._update(job)
+
+    def _update(self, job: Job) -> None:
+        """Run the rule on a job whose rule is element-wise."""
+        group = job.group
+        weight_decay = decoupled_decay(group)
+        rows = [(p, g, *filled(s)) for p, g, s in zip(job.params, job.grads, job.states, strict=True)]
+        launch = None
+        if group["fused"] is not False:
+            launch = fused.kernel_for(job.rule, weight_decay, group["cautious"])
+        if launch:
+            fit = [i for i, row in enumerate(rows) if fused.fits(row)]
+            if fit:
+                params, grads, states = ([c[i] for i in fit] for c in (job.params, job.grads, job.states))
+                launch(params, grads, states, job.t, float(group["lr"]))
+            rest = set(range(len(rows))).difference(fit)
+            rows = [rows[i] for i in sorted(rest)]
+            if not rows:
+                return
+        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, group["cautious"])
+        for_each_block(kernel, rows, (True, False) + (True,) * (len(rows[0]) - 2))
+
+    # -- states ------------------------------------------------------------------------------
+
+    def _state_of(self, p: Tensor, rule: Rule) -> State:
+        """Return the rule's state of a parameter, made at its first step."""
+        slot = self.state[p]
+        if not slot:
+            like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p
+            made = rule.init(OPS, like.detach())
+            slot["step"] = torch.tensor(0.0)
+            slot.update({k: v for k, v in made._asdict().items() if v is not None})
+        return state_from(rule, slot)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state made by `state_dict`; steps then continue bitwise.
+
+        Raises:
+            ValueError: it belongs to another rule, or its groups do not match. Nothing has changed then.
+
+        """
+        self._check_state_dict(state_dict)
+        current = self.param_groups
+        super().load_state_dict(state_dict)
+        for group, before in zip(self.param_groups, current, strict=True):
+            for key, value in before.items():
+                group.setdefault(key, value)
+        self._keep_dtypes(state_dict)
+
+    def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) != len(self.param_groups):
+            raise ValueError(
+                f"the state has {len(saved_groups)} parameter groups, this optimizer {len(self.param_groups)}"
+            )
+        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+            name = saved.get("rule", group["rule"])
+            if RULES.get(name) is not RULES[group["rule"]]:
+                raise ValueError(
+                    f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
+                )
+            if len(saved["params"]) != len(group["params"]):
+                counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
+                raise ValueError(f"group {i} of the state has {counts}")
+            rule = rule_of({**group, **{k: v for k, v in saved.items() if k != "params"}})
+            for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
+                if slot := state_dict["state"].get(key):
+                    self._check_slot(rule, slot, p, name_in(group, j))
+
+    def _check_slot(self, rule: Rule, slot: dict[str, Any], p: Tensor, name: str) -> None:
+        wanted = {"step", *state_fields(rule)}
+        missing = wanted - slot.keys()
+        if missing:
+            lacking = _listed(sorted(missing))
+            raise ValueError(
+                f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
+            )
+        for key in sorted(wanted - {"step"}):
+            if slot[key].shape != p.shape:
+                raise ValueError(
+                    f"{key} of {name} has shape {tuple(slot[key].shape)}, the parameter {tuple(p.shape)}"
+                )
+
+    def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
+        """Undo the cast of states to the parameter's dtype that torch makes on loading."""
+        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        params = (p for group in self.param_groups for p in group["params"])
+        for key, p in zip(keys, params, strict=True):
+            for field, value in state_dict["state"].get(key, {}).items():
+                if field == "step":
+                    self.state[p]["step"] = torch.tensor(float(value))
+                elif isinstance(value, Tensor) and self.state[p][field].dtype != value.dtype:
+                    self.state[p][field] = value.to(p.device, copy=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{key: getattr(self, key) for key in self._kept}}
+
+    # -- words -------------------------------------------------------------------------------
+
+    def _name_of(self, p: Tensor) -> str:
+        for group in self.param_groups:
+            for i, q in enumerate(group["params"]):
+                if q is p:
+                    return name_in(group, i)
+        raise KeyError("not a parameter of this optimizer")
+
+    def __repr__(self) -> str:
+        lines = []
+        for group in self.param_groups:
+            rule = rule_of(group)
+            count = sum(p.numel() for p in group["params"])
+            title = group.get("role", group["rule"])
+            values = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}, {rule}"
+            size = f"{len(group['params'])} parameters, {count:,} elements"
+            lines.append(f"  {title}: {size}, {values}, {self._engine(group, rule)}")
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def _engine(self, group: dict[str, Any], rule: Rule) -> str:
+        launch = fused.kernel_for(rule, decoupled_decay(group), group["cautious"])
+        return "torch's fused kernel" if launch and group["fused"] is not False else "cache-sized blocks"
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,237 @@
+"""Bad input gives one clear error, before anything has changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from downslope.grouping.view import MatrixView
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
+
+CLASSES = (SGD, AdaGrad, RMSProp, Adam, AdamW, Muon)
+
+
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    p = nn.Parameter(torch.ones(shape or (4, 4), dtype=dtype))
+    p.grad = torch.ones_like(p)
+    return p
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "fast", None])
+def test_a_bad_learning_rate(cls: Any, lr: Any) -> None:
+    with pytest.raises(ValueError, match=r"lr = .*: expected a number in \[0, inf\)"):
+        cls([weight()], lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (SGD, {"momentum": 1.0}, r"momentum = 1.0: expected a number in \[0, 1\)"),
+        (SGD, {"nesterov": True}, "nesterov = True: expected momentum > 0"),
+        (AdamW, {"betas": (0.9, 1.0)}, r"betas\[1\] = 1.0: expected a number in \[0, 1\)"),
+        (AdamW, {"betas": (-0.1, 0.9)}, r"betas\[0\] = -0.1"),
+        (AdamW, {"betas": 0.9}, r"betas = 0.9: expected 2 numbers"),
+        (AdamW, {"eps": -1.0}, r"eps = -1.0"),
+        (AdamW, {"weight_decay": -1.0}, r"weight_decay = -1.0"),
+        (RMSProp, {"alpha": 1.5}, r"alpha = 1.5"),
+        (AdaGrad, {"initial_accumulator_value": -1.0}, "initial_accumulator_value = -1.0"),
+        (Muon, {"ns_steps": 0}, "ns_steps = 0: expected a whole number of at least 1"),
+        (Muon, {"coefficients": "magic"}, "coefficients = 'magic': expected one of keller5, polar_express"),
+        (Muon, {"scale": "big"}, "scale = 'big': expected one of match_rms_adamw, original, spectral"),
+        (Muon, {"ns_dtype": "float16"}, "ns_dtype = 'float16': expected one of auto"),
+        (Muon, {"max_stack_bytes": 0}, "max_stack_bytes = 0: expected a positive"),
+        (Adam, {"on_nonfinite": "hope"}, "on_nonfinite = 'hope': expected one of raise, skip, ignore"),
+    ],
+)
+def test_a_bad_hyper_parameter(cls: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cls([weight()], **options)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_no_parameters(cls: Any) -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        cls([])
+
+
+def test_a_model_with_nothing_to_optimize() -> None:
+    with pytest.raises(ValueError, match="no parameters"):
+        Muon(nn.Sequential(nn.ReLU()), torch.zeros(2, 4))
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    with pytest.raises(ValueError, match="every parameter frozen"):
+        Muon(frozen, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool], ids=str)
+def test_parameters_that_are_not_real_floating(cls: Any, dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=r"w has dtype .*: expected a real floating dtype"):
+        cls([("w", torch.ones(4, 4, dtype=dtype))])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_refused_group_leaves_the_optimizer_as_it_was(cls: Any) -> None:
+    optimizer = cls([weight()])
+    before = copy.deepcopy(optimizer.state_dict())
+    bad: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"params": [weight()], "lr": -1.0}, ValueError),
+        ({"params": [torch.ones(3, dtype=torch.int32)]}, TypeError),
+        ({"params": [weight()], "rule": "adamq"}, ValueError),
+    ]
+    if cls is Muon:
+        bad += [
+            ({"params": [weight(3)]}, ValueError),
+            ({"params": [weight(2, 3, 4)]}, ValueError),
+            ({"params": [weight(2, 3)], "view": MatrixView((0,), (2,))}, ValueError),
+            ({"params": [weight(2, 3)], "views": []}, ValueError),
+            ({"params": [weight(2, 3)], "rule": "sgd"}, ValueError),
+        ]
+    for group, error in bad:
+        if "views" in group:
+            continue
+        with pytest.raises(error):
+            optimizer.add_param_group(group)
+        assert optimizer.state_dict() == before
+
+
+def test_muon_names_what_is_no_matrix() -> None:
+    with pytest.raises(ValueError, match=r'bias is no matrix: put it in a group with "rule": "adamw"'):
+        Muon([("weight", weight()), ("bias", weight(4))])
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2, 3, 4\) may be a stack"):
+        Muon([weight(2, 3, 4)])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_a_gradient_that_is_not_finite(cls: Any, poison: float) -> None:
+    good, bad = weight(), weight(300, 100)
+    optimizer = cls([("good", good), ("bad", bad)])
+    optimizer.step()
+    before = copy.deepcopy((good, bad, optimizer.state_dict()))
+    bad.grad[7, 3] = poison
+    with pytest.raises(ValueError, match="the gradient of bad holds NaN or infinity: nothing was changed"):
+        optimizer.step()
+    after = (good, bad, optimizer.state_dict())
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    for k, slot in before[2]["state"].items():
+        assert all(torch.equal(v, after[2]["state"][k][field]) for field, v in slot.items())
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_skipping_counts(cls: Any) -> None:
+    p = weight()
+    optimizer = cls([p], on_nonfinite="skip")
+    p.grad[0, 0] = torch.nan
+    before = p.detach().clone()
+    optimizer.step()
+    assert torch.equal(p, before)
+    assert optimizer.skipped_steps == 1
+    assert copy.deepcopy(optimizer).skipped_steps == 1
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert not torch.equal(p, before)
+
+
+def test_finite_gradients_whose_sum_overflows_are_fine() -> None:
+    p = weight(1000)
+    p.grad = torch.full((1000,), 1e38)
+    SGD([p], lr=0.0).step()
+    half = weight(1000, dtype=torch.float16)
+    half.grad = torch.full((1000,), 6e4, dtype=torch.float16)
+    SGD([half], lr=0.0).step()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_sparse_gradient_is_refused(cls: Any) -> None:
+    layer = nn.Embedding(4, 4, sparse=True)
+    optimizer = cls(layer.named_parameters())
+    layer(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=r"the gradient of weight is sparse: .*SparseAdam"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_schedule_that_leaves_the_range(cls: Any) -> None:
+    p = weight()
+    optimizer = cls([p])
+    optimizer.param_groups[0]["lr"] = float("nan")
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match="lr = nan"):
+        optimizer.step()
+    assert torch.equal(p, before)
+    assert not optimizer.state
+
+
+def test_a_state_of_another_rule_is_refused() -> None:
+    p = weight()
+    sgd, adam = SGD([p], momentum=0.9), AdamW([p])
+    sgd.step()
+    adam.step()
+    before = copy.deepcopy(adam.state_dict())
+    with pytest.raises(
+        ValueError, match="group 0 of the state was made by rule 'sgd', this optimizer's is 'adamw'"
+    ):
+        adam.load_state_dict(sgd.state_dict())
+    with pytest.raises(ValueError, match="lacks exp_avg, exp_avg_sq"):
+        theirs = torch.optim.SGD([p], momentum=0.9)
+        theirs.step()
+        adam.load_state_dict(theirs.state_dict())
+    with pytest.raises(ValueError, match=r"exp_avg of .* has shape \(2, 2\), the parameter \(4, 4\)"):
+        other = AdamW([weight(2, 2)])
+        other.step()
+        adam.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="the state has 2 parameter groups, this optimizer 1"):
+        adam.load_state_dict(AdamW([{"params": [weight()]}, {"params": [weight()]}]).state_dict())
+    after = adam.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert all(torch.equal(v, after["state"][0][k]) for k, v in before["state"][0].items())
+
+
+def test_a_partition_of_another_model() -> None:
+    small, large = nn.Linear(4, 4), nn.Linear(4, 8)
+    found = partition(small, torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"weight has shape \(8, 4\), in the partition \(4, 4\)"):
+        Muon(large, partition=found)
+    with pytest.raises(ValueError, match="names 'weight', which this model lacks"):
+        Muon(nn.Sequential(small), partition=found)
+    with pytest.raises(ValueError, match="roles that this model has"):
+        Muon(found, by_role={"router": {"lr": 1.0}})
+    with pytest.raises(ValueError, match="Muon\\(model, partition=partition\\)"):
+        Muon(type(found).from_dict(found.to_dict()))
+    assert Muon(small, partition=type(found).from_dict(found.to_dict())).param_groups
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_huge_tiny_and_zero_gradients(cls: Any) -> None:
+    for size in (0.0, 1e-30, 1e30):
+        p = weight(8, 4)
+        p.grad = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)) * size
+        cls([p], lr=0.0 if cls is SGD else 0.01).step()
+        assert p.isfinite().all()
+
+
+def test_muon_does_not_see_the_size_of_a_gradient() -> None:
+    steps = []
+    g = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    for size in (1.0, 2.0**-90, 2.0**90):
+        p = weight(8, 4)
+        p.grad = g * size
+        Muon([p], lr=0.1).step()
+        steps.append(p.detach())
+    assert torch.equal(steps[0], steps[1])
+    assert torch.equal(steps[0], steps[2])
+
+
+def test_an_empty_parameter_is_left_alone() -> None:
+    empty = nn.Parameter(torch.ones(0, 4))
+    empty.grad = torch.ones(0, 4)
+    for cls in (SGD, AdamW, RMSProp, Muon):
+        cls([empty, weight()]).step()

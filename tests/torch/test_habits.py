@@ -1,0 +1,258 @@
+"""The optimizers have every habit of a torch.optim.Optimizer."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp
+
+MAKERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "sgd": lambda m: SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True),
+    "adagrad": lambda m: AdaGrad(m.parameters(), lr=0.1),
+    "rmsprop": lambda m: RMSProp(m.parameters(), lr=0.01, centered=True, momentum=0.5),
+    "adam": lambda m: Adam(m.parameters(), lr=0.01, amsgrad=True),
+    "adamw": lambda m: AdamW(m.parameters(), lr=0.01),
+    "muon": lambda m: Muon(m, torch.zeros(2, 6), lr=0.01),
+}
+
+
+def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    return layers.to(dtype)
+
+
+def loss_of(m: nn.Module, k: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(k)
+    batch = torch.randn(8, 6, generator=generator).to(next(m.parameters()).dtype)
+    return m(batch).square().mean()
+
+
+def train(m: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for k in steps:
+        optimizer.zero_grad()
+        loss_of(m, k).backward()
+        optimizer.step()
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+each = pytest.mark.parametrize("name", MAKERS)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_saved_and_loaded_continues_bitwise(name: str, dtype: torch.dtype) -> None:
+    straight = model(dtype=dtype)
+    make = MAKERS[name] if name != "muon" else lambda m: Muon(m, torch.zeros(2, 6, dtype=dtype), lr=0.01)
+    train(straight, make(straight), range(8))
+    first = model(dtype=dtype)
+    optimizer = make(first)
+    train(first, optimizer, range(4))
+    file = io.BytesIO()
+    torch.save({"model": first.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    second = model(seed=9, dtype=dtype)
+    second.load_state_dict(saved["model"])
+    resumed = make(second)
+    resumed.load_state_dict(saved["optimizer"])
+    train(second, resumed, range(4, 8))
+    assert same(straight, second)
+    assert not same(first, second)
+
+
+@each
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"]
+)
+def test_copied_with_its_model_goes_on_alone(name: str, clone: Callable[[Any], Any]) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    train(m, optimizer, range(3))
+    m2, optimizer2 = clone((m, optimizer))
+    train(m, optimizer, range(3, 6))
+    assert not same(m, m2)
+    train(m2, optimizer2, range(3, 6))
+    assert same(m, m2)
+
+
+@each
+def test_a_closure_gives_its_loss(name: str) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(m, 0)
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(5)]
+    assert losses[-1] < losses[0]
+
+
+SCHEDULERS = {
+    "StepLR": lambda o: torch.optim.lr_scheduler.StepLR(o, 2),
+    "CosineAnnealingLR": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=10, cycle_momentum=False),
+    "LinearLR": lambda o: torch.optim.lr_scheduler.LinearLR(o),
+    "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda k: 0.9**k),
+}
+
+
+@each
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_schedulers_reach_every_group(name: str, kind: str) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    scheduler = SCHEDULERS[kind](optimizer)
+    rates = []
+    for k in range(4):
+        optimizer.zero_grad()
+        loss_of(m, k).backward()
+        optimizer.step()
+        scheduler.step()
+        rates.append({group["lr"] for group in optimizer.param_groups})
+    assert all(len(r) == 1 for r in rates)
+    assert rates[0] != rates[-1]
+
+
+def test_one_cycle_moves_momentum_and_betas() -> None:
+    m = model()
+    for optimizer, read in (
+        (SGD(m.parameters(), lr=0.1, momentum=0.9), lambda g: g["momentum"]),
+        (AdamW(m.parameters(), lr=0.1), lambda g: g["betas"][0]),
+    ):
+        before = read(optimizer.param_groups[0])
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+        train(m, optimizer, range(3))
+        scheduler.step()
+        train(m, optimizer, range(3))
+        assert read(optimizer.param_groups[0]) != before
+
+
+@each
+def test_a_parameter_without_a_gradient_stays(name: str) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    loss_of(m, 0).backward()
+    m[2].weight.grad = None
+    before = m[2].weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(m[2].weight, before)
+    assert m[2].weight not in optimizer.state
+    train(m, optimizer, range(1, 3))  # its count of steps now lags behind the others'
+    assert int(optimizer.state[m[2].weight]["step"]) == 2
+    assert int(optimizer.state[m[0].weight]["step"]) == 3
+
+
+@each
+def test_a_group_may_be_added_later(name: str) -> None:
+    m, late = model(), nn.Parameter(torch.ones(5))
+    optimizer = MAKERS[name](m)
+    train(m, optimizer, range(2))
+    optimizer.add_param_group({"params": [late], "lr": 0.5, **({"rule": "adamw"} if name == "muon" else {})})
+    late.grad = torch.ones(5)
+    optimizer.step()
+    assert (late < 1).all()
+
+
+@each
+def test_hooks_run(name: str) -> None:
+    m = model()
+    optimizer, calls = MAKERS[name](m), []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    train(m, optimizer, range(1))
+    assert calls == ["before", "after"]
+
+
+@each
+def test_clipping_and_a_gradient_scaler(name: str) -> None:
+    m = model()
+    optimizer, scaler = MAKERS[name](m), torch.amp.GradScaler("cpu", init_scale=256.0)
+    for k in range(3):
+        optimizer.zero_grad()
+        scaler.scale(loss_of(m, k)).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+    twin = model()
+    plain = MAKERS[name](twin)
+    for k in range(3):
+        plain.zero_grad()
+        loss_of(twin, k).backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        plain.step()
+    assert same(m, twin)  # 256 is a power of two: scaling is exact
+
+
+@each
+def test_a_scaler_leaves_out_a_step_that_overflowed(name: str) -> None:
+    m = model()
+    optimizer, scaler = MAKERS[name](m), torch.amp.GradScaler("cpu", init_scale=256.0)
+    before = copy.deepcopy(m)
+    scaler.scale(loss_of(m, 0)).backward()
+    m[0].weight.grad[0, 0] = torch.inf
+    scaler.step(optimizer)
+    scaler.update()
+    assert same(m, before)
+    assert not optimizer.state
+    assert scaler.get_scale() == 128.0
+
+
+def test_half_precision_parameters_have_float32_states() -> None:
+    m = model(dtype=torch.bfloat16)
+    optimizer = Muon(m, torch.zeros(2, 6, dtype=torch.bfloat16), lr=0.01)
+    train(m, optimizer, range(2))
+    states = [v for slot in optimizer.state.values() for v in slot.values()]
+    assert {v.dtype for v in states} == {torch.float32}
+    optimizer.load_state_dict(optimizer.state_dict())
+    states = [v for slot in optimizer.state.values() for v in slot.values()]
+    assert {v.dtype for v in states} == {torch.float32}
+
+
+def test_states_of_torch_adamw_can_be_loaded() -> None:
+    m = model()
+    theirs = torch.optim.AdamW(m.parameters(), lr=0.01)
+    train(m, theirs, range(3))
+    twin = copy.deepcopy(m)
+    ours = AdamW(twin.parameters(), lr=0.5)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(m, theirs, range(3, 6))
+    train(twin, ours, range(3, 6))
+    for p, q in zip(m.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+def test_muon_has_one_learning_rate_and_groups_by_role() -> None:
+    m = model()
+    optimizer = Muon(m, torch.zeros(2, 6), lr=0.02, by_role={"output": {"lr": 0.001}})
+    groups = {group["role"]: group for group in optimizer.param_groups}
+    assert groups["hidden"]["param_names"] == ["2.weight"]
+    assert groups["hidden"]["rule"] == "muon"
+    assert groups["input"]["param_names"] == ["0.weight"]
+    assert groups["output"]["param_names"] == ["4.weight"]
+    assert groups["vector"]["weight_decay"] == 0
+    assert groups["hidden"]["weight_decay"] == 0.1
+    assert [groups[r]["lr"] for r in ("hidden", "input", "output")] == [0.02, 0.02, 0.001]
+
+
+def test_repr_says_what_runs() -> None:
+    text = repr(Muon(model(), torch.zeros(2, 6)))
+    assert "hidden: 1 parameters, 256 elements" in text
+    assert "stacks of 1 shapes" in text
+    assert "fused kernel" in text
+    assert "cache-sized blocks" in repr(RMSProp(model().parameters()))

@@ -12,7 +12,7 @@ from importlib import import_module
 
 from downslope.rules.rule import Array, Ops
 
-_BACKENDS = {"numpy": "NumpyOps", "torch": "TorchOps", "tensorflow": "TensorflowOps"}
+_BACKENDS = {"numpy": "NumpyOps", "torch": "TorchOps", "jax": "JaxOps", "tensorflow": "TensorflowOps"}
 
 
 def ops_for(array: Array) -> Ops:

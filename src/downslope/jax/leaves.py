@@ -1,0 +1,133 @@
+"""Trees of parameters as named leaves, what may be wrong with them, and rule states as trees.
+
+A rule's state is kept as the rule's own NamedTuple with a tree of the parameters' structure in
+each part, so that whatever maps over parameters (sharding, checkpoints, `optax.tree`) maps over
+it. Where a parameter is not the rule's, the tree has `optax.MaskedNode()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
+
+from downslope.ops.jax import JaxOps
+from downslope.rules.rule import Array, Rule, State, step
+
+OPS = JaxOps()
+
+
+def is_masked(node: Any) -> bool:
+    """Whether a node stands where `optax.masked` took a parameter out."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def named_leaves(tree: Any) -> tuple[list[str], list[Array], PyTreeDef]:
+    """Return the leaves of a tree, their names (the path, joined by dots) and its structure."""
+    pairs, treedef = tree_flatten_with_path(tree)
+    return (
+        [keystr(path, simple=True, separator=".") for path, _ in pairs],
+        [leaf for _, leaf in pairs],
+        treedef,
+    )
+
+
+def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
+    """Raise TypeError unless every leaf is an array of a real floating dtype."""
+    for name, leaf in zip(names, leaves, strict=True):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            what = f"a {type(leaf).__name__}" if dtype is None else f"of dtype {dtype}"
+            raise TypeError(
+                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype. "
+                "Pass the trainable part of the model alone, as `flax.nnx.state(model, flax.nnx.Param)` "
+                "or `equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
+            )
+
+
+def check_gradients(names: Sequence[str], grads: Sequence[Any], params: Sequence[Any] | None) -> None:
+    """Raise unless every gradient is floating and has the shape of its parameter."""
+    check_parameters([f"the gradient of {name}" for name in names], grads)
+    for name, g, p in zip(names, grads, params or grads, strict=True):
+        if g.shape != p.shape:
+            raise ValueError(f"the gradient of {name} has shape {g.shape}, the parameter {p.shape}")
+
+
+def flatten_like(treedef: PyTreeDef, tree: Any, what: str) -> list[Any]:
+    """Return the leaves of a tree that must have a given structure; raise ValueError where it has not."""
+    try:
+        return list(treedef.flatten_up_to(tree))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{what} do not have the structure of the gradients: {error}") from error
+
+
+def exact(dtype: Any) -> Any:
+    """Return the dtype that steps of a parameter are computed and remembered in: float32 for 16 bits."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def init_state(rule: Rule, leaves: Sequence[Array | None], treedef: PyTreeDef) -> State:
+    """Return the state of a rule before the first step; None stands for a leaf that is not the rule's."""
+    made = [None if p is None else rule.init(OPS, p.astype(exact(p.dtype))) for p in leaves]
+    return pack(rule, made, treedef)
+
+
+def pack(rule: Rule, states: Sequence[State | None], treedef: PyTreeDef) -> State:
+    """Return one state of trees, of one state a leaf."""
+    parts: list[Any] = []
+    empty: State = rule.init(OPS, jnp.zeros(()))
+    for i, part in enumerate(empty):
+        column = [optax.MaskedNode() if s is None else s[i] for s in states]
+        parts.append(None if part is None else treedef.unflatten(column))
+    return rule.state_type(*parts)
+
+
+def unpack(rule: Rule, state: State, treedef: PyTreeDef, params: Sequence[Array | None]) -> list[State]:
+    """Return one state a leaf, of one state of trees; raise where it is another rule's or tree's."""
+    name = type(rule).__name__
+    if type(state) is not rule.state_type:
+        raise TypeError(
+            f"the state is a {type(state).__name__}, expected the {rule.state_type.__name__} that "
+            f"this transform's init returns: it belongs to another rule than {name}"
+        )
+    columns: list[list[Any] | None] = []
+    parts: State = state
+    for field, part, wanted in zip(parts._fields, parts, rule.init(OPS, jnp.zeros(())), strict=True):
+        if (part is None) != (wanted is None):
+            raise ValueError(
+                f"the state {'lacks' if part is None else 'has'} {field}, which {name} with these options "
+                f"{'needs' if part is None else 'does not keep'}: it was made with other options"
+            )
+        columns.append(None if part is None else flatten_like(treedef, part, f"the state's {field}"))
+    rows = [rule.state_type(*(c if c is None else c[i] for c in columns)) for i in range(treedef.num_leaves)]
+    for row, p in zip(rows, params, strict=True):
+        for field, slot in zip(row._fields, row, strict=True):
+            if p is not None and slot is not None and getattr(slot, "shape", None) != p.shape:
+                raise ValueError(
+                    f"the state's {field} has {getattr(slot, 'shape', type(slot).__name__)} where the "
+                    f"parameter has shape {p.shape}: it was made for other parameters"
+                )
+    return rows
+
+
+def widened(g: Array, p: Array | None) -> tuple[Array, Array | None]:
+    """Return a gradient and its parameter in the dtype that the step is computed in."""
+    dtype = exact(g.dtype if p is None else jnp.promote_types(p.dtype, g.dtype))
+    return g.astype(dtype), None if p is None else p.astype(dtype)
+
+
+def kept(new: State, old: State) -> State:
+    """Return a state in the dtypes that it was kept in."""
+    return type(new)(*(n if n is None else n.astype(o.dtype) for n, o in zip(new, old, strict=True)))
+
+
+def update_of(d: Array, g: Array, p: Array | None, lr: Any, weight_decay: Any, cautious: bool) -> Array:
+    """Return what to add to a parameter, in the parameter's dtype, for a direction."""
+    wide = None if p is None else p.astype(d.dtype)
+    rate = jnp.asarray(lr, d.dtype) if isinstance(lr, jax.Array) else lr
+    change = step(OPS, wide, d, lr=rate, weight_decay=weight_decay, cautious=cautious)
+    return change.astype(g.dtype if p is None else p.dtype)

@@ -1,0 +1,212 @@
+"""Muon on hidden matrices and AdamW on everything else, as one optax transform.
+
+Of a parameter that Muon steps, the momentum is element-wise and stays in the parameter's shape.
+What it leaves is seen through the parameter's view as matrices; those of one shape, whichever
+parameters they come from, make one stack and are orthogonalised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from downslope import rules
+from downslope.grouping.view import MatrixView
+from downslope.jax.elementwise import require_state
+from downslope.jax.hyper import Number, Schedule, check_rate, decay_of, is_array, make_rule, rate_at
+from downslope.jax.leaves import (
+    OPS,
+    check_gradients,
+    check_parameters,
+    flatten_like,
+    init_state,
+    kept,
+    named_leaves,
+    pack,
+    unpack,
+    update_of,
+    widened,
+)
+from downslope.jax.plan import lay, plan_of
+from downslope.rules.rule import Array, require
+
+
+class MuonState(NamedTuple):
+    """State of `muon`: steps taken, and the state of each rule with a tree in each part."""
+
+    count: Array
+    muon: rules.muon.MuonState
+    adamw: rules.adam.AdamState
+
+
+def muon(
+    partition: Any,
+    lr: Number | Schedule,
+    *,
+    weight_decay: Number = 0.1,
+    momentum: Number = 0.95,
+    nesterov: bool = True,
+    coefficients: str = "polar_express",
+    ns_steps: int | None = None,
+    scale: str = "match_rms_adamw",
+    ns_dtype: Any = None,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: Number = 1e-8,
+    cautious: bool = False,
+    max_stack_bytes: int = 1 << 28,
+) -> optax.GradientTransformation:
+    r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
+
+    .. math::
+        m \leftarrow \mu m + (1-\mu) g, \qquad
+        p \leftarrow p - \eta\, (s\, \mathrm{polar}((1-\mu) g + \mu m) + \lambda p)
+
+    With the default scale :math:`s = 0.2\sqrt{\max(n_{out}, n_{in})}` a step has the size of
+    AdamW's, so one :math:`\eta` and one schedule serve both. Gains and biases are not decayed.
+    The rules are `downslope.Muon` and `downslope.Adam`.
+
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+
+    Args:
+        partition: what `downslope.jax.partition` returns; or a tree like the parameters with a
+            `MatrixView` for each matrix that Muon steps and None elsewhere.
+        lr: learning rate :math:`\eta`, a number of at least 0 or a schedule of the step count.
+        weight_decay: :math:`\lambda`, at least 0, decoupled; where it is not 0, `update` needs the
+            parameters.
+        momentum: Muon's :math:`\mu` in [0, 1).
+        nesterov: orthogonalise the look-ahead instead of the momentum.
+        coefficients: "polar_express" or "keller5".
+        ns_steps: how many Newton-Schulz iterations; None is 5.
+        scale: "match_rms_adamw", "original" or "spectral".
+        ns_dtype: what the iterations run in; None is the parameter's own dtype, at least float32.
+            `jnp.bfloat16` is enough for training, and faster on GPUs and TPUs.
+        betas: AdamW's.
+        eps: AdamW's.
+        cautious: decay only where it agrees with the step in sign.
+        max_stack_bytes: size up to which matrices are gathered into one stack.
+
+    Raises:
+        ValueError: a value outside its range; nothing that gets Muon; from `init` and `update`,
+            a tree that is not the partition's.
+        TypeError: neither a partition nor a tree of views; a leaf that is not real floating.
+
+    >>> import jax.numpy as jnp
+    >>> from downslope.grouping.view import MatrixView
+    >>> params = {"kernel": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}  # a kernel is (in, out) in Flax
+    >>> tx = muon({"kernel": MatrixView(outputs=(1,), inputs=(0,)), "bias": None}, lr=0.1, weight_decay=0.0)
+    >>> grads = {"kernel": jnp.eye(2, 3), "bias": jnp.ones(3)}
+    >>> updates, state = tx.update(grads, tx.init(params))
+    >>> [round(u, 6) for u in updates["bias"].tolist()]
+    [-0.1, -0.1, -0.1]
+
+    """
+    if is_array(ns_steps):
+        raise TypeError(
+            "ns_steps is an array, but decides what is traced: expected a Python int "
+            '(optax.inject_hyperparams(muon, static_args=("ns_steps",)))'
+        )
+    require("max_stack_bytes", max_stack_bytes, is_array(max_stack_bytes) or max_stack_bytes > 0, "bytes")
+    check_rate(lr)
+    plan = plan_of(partition)
+    steps = {} if ns_steps is None else {"ns_steps": ns_steps}
+    own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale, **steps}
+    matrix_rule = make_rule(rules.Muon, **own)
+    adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)
+    decay = decay_of(weight_decay)
+
+    def init(params: Any) -> MuonState:
+        names, leaves, treedef = named_leaves(params)
+        check_parameters(names, leaves)
+        kinds = [item.rule for item in lay(plan, params)]
+        return MuonState(
+            jnp.zeros([], jnp.int32),
+            init_state(matrix_rule, only("muon", kinds, leaves), treedef),
+            init_state(adam_rule, only("adamw", kinds, leaves), treedef),
+        )
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
+        names, grads, treedef = named_leaves(updates)
+        if params is None and decay:
+            raise ValueError("weight decay needs the parameters: call update(gradients, state, params)")
+        leaves = [None] * len(grads) if params is None else flatten_like(treedef, params, "the parameters")
+        check_gradients(names, grads, None if params is None else leaves)
+        items = lay(plan, updates)
+        kinds = [item.rule for item in items]
+        require_state(state, MuonState)
+        old = unpack(matrix_rule, state.muon, treedef, only("muon", kinds, grads))
+        old_adam = unpack(adam_rule, state.adamw, treedef, only("adamw", kinds, grads))
+        rate, t = rate_at(lr, state.count), optax.safe_increment(state.count)
+
+        changes: list[Any] = [jnp.zeros_like(g) for g in grads]
+        new: list[Any] = [None] * len(grads)
+        to_orthogonalize: dict[int, Array] = {}
+        for i, (kind, g, p) in enumerate(zip(kinds, grads, leaves, strict=True)):
+            wide, wide_p = widened(g, p)
+            if kind == "muon":
+                to_orthogonalize[i], made = matrix_rule.momentum_of(OPS, wide, old[i], wide_p)
+                new[i] = kept(made, old[i])
+            elif kind == "adamw":
+                changes[i], made = adam_rule.direction(OPS, wide, old_adam[i], wide_p, t)
+                new[i] = kept(made, old_adam[i])
+        views = {i: items[i].view for i in to_orthogonalize}
+        directions = orthogonal(matrix_rule, to_orthogonalize, views, ns_dtype, max_stack_bytes)
+        for i, (item, g, p) in enumerate(zip(items, grads, leaves, strict=True)):
+            if item.rule != "none":
+                d = directions.get(i, changes[i])
+                changes[i] = update_of(d, g, p, rate, decay if item.decays(g.ndim) else 0.0, cautious)
+        return treedef.unflatten(changes), MuonState(
+            t,
+            pack(matrix_rule, only("muon", kinds, new), treedef),
+            pack(adam_rule, only("adamw", kinds, new), treedef),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def only(rule: str, kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:
+    """Return the values of one rule's leaves, and None for the others."""
+    return [value if kind == rule else None for kind, value in zip(kinds, values, strict=True)]
+
+
+def orthogonal(
+    rule: Any, updates: dict[int, Array], views: dict[int, Any], ns_dtype: Any, max_stack_bytes: int
+) -> dict[int, Array]:
+    """Return the direction of each parameter in its shape, orthogonalised in stacks of equal matrices."""
+    pieces = {i: views[i].split(OPS, u) for i, u in updates.items()}
+    alike: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    for i, stacks in pieces.items():
+        for j, stack in enumerate(stacks):
+            alike.setdefault((*stack.shape[1:], stack.dtype), []).append((i, j))
+    for places in alike.values():
+        for portion in _portions(places, pieces, max_stack_bytes):
+            parts = [pieces[i][j] for i, j in portion]
+            stack = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+            done = rule.matrix_direction(OPS, stack, dtype=ns_dtype)
+            start = 0
+            for (i, j), part in zip(portion, parts, strict=True):
+                pieces[i][j] = done[start : start + len(part)]
+                start += len(part)
+    return {i: views[i].join(OPS, stacks, updates[i].shape) for i, stacks in pieces.items()}
+
+
+def _portions(
+    places: Sequence[tuple[int, int]], pieces: dict[int, list[Array]], limit: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Cut equal matrices into portions of at most `limit` bytes, or of one parameter."""
+    portion: list[tuple[int, int]] = []
+    size = 0
+    for i, j in places:
+        need = pieces[i][j].nbytes
+        if portion and size + need > limit:
+            yield portion
+            portion, size = [], 0
+        portion.append((i, j))
+        size += need
+    if portion:
+        yield portion
+
+
+__all__ = ["MatrixView", "MuonState", "muon"]

@@ -1,0 +1,110 @@
+"""What `muon` does with each leaf of a tree: which rule, which view, whether it decays.
+
+A plan is made from a `Partition` or from a tree of `MatrixView`s, both by name, and is laid over
+a tree of parameters each time one comes along: a parameter that the plan does not know, one that
+is missing, or one of another shape is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.tree_util import keystr, tree_flatten_with_path
+
+from downslope.grouping.partition import Partition, Role
+from downslope.grouping.view import MatrixView
+from downslope.jax.leaves import is_masked
+
+
+@dataclass(frozen=True)
+class Item:
+    """What to do with one parameter; `shape` is None where any that fits the view will do."""
+
+    rule: str
+    view: MatrixView | None
+    vector: bool
+    shape: tuple[int, ...] | None = None
+
+    def decays(self, ndim: int) -> bool:
+        """Whether weight decay acts: not on gains and biases."""
+        return not (self.vector or (self.shape is None and ndim < 2))
+
+
+def plan_of(partition: Any) -> dict[str, Item]:
+    """Return what to do with each parameter, by name.
+
+    Raises:
+        TypeError: neither a `Partition` nor a tree of `MatrixView`s and None.
+        ValueError: nothing in it gets Muon.
+
+    """
+    if isinstance(partition, Partition):
+        plan = {a.name: Item(a.rule, a.view, a.role is Role.VECTOR, a.shape) for a in partition}
+    else:
+        plan = _plan_of_views(partition)
+    if not any(item.rule == "muon" for item in plan.values()):
+        raise ValueError(
+            "no parameter gets Muon: expected at least one MatrixView, or use downslope.jax.adamw"
+        )
+    return plan
+
+
+def _plan_of_views(tree: Any) -> dict[str, Item]:
+    pairs, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None or isinstance(node, MatrixView))
+    plan = {}
+    for path, view in pairs:
+        if not (view is None or isinstance(view, MatrixView)):
+            raise TypeError(
+                f"{_name(path) or 'partition'} is a {type(view).__name__}: expected a Partition, as "
+                "downslope.jax.partition(...) returns it, or a tree like the parameters with a MatrixView "
+                "for each hidden matrix and None elsewhere"
+            )
+        plan[_name(path)] = Item("adamw" if view is None else "muon", view, False)
+    return plan
+
+
+def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
+    """Return the item of each leaf of a tree of parameters or gradients.
+
+    Raises:
+        ValueError: its parameters are not those of the plan, by name or by shape.
+
+    """
+    pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
+    masked = {_name(path) for path, leaf in pairs if is_masked(leaf)}
+    leaves = {_name(path): leaf for path, leaf in pairs if not is_masked(leaf)}
+    if not jax.tree.leaves(tree):  # optax.tree.map_params comes with a tree that holds no arrays
+        return []
+    unknown = [name for name in leaves if name not in plan]
+    missing = [name for name in plan if name not in leaves and name not in masked]
+    if unknown or missing:
+        parts = [f"has {_listed(unknown)}, which the partition lacks"] if unknown else []
+        parts += [f"lacks {_listed(missing)}, which the partition has"] if missing else []
+        raise ValueError(
+            f"the tree {', and '.join(parts)}: make the partition from the parameters that are optimized"
+        )
+    for name, leaf in leaves.items():
+        _check_shape(name, plan[name], tuple(leaf.shape))
+    return [plan[name] for name in leaves]
+
+
+def _check_shape(name: str, item: Item, shape: tuple[int, ...]) -> None:
+    if item.shape is not None and item.shape != shape:
+        raise ValueError(f"{name} has shape {shape}, in the partition {item.shape}: make the partition anew")
+    if item.shape is None and item.view is not None:
+        try:
+            item.view.check(shape)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _name(path: Sequence[Any]) -> str:
+    return keystr(tuple(path), simple=True, separator=".")
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

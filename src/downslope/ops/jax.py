@@ -1,0 +1,79 @@
+"""The operations on JAX arrays and tracers; every operation is pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from downslope.rules.rule import Array, bias_correction
+
+
+class JaxOps:
+    """`Ops` on `jax.Array`, inside or outside of a transformation."""
+
+    def zeros_like(self, a: Array) -> Array:
+        return jnp.zeros_like(a)
+
+    def full_like(self, a: Array, value: float) -> Array:
+        return jnp.full_like(a, value)
+
+    def sqrt(self, a: Array) -> Array:
+        return jnp.sqrt(a)
+
+    def square(self, a: Array) -> Array:
+        return jnp.square(a)
+
+    def maximum(self, a: Array, b: Array | float) -> Array:
+        return jnp.maximum(a, b)
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        return jnp.where(condition, a, b)
+
+    def ema(self, slot: Array, value: Array, beta: float) -> Array:
+        return beta * slot + (1 - beta) * value
+
+    def accumulate(self, slot: Array, value: Array, decay: float) -> Array:
+        return decay * slot + value
+
+    def lerp(self, a: Array, b: Array, weight: float) -> Array:
+        return a + weight * (b - a)
+
+    def debias(self, a: Array, beta: float, t: Any) -> Array:
+        if isinstance(t, int):
+            return a / bias_correction(beta, t)
+        if beta == 0:
+            return a
+        # The correction is one number: it is computed at least in float32 and rounded once.
+        wide = jnp.asarray(t, jnp.promote_types(a.dtype, jnp.float32))
+        return a / (-jnp.expm1(wide * math.log(beta))).astype(a.dtype)
+
+    def norm(self, a: Array) -> Array:
+        largest = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True, initial=0)
+        safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+        return largest * jnp.sqrt(jnp.sum(jnp.square(a / safe), axis=(-2, -1), keepdims=True))
+
+    def transpose(self, a: Array) -> Array:
+        return jnp.swapaxes(a, -2, -1)
+
+    def gram(self, a: Array) -> Array:
+        return a @ jnp.swapaxes(a, -2, -1)
+
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        return beta * c + alpha * (a @ b)
+
+    def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        return self.addmm(c, a, b, beta, alpha)
+
+    def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
+        return jnp.transpose(a, axes)
+
+    def reshape(self, a: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.reshape(a, shape)
+
+    def concat(self, parts: list[Array], axis: int) -> Array:
+        return jnp.concatenate(parts, axis=axis)
+
+    def astype(self, a: Array, dtype: Any) -> Array:
+        return a.astype(dtype)

@@ -1,0 +1,105 @@
+"""Whether a step may be taken: no NaN or infinity in a gradient or in the learning rate.
+
+Where values can be looked at (PyTorch, and TensorFlow and JAX run eagerly) a bad one raises before
+anything has changed. Inside a compiled graph the error comes from the graph: in `tf.function` an
+assertion that every write waits for; in JAX a callback that only the bad branch reaches, and a mask
+on every write. XLA on TensorFlow can raise nothing: there the mask alone holds the step back, it is
+counted, and the end of `fit` raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from downslope.keras.backend import BACKEND, in_xla
+from downslope.rules.rule import Array
+
+ON_NONFINITE = ("raise", "skip", "ignore")
+
+_REMEDY = 'nothing was changed. Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to take a step: yes or no, or as the graph's `mask` says, or after its `assertion`."""
+
+    go: bool = True
+    mask: Array | None = None
+    assertion: Any = None
+
+    def order(self) -> AbstractContextManager[Any]:
+        """Return a context whose writes wait for the assertion."""
+        if self.assertion is None:
+            return nullcontext()
+        import tensorflow as tf
+
+        context: AbstractContextManager[Any] = tf.control_dependencies([self.assertion])
+        return context
+
+
+def decide(names: Sequence[str], values: Sequence[Array], mode: str) -> Decision:
+    """Look at the values that a step depends on.
+
+    Args:
+        names: what to call each value in an error.
+        values: gradients, and the learning rate.
+        mode: "raise" or "skip".
+
+    Raises:
+        ValueError: a value is not finite, it can be seen here, and `mode` is "raise".
+
+    """
+    if not values:
+        return Decision()
+    good = [keras.ops.all(keras.ops.isfinite(value)) for value in values]
+    if all(map(_is_known, good)):
+        bad = [name for name, ok in zip(names, good, strict=True) if not bool(ok)]
+        if bad and mode == "raise":
+            raise ValueError(describe(bad))
+        return Decision(go=not bad)
+    flags = keras.ops.stack(good)
+    fine = keras.ops.all(flags)
+    if mode == "skip" or in_xla():
+        return Decision(mask=fine)
+    if BACKEND == "jax":
+        _raise_from_jax(names, flags, fine)
+        return Decision(mask=fine)
+    return Decision(assertion=_assertion(names, flags, fine))
+
+
+def describe(bad: Sequence[str]) -> str:
+    """Return the error's text."""
+    shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    return f"NaN or infinity in {shown}: {_REMEDY}"
+
+
+def _is_known(value: Array) -> bool:
+    if BACKEND == "jax":
+        import jax
+
+        return not isinstance(value, jax.core.Tracer)
+    if BACKEND == "tensorflow":
+        return hasattr(value, "numpy")
+    return True
+
+
+def _raise_from_jax(names: Sequence[str], flags: Array, fine: Array) -> None:
+    import jax
+
+    def fail(seen: Any) -> None:
+        raise ValueError(describe([name for name, ok in zip(names, np.asarray(seen), strict=True) if not ok]))
+
+    jax.lax.cond(fine, lambda _: None, lambda seen: jax.debug.callback(fail, seen), flags)
+
+
+def _assertion(names: Sequence[str], flags: Array, fine: Array) -> Any:
+    import tensorflow as tf
+
+    bad = tf.strings.reduce_join(tf.boolean_mask(tf.constant(list(names)), ~flags), separator=", ")
+    return tf.debugging.Assert(fine, [tf.strings.join(["NaN or infinity in ", bad, ": ", _REMEDY])])

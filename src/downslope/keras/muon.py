@@ -1,0 +1,276 @@
+"""Muon and AdamW side by side in one Keras optimizer, each variable under the rule that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from downslope import rules
+from downslope.grouping.partition import Assignment, Partition
+from downslope.keras.backend import BACKEND, name_of, operations
+from downslope.keras.optimizer import RuleOptimizer, Setting, Work
+from downslope.keras.saved import stem
+from downslope.rules.rule import Array, require, require_number
+
+NS_DTYPES = ("auto", "bfloat16", "float32", "float64")
+
+
+@keras.saving.register_keras_serializable(package="downslope")
+class Muon(RuleOptimizer):
+    r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
+
+    When Keras builds the optimizer, the model that owns the variables is traced symbolically to see
+    what each of them is used for (`downslope.keras.partition`); hidden matrices get `downslope.Muon`,
+
+    .. math::
+        m \leftarrow \mu m + (1-\mu) g, \qquad
+        p \leftarrow p - \eta\, (s\, \mathrm{polar}((1-\mu) g + \mu m) + \lambda p),
+
+    the others `downslope.Adam` with decoupled decay. Kernels are seen as (fan_out, fan_in), however
+    Keras lays them out: dense ones are (in, out), convolutions (height, width, in, out). With the
+    default scale :math:`s = 0.2\sqrt{\max(n_{out}, n_{in})}` both steps have the same size, so one
+    :math:`\eta` and one schedule serve both. Gains and biases (role "vector") are not decayed unless
+    `by_role` says so.
+
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+
+    Args:
+        partition: a `Partition` made earlier, or a built model; by default it is found on building.
+        learning_rate: :math:`\eta`: a number of at least 0, a `LearningRateSchedule` or a callable.
+        weight_decay: :math:`\lambda`, at least 0, decoupled.
+        momentum: Muon's :math:`\mu` in [0, 1).
+        nesterov: orthogonalise the look-ahead instead of the momentum.
+        coefficients: "polar_express" or "keller5".
+        ns_steps: how many Newton-Schulz iterations.
+        scale: "match_rms_adamw", "original" or "spectral".
+        ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
+            on accelerators, the variable's precision elsewhere.
+        betas: AdamW's.
+        eps: AdamW's.
+        l2: coefficient of the penalty (l2/2)‖p‖², for both rules.
+        cautious: decay only where it agrees with the step in sign.
+        by_role: "weight_decay", or an "lr_ratio" that multiplies the learning rate, for the variables of
+            a role, e.g. `{"embedding": {"lr_ratio": 0.5}}`.
+        overrides: patterns of names and the rule that they get, `{"*lm_head*": "adamw"}`.
+        max_stack_bytes: memory that gathering matrices may take at a time, on the PyTorch backend.
+        on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
+        **kwargs: as in `downslope.keras.SGD`.
+
+    Raises:
+        ValueError: a value outside its range; a partition of another model.
+        TypeError: `partition` is no partition or model.
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
+    ...                           keras.layers.Dense(32, "relu"), keras.layers.Dense(2)])
+    >>> optimizer = Muon(learning_rate=1e-3)
+    >>> optimizer.build(model.trainable_variables)
+    >>> [a.name.split("/")[-2:] for a in optimizer.partition if a.rule == "muon"]
+    [['dense_1', 'kernel']]
+
+    """
+
+    def __init__(
+        self,
+        partition: Any = None,
+        *,
+        learning_rate: Any = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        coefficients: str = "polar_express",
+        ns_steps: int = 5,
+        scale: str = "match_rms_adamw",
+        ns_dtype: str = "auto",
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        l2: float = 0.0,
+        cautious: bool = False,
+        by_role: Mapping[str, Mapping[str, float]] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        max_stack_bytes: int = 1 << 28,
+        on_nonfinite: str = "raise",
+        **kwargs: Any,
+    ) -> None:
+        rule = rules.Muon(
+            momentum=momentum,
+            nesterov=nesterov,
+            coefficients=coefficients,
+            ns_steps=ns_steps,
+            scale=scale,
+            l2=l2,
+        )
+        adamw = rules.Adam(betas=tuple(betas), eps=eps, l2=l2)  # type: ignore[arg-type]
+        require("ns_dtype", ns_dtype, ns_dtype in NS_DTYPES, "one of " + ", ".join(NS_DTYPES))
+        require("max_stack_bytes", max_stack_bytes, max_stack_bytes > 0, "a positive number of bytes")
+        _check_by_role(by_role or {})
+        given = _given(partition)
+        if given is not None and overrides:
+            raise ValueError("a given partition is used as it is: pass no overrides beside it")
+        own: dict[str, Any] = {
+            "weight_decay": weight_decay,
+            "cautious": cautious,
+            "on_nonfinite": on_nonfinite,
+        }
+        super().__init__(rule, learning_rate, **own, **kwargs)
+        self._muon = _Choices(adamw, given, dict(by_role or {}), dict(overrides or {}))
+        self.ns_dtype = ns_dtype
+        self.max_stack_bytes = max_stack_bytes
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which variable gets which rule, and why; None before the optimizer is built."""
+        return self._muon.partition
+
+    def _settings(self, variables: Sequence[Any]) -> list[Setting | None]:
+        choices = self._muon
+        if choices.partition is None:
+            from downslope.grouping.keras import partition_of_variables
+
+            choices.partition = partition_of_variables(variables, overrides=choices.overrides)
+        assigned = match(choices.partition, variables)
+        unknown = set(choices.by_role) - {a.role.value for a in assigned}
+        require("by_role", sorted(unknown), not unknown, "roles that this model has")
+        return [self._setting(v, a) for v, a in zip(variables, assigned, strict=True)]
+
+    def _setting(self, variable: Any, a: Assignment) -> Setting | None:
+        if a.rule == "none":
+            return None
+        values = self._muon.by_role.get(a.role.value, {})
+        decay = 0.0 if a.role == "vector" else self._decay_of(variable)
+        decay = float(values.get("weight_decay", decay))
+        rule = self.rule if a.rule == "muon" else self._muon.adamw
+        ratio = float(values.get("lr_ratio", 1.0))
+        return Setting(rule, decay, self.cautious, ratio, a.view if a.rule == "muon" else None)
+
+    def _directions(self, work: Sequence[Work], t: Array) -> None:
+        matrices = [w for w in work if isinstance(w.setting.rule, rules.Muon)]
+        super()._directions([w for w in work if not isinstance(w.setting.rule, rules.Muon)], t)
+        if matrices:
+            orthogonal_directions(matrices, self._ns_dtype)
+
+    @property
+    def _ns_dtype(self) -> str | None:
+        if self.ns_dtype != "auto":
+            return self.ns_dtype
+        return "bfloat16" if _on_accelerator() else None
+
+    def _torch_options(self) -> dict[str, Any]:
+        return {"ns_dtype": self.ns_dtype, "max_stack_bytes": self.max_stack_bytes}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this optimizer again, without its state."""
+        choices = self._muon
+        return {
+            **super().get_config(),
+            "partition": None if choices.given is None else choices.given.to_dict(),
+            "betas": list(choices.adamw.betas),
+            "eps": choices.adamw.eps,
+            "ns_dtype": self.ns_dtype,
+            "by_role": choices.by_role or None,
+            "overrides": choices.overrides or None,
+            "max_stack_bytes": self.max_stack_bytes,
+        }
+
+
+class _Choices:
+    """What Muon was told about its variables; an object of its own, which Keras does not track."""
+
+    def __init__(
+        self,
+        adamw: rules.Adam,
+        given: Partition | None,
+        by_role: dict[str, Any],
+        overrides: dict[str, Any],
+    ) -> None:
+        self.adamw = adamw
+        self.given = self.partition = given
+        self.by_role = by_role
+        self.overrides = overrides
+
+
+def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
+    """Fill in the directions of Muon's variables: matrices of one shape make one stack."""
+    x = operations(work[0].p)
+    pieces: list[list[Array]] = []
+    places: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+    for i, w in enumerate(work):
+        rule, view = w.setting.rule, w.setting.view
+        assert isinstance(rule, rules.Muon)
+        assert view is not None
+        u, w.new = rule.momentum_of(x, w.g, w.state, w.p)
+        stacks = view.split(x, u)
+        pieces.append(stacks)
+        for j, stack in enumerate(stacks):
+            places.setdefault((rule, u.dtype, stack.shape[1], stack.shape[2]), []).append((i, j))
+    for (rule, *_), where in places.items():
+        parts = [pieces[i][j] for i, j in where]
+        done = rule.matrix_direction(x, parts[0] if len(parts) == 1 else x.concat(parts, 0), dtype=ns_dtype)
+        low = 0
+        for (i, j), part in zip(where, parts, strict=True):
+            pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]
+            low += part.shape[0]
+    for w, stacks in zip(work, pieces, strict=True):
+        w.direction = w.setting.view.join(x, stacks, tuple(w.slot.variable.shape))  # type: ignore[union-attr]
+
+
+def match(partition: Partition, variables: Sequence[Any]) -> list[Assignment]:
+    """Return the assignment of each variable.
+
+    A partition made from the model knows the variables themselves. A loaded one knows their names;
+    where automatic numbers differ ("dense_3"), variables are taken in order.
+
+    Raises:
+        ValueError: a variable that the partition lacks, or of another shape.
+
+    """
+    known = {id(v): name for name, v in (partition.parameters or {}).items()}
+    names = [known.get(id(v), name_of(v)) for v in variables]
+    if any(name not in partition for name in names):
+        trained = [a for a in partition if a.rule != "none"]
+        if [stem(a.name) for a in trained] == [stem(name) for name in names]:
+            names = [a.name for a in trained]
+    for name, v in zip(names, variables, strict=True):
+        if name not in partition:
+            raise ValueError(f"{name} is not in the partition: was it made from another model?")
+        if partition[name].shape != tuple(v.shape):
+            raise ValueError(f"{name} has shape {tuple(v.shape)}, in the partition {partition[name].shape}")
+    return [partition[name] for name in names]
+
+
+def _given(partition: Any) -> Partition | None:
+    if partition is None or isinstance(partition, Partition):
+        return partition
+    if isinstance(partition, Mapping):
+        return Partition.from_dict(dict(partition))
+    if isinstance(partition, keras.Layer):
+        from downslope.grouping.keras import partition as trace
+
+        return trace(partition)
+    raise TypeError(
+        f"partition = {partition!r}: expected a Partition or a built model. "
+        "The learning rate is passed by name: Muon(learning_rate=1e-3)"
+    )
+
+
+def _check_by_role(by_role: Mapping[str, Mapping[str, float]]) -> None:
+    for role, values in by_role.items():
+        for key, value in values.items():
+            require(
+                f"by_role[{role!r}]", key, key in ("weight_decay", "lr_ratio"), "'weight_decay' or 'lr_ratio'"
+            )
+            require_number(f"by_role[{role!r}][{key!r}]", value, 0.0)
+
+
+def _on_accelerator() -> bool:
+    if BACKEND == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
+    return False

@@ -1,0 +1,381 @@
+"""What every optimizer here shares: settings, states as Keras variables, and the step.
+
+Keras does all around the step: it clips and accumulates gradients, averages weights, scales losses,
+asks the schedule, saves. The step itself is the rule's, for all parameters at once, and it applies
+weight decay (Keras would decay the parameter before the rule has seen it). Nothing is written until
+every new value is known and the gradients were found fit to use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from downslope.grouping.view import MatrixView
+from downslope.keras.backend import (
+    BACKEND,
+    dense,
+    dtype_of,
+    in_stateless_scope,
+    name_of,
+    operations,
+    tensor_of,
+    working_dtype,
+)
+from downslope.keras.finite import ON_NONFINITE, Decision, decide, describe
+from downslope.keras.saved import KEY, check_header, header_of
+from downslope.keras.schedule import check_learning_rate
+from downslope.rules.rule import Array, Rule, State, require, require_number, step
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one variable is stepped."""
+
+    rule: Rule
+    weight_decay: float
+    cautious: bool = False
+    lr_ratio: float = 1.0
+    view: MatrixView | None = None
+
+
+@dataclass
+class Slot:
+    """One variable with its setting and the parts of its state, None where an option leaves one out."""
+
+    variable: Any
+    setting: Setting
+    parts: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.variable)
+
+
+@dataclass
+class Work:
+    """One variable's step on the way: what goes in, then the direction and state that come out."""
+
+    slot: Slot
+    variable: Any
+    g: Array
+    p: Array
+    state: State
+    direction: Array = None
+    new: State = None
+
+    @property
+    def setting(self) -> Setting:
+        return self.slot.setting
+
+
+class _Slots:
+    """The slots in the order of the variables; not a list, which Keras and TensorFlow would track."""
+
+    def __init__(self, slots: Sequence[Slot | None]) -> None:
+        self.all = tuple(slots)
+
+    @property
+    def used(self) -> list[Slot]:
+        return [slot for slot in self.all if slot is not None]
+
+
+class _Initializers:
+    """`Ops` for `Rule.init` alone: an array becomes the Keras initializer that makes it."""
+
+    def zeros_like(self, a: Any) -> Any:
+        return keras.initializers.Zeros()
+
+    def full_like(self, a: Any, value: float) -> Any:
+        # Keras's own Constant rounds to float32 on the way.
+        return lambda shape, dtype=None: keras.ops.convert_to_tensor(np.full(shape, value, dtype))
+
+
+class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """A `keras.optimizers.Optimizer` whose step is a rule's.
+
+    Attributes:
+        rule: the rule, with its hyper-parameters.
+
+    """
+
+    own_arguments: ClassVar[tuple[str, ...]] = ("cautious", "on_nonfinite")
+
+    def __init__(
+        self,
+        rule: Rule,
+        learning_rate: Any,
+        *,
+        weight_decay: float | None,
+        cautious: bool,
+        on_nonfinite: str,
+        **kwargs: Any,
+    ) -> None:
+        weight_decay = 0.0 if weight_decay is None else weight_decay
+        require_number("weight_decay", weight_decay, 0.0)
+        require(
+            "on_nonfinite", on_nonfinite, on_nonfinite in ON_NONFINITE, "one of " + ", ".join(ON_NONFINITE)
+        )
+        learning_rate = check_learning_rate(learning_rate)
+        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
+        self.rule = rule
+        self.cautious = cautious
+        self.on_nonfinite = on_nonfinite
+        self._slots: _Slots | None = None
+        self._skipped: Any = None
+
+    # -- building ----------------------------------------------------------------------------
+
+    def build(self, variables: Any) -> None:
+        """Make the states of these variables; called by Keras before the first step.
+
+        Raises:
+            TypeError: a variable that is not real floating. Nothing has changed then.
+
+        """
+        if self.built:
+            return
+        variables = list(variables)
+        for v in variables:
+            if not keras.backend.is_float_dtype(dtype_of(v)):
+                raise TypeError(
+                    f"{name_of(v)} has dtype {dtype_of(v)}: expected a real floating dtype. "
+                    "Make it non-trainable, or leave it out of what is optimized"
+                )
+        settings = self._settings(variables)
+        super().build(variables)
+        if self._may_leave_out:
+            self._skipped = self.add_variable(shape=(), dtype="int", name="skipped_steps")
+        self._slots = _Slots([self._slot(v, setting) for v, setting in zip(variables, settings, strict=True)])
+
+    def _settings(self, variables: Sequence[Any]) -> list[Setting | None]:
+        """Return the setting of each variable, None where it is to stay as it is."""
+        return [Setting(self.rule, self._decay_of(v), self.cautious) for v in variables]
+
+    def _decay_of(self, variable: Any) -> float:
+        return float(self.weight_decay) if self._use_weight_decay(variable) else 0.0
+
+    def _slot(self, variable: Any, setting: Setting | None) -> Slot | None:
+        # Keras itself writes the scales of float8 training, and gives such a variable no state.
+        if setting is None or self._overwrite_variable_with_gradient(variable):
+            return None
+        made = setting.rule.init(_Initializers(), variable)  # type: ignore[arg-type]
+        parts = []
+        for field, initializer in made._asdict().items():
+            part = None
+            if initializer is not None:
+                part = self._part(variable, field, initializer)
+            parts.append(part)
+        return Slot(variable, setting, tuple(parts))
+
+    def _part(self, variable: Any, field: str, initializer: Any) -> Any:
+        if working_dtype(variable) == dtype_of(variable):
+            return self.add_variable_from_reference(variable, name=field, initializer=initializer)
+        return self.add_variable(
+            shape=variable.shape,
+            initializer=initializer,
+            dtype=working_dtype(variable),
+            name=f"{name_of(variable).replace('/', '_')}_{field}",
+            layout=getattr(variable, "_layout", None),
+        )
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Step one variable; Keras's contract. `apply` steps all of them together."""
+        self._update([gradient], [variable], learning_rate)
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Do nothing: decay belongs to the rule's own step."""
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        if BACKEND == "tensorflow":  # it sums the gradients of replicas, then calls the method below
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+        elif BACKEND == "torch":
+            import torch
+
+            with torch.no_grad():
+                self._update(grads, trainable_variables, learning_rate)
+        else:
+            self._update(grads, trainable_variables, learning_rate)
+
+    def _distributed_tf_update_step(self, distribution: Any, grads_and_vars: Any, learning_rate: Any) -> None:
+        grads, variables = (list(column) for column in zip(*grads_and_vars, strict=True))
+
+        def on_one_device(_: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
+            self._update(grads, variables, learning_rate)
+
+        distribution.extended.update(
+            variables[0], on_one_device, args=(grads, variables, learning_rate), group=False
+        )
+
+    def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+        """Take one step of these variables, or none."""
+        assert self._slots is not None
+        slots = [self._slots.all[self._get_variable_index(v)] for v in variables]
+        grads = [dense(g, working_dtype(v)) for g, v in zip(grads, variables, strict=True)]
+        decision = self._decide(slots, grads, learning_rate)
+        if not decision.go:
+            self._count_skipped(1)
+            return
+        work = [
+            self._work(slot, v, g)
+            for slot, v, g in zip(slots, variables, grads, strict=True)
+            if slot is not None
+        ]
+        t = self._t()
+        if BACKEND == "torch" and not in_stateless_scope():
+            from downslope.keras.torch_step import step_in_place
+
+            step_in_place(work, t, learning_rate, **self._torch_options())
+            return
+        self._directions(work, t)
+        with decision.order():
+            for w in work:
+                self._write(w, learning_rate, decision)
+            if decision.mask is not None:
+                self._count_skipped(keras.ops.logical_not(decision.mask))
+            if decision.assertion is not None:
+                self._iterations.assign_add(0)  # Keras's own count then waits for the assertion too
+
+    def _t(self) -> Array:
+        """Return the number of this step, from 1; steps that were left out do not count."""
+        t = self.iterations + 1
+        return t if self._skipped is None else t - tensor_of(self._skipped)
+
+    def _work(self, slot: Slot, variable: Any, g: Array) -> Work:
+        p = tensor_of(variable)
+        if working_dtype(variable) != dtype_of(variable):
+            p = keras.ops.cast(p, working_dtype(variable))
+        state = slot.setting.rule.state_type(
+            *(part if part is None else tensor_of(part) for part in slot.parts)
+        )
+        return Work(slot, variable, g, p, state)
+
+    def _directions(self, work: Sequence[Work], t: Array) -> None:
+        """Fill in every direction and new state; nothing is written."""
+        for w in work:
+            x = operations(w.p)
+            w.direction, w.new = w.setting.rule.direction(x, w.g, w.state, w.p, t)
+
+    def _write(self, w: Work, learning_rate: Any, decision: Decision) -> None:
+        setting, x = w.setting, operations(w.p)
+        lr = keras.ops.cast(learning_rate, working_dtype(w.variable))
+        lr = lr if setting.lr_ratio == 1 else lr * setting.lr_ratio
+        change = step(
+            x, w.p, w.direction, lr=lr, weight_decay=setting.weight_decay, cautious=setting.cautious
+        )
+        for part, new in zip(w.slot.parts, w.new, strict=True):
+            if part is not None:
+                self.assign(
+                    part, new if decision.mask is None else x.where(decision.mask, new, tensor_of(part))
+                )
+        if decision.mask is not None:
+            change = x.where(decision.mask, change, x.zeros_like(change))
+        if working_dtype(w.variable) == dtype_of(w.variable):
+            self.assign_add(w.variable, change)
+        else:
+            self.assign(w.variable, keras.ops.cast(w.p + change, dtype_of(w.variable)))
+
+    def _decide(self, slots: Sequence[Slot | None], grads: Sequence[Array], learning_rate: Any) -> Decision:
+        names, values = [], []
+        if self.on_nonfinite != "ignore":
+            names = [f"the gradient of {slot.name}" for slot in slots if slot is not None]
+            values = [g for slot, g in zip(slots, grads, strict=True) if slot is not None]
+        if not isinstance(self._learning_rate, keras.Variable):
+            names, values = [*names, "the learning rate"], [*values, learning_rate]
+        return decide(names, values, "skip" if self.on_nonfinite == "skip" else "raise")
+
+    @property
+    def _may_leave_out(self) -> bool:
+        return self.on_nonfinite != "ignore" or not isinstance(self._learning_rate, keras.Variable)
+
+    def _count_skipped(self, n: Any) -> None:
+        if self._skipped is not None:  # None where a schedule replaced a number after the first step
+            self._skipped.assign_add(keras.ops.cast(n, self._skipped.dtype))
+
+    def _torch_options(self) -> dict[str, Any]:
+        return {"ns_dtype": "auto", "max_stack_bytes": 1 << 28}
+
+    # -- the learning rate -------------------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> Any:
+        """The present learning rate."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        learning_rate = check_learning_rate(learning_rate)
+        keras.optimizers.Optimizer.learning_rate.fset(self, learning_rate)
+
+    # -- saving ------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make this optimizer again, without its state."""
+        own = {name: getattr(self.rule, name) for name in self.rule.hyperparameters()}
+        return {**super().get_config(), **own, "cautious": self.cautious, "on_nonfinite": self.on_nonfinite}
+
+    def save_own_variables(self, store: Any) -> None:
+        """Put the state into a Keras store, with a header that says whose it is."""
+        super().save_own_variables(store)
+        if self._slots is not None:
+            store[KEY] = header_of(type(self).__name__, self._rows(), len(self.variables))
+
+    def load_own_variables(self, store: Any) -> None:
+        """Take the state from a Keras store; steps then continue as if never interrupted.
+
+        Raises:
+            ValueError: it belongs to another rule or to other variables. Nothing has changed then.
+
+        """
+        if self._slots is None:  # Keras warns that there is nothing to load into
+            super().load_own_variables(store)
+            return
+        check_header(store, type(self).__name__, self._rows(), len(self.variables))
+        for i, variable in enumerate(self.variables):
+            variable.assign(store[str(i)])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        assert self._slots is not None
+        return [
+            {
+                "name": slot.name,
+                "shape": list(slot.variable.shape),
+                "rule": type(slot.setting.rule).__name__,
+                "state": [
+                    f
+                    for f, part in zip(slot.setting.rule.state_type._fields, slot.parts, strict=True)
+                    if part is not None
+                ],
+            }
+            for slot in self._slots.used
+        ]
+
+    def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+        """Return the variables after a step; what is passed in stays as it was."""
+        if BACKEND == "torch":  # a rule may write over the state it is given
+            optimizer_variables = [keras.ops.copy(v) for v in optimizer_variables]
+        return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Keras's end of `fit`.
+
+        Raises:
+            ValueError: steps had to be left out where nothing could be raised (XLA on TensorFlow).
+
+        """
+        super().finalize_variable_values(var_list)
+        if self.on_nonfinite != "skip" and self.skipped_steps:
+            raise ValueError(
+                f"{self.skipped_steps} steps met {describe(['a gradient or the learning rate'])}"
+            )
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because a gradient or the learning rate was not finite."""
+        return 0 if self._skipped is None else int(keras.ops.convert_to_numpy(self._skipped.value))

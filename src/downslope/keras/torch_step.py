@@ -1,0 +1,63 @@
+"""The step on Keras's PyTorch backend: in place, by the blocks and stacks of `downslope.torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from downslope.grouping.view import MatrixView
+from downslope.keras.optimizer import Work
+from downslope.rules.muon import Muon
+from downslope.torch import fused
+from downslope.torch.blocks import for_each_block
+from downslope.torch.kernel import elementwise_kernel, filled
+from downslope.torch.muon import NS_DTYPES
+from downslope.torch.stacks import Item, fast_dtype, step_stacks
+
+
+def step_in_place(
+    work: Sequence[Work], t: Any, learning_rate: Any, *, ns_dtype: Any, max_stack_bytes: int
+) -> None:
+    """Take the step of every variable; those of one setting and dtype share the work."""
+    alike: dict[Any, list[Work]] = {}
+    for w in work:
+        s = replace(w.setting, view=None)
+        key = (s, w.variable.value.dtype, w.g.device)
+        alike.setdefault(key, []).append(w)
+    t, lr = int(t), float(learning_rate)
+    for group in alike.values():
+        setting = group[0].setting
+        rate = lr * setting.lr_ratio
+        if isinstance(setting.rule, Muon):
+            items = [Item(w.variable.value, w.g, w.state.momentum_buffer, _view(w)) for w in group]
+            step_stacks(
+                setting.rule,
+                items,
+                lr=rate,
+                weight_decay=setting.weight_decay,
+                cautious=setting.cautious,
+                ns_dtype=NS_DTYPES[ns_dtype] or fast_dtype(group[0].variable.value),
+                max_stack_bytes=max_stack_bytes,
+            )
+        else:
+            _elementwise(group, t, rate)
+
+
+def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
+    setting = group[0].setting
+    rows = [(w.variable.value, w.g, *filled(w.state)) for w in group]
+    launch = fused.kernel_for(setting.rule, setting.weight_decay, setting.cautious)
+    chosen = {i for i, row in enumerate(rows) if launch and fused.fits(row)}
+    if launch and chosen:
+        taken = [group[i] for i in sorted(chosen)]
+        launch([w.variable.value for w in taken], [w.g for w in taken], [w.state for w in taken], t, lr)
+    left = [row for i, row in enumerate(rows) if i not in chosen]
+    if left:
+        kernel = elementwise_kernel(setting.rule, t, lr, setting.weight_decay, setting.cautious)
+        for_each_block(kernel, left, (True, False) + (True,) * (len(left[0]) - 2))
+
+
+def _view(w: Work) -> MatrixView:
+    assert w.setting.view is not None
+    return w.setting.view

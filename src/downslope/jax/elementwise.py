@@ -119,7 +119,7 @@ def rmsprop(
     decoupled_weight_decay: bool = False,
     cautious: bool = False,
 ) -> optax.GradientTransformation:
-    r"""RMSProp: step :math:`-\eta\, g / (\sqrt{v} + \epsilon)`, :math:`v \leftarrow \alpha v + (1-\alpha) g^2`.
+    r"""RMSProp: step :math:`-\eta\, g / (\sqrt{v} + \epsilon)`, :math:`v` an average of :math:`g^2`.
 
     The rule is `downslope.RMSProp`.
 

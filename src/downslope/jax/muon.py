@@ -56,7 +56,7 @@ def muon(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: Number = 1e-8,
     cautious: bool = False,
-    max_stack_bytes: int = 1 << 28,
+    max_stack_bytes: int | None = None,
 ) -> optax.GradientTransformation:
     r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
 
@@ -86,7 +86,7 @@ def muon(
         betas: AdamW's.
         eps: AdamW's.
         cautious: decay only where it agrees with the step in sign.
-        max_stack_bytes: size up to which matrices are gathered into one stack.
+        max_stack_bytes: size up to which matrices are gathered into one stack; None is 256 MiB.
 
     Raises:
         ValueError: a value outside its range; nothing that gets Muon; from `init` and `update`,
@@ -103,12 +103,14 @@ def muon(
     [-0.1, -0.1, -0.1]
 
     """
-    if is_array(ns_steps):
-        raise TypeError(
-            "ns_steps is an array, but decides what is traced: expected a Python int "
-            '(optax.inject_hyperparams(muon, static_args=("ns_steps",)))'
-        )
-    require("max_stack_bytes", max_stack_bytes, is_array(max_stack_bytes) or max_stack_bytes > 0, "bytes")
+    for name, value in (("ns_steps", ns_steps), ("max_stack_bytes", max_stack_bytes)):
+        if is_array(value):
+            raise TypeError(
+                f"{name} is an array, but decides what is traced: expected a Python int "
+                f"(optax.inject_hyperparams(muon, static_args={name!r}))"
+            )
+    limit = 1 << 28 if max_stack_bytes is None else max_stack_bytes
+    require("max_stack_bytes", max_stack_bytes, limit > 0, "a positive number of bytes")
     check_rate(lr)
     plan = plan_of(partition)
     steps = {} if ns_steps is None else {"ns_steps": ns_steps}
@@ -149,10 +151,10 @@ def muon(
                 to_orthogonalize[i], made = matrix_rule.momentum_of(OPS, wide, old[i], wide_p)
                 new[i] = kept(made, old[i])
             elif kind == "adamw":
-                changes[i], made = adam_rule.direction(OPS, wide, old_adam[i], wide_p, t)
-                new[i] = kept(made, old_adam[i])
+                changes[i], averages = adam_rule.direction(OPS, wide, old_adam[i], wide_p, t)
+                new[i] = kept(averages, old_adam[i])
         views = {i: items[i].view for i in to_orthogonalize}
-        directions = orthogonal(matrix_rule, to_orthogonalize, views, ns_dtype, max_stack_bytes)
+        directions = orthogonal(matrix_rule, to_orthogonalize, views, ns_dtype, limit)
         for i, (item, g, p) in enumerate(zip(items, grads, leaves, strict=True)):
             if item.rule != "none":
                 d = directions.get(i, changes[i])

@@ -58,7 +58,7 @@ def _plan_of_views(tree: Any) -> dict[str, Item]:
     for path, view in pairs:
         if not (view is None or isinstance(view, MatrixView)):
             raise TypeError(
-                f"{_name(path) or 'partition'} is a {type(view).__name__}: expected a Partition, as "
+                f"{_name(path) or 'partition'} has type {type(view).__name__}: expected a Partition, as "
                 "downslope.jax.partition(...) returns it, or a tree like the parameters with a MatrixView "
                 "for each hidden matrix and None elsewhere"
             )
@@ -74,12 +74,12 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
 
     """
     pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
-    masked = {_name(path) for path, leaf in pairs if is_masked(leaf)}
+    masked = [_name(path) for path, leaf in pairs if is_masked(leaf)]  # leaves, or whole branches
     leaves = {_name(path): leaf for path, leaf in pairs if not is_masked(leaf)}
     if not jax.tree.leaves(tree):  # optax.tree.map_params comes with a tree that holds no arrays
         return []
     unknown = [name for name in leaves if name not in plan]
-    missing = [name for name in plan if name not in leaves and name not in masked]
+    missing = [name for name in plan if name not in leaves and not _within(name, masked)]
     if unknown or missing:
         parts = [f"has {_listed(unknown)}, which the partition lacks"] if unknown else []
         parts += [f"lacks {_listed(missing)}, which the partition has"] if missing else []
@@ -99,6 +99,10 @@ def _check_shape(name: str, item: Item, shape: tuple[int, ...]) -> None:
             item.view.check(shape)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+
+
+def _within(name: str, branches: Sequence[str]) -> bool:
+    return any(branch in ("", name) or name.startswith(branch + ".") for branch in branches)
 
 
 def _name(path: Sequence[Any]) -> str:

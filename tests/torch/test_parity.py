@@ -77,7 +77,7 @@ def test_splitting_into_tiny_blocks_changes_nothing(case: Case, monkeypatch: pyt
     monkeypatch.setattr(blocks.for_each_block, "__defaults__", original)
     for a, b in zip(whole, split, strict=True):
         for name in a:
-            # vectorised tails may contract a·b+c where whole lanes do not, and the other way round: 1 ulp a step
+            # a vector's tail may contract a·b+c where whole lanes do not: 1 ulp a step
             np.testing.assert_allclose(a[name], b[name], rtol=25 * 2**-52, atol=25 * 2**-52)
 
 
@@ -226,3 +226,18 @@ def test_fused_qkv_moves_as_three_matrices_do() -> None:
     alone.grad = g
     Muon([alone], lr=0.1).step()
     assert (whole - alone).abs().max() > 1e-2, "the blocks would not have been seen"
+
+
+def test_interleaved_qkv_moves_as_three_matrices_do() -> None:
+    """Q, K and V of two heads, head by head along the outputs."""
+    torch.manual_seed(5)
+    weight, g = torch.randn(12, 4, dtype=torch.float64), torch.randn(12, 4, dtype=torch.float64)
+    whole = torch.nn.Parameter(weight.clone())
+    whole.grad = g
+    Muon([{"params": [whole], "view": MatrixView((0,), (1,), blocks=(2, 2, 2), repeats=2)}], lr=0.1).step()
+    rows = [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    for chosen in rows:
+        p = torch.nn.Parameter(weight[chosen].clone())
+        p.grad = g[chosen].clone()
+        Muon([p], lr=0.1).step()
+        torch.testing.assert_close(whole[chosen], p, rtol=1e-12, atol=1e-12)

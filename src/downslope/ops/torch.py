@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -56,7 +59,7 @@ class TorchOps:
         return a.mT
 
     def gram(self, a: Tensor) -> Tensor:
-        return a @ a.mT
+        return _mirrored(_multiply, a, a.mT) if _worth_mirroring(a) else a @ a.mT
 
     def addmm(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
         if a.ndim == 2:
@@ -66,7 +69,9 @@ class TorchOps:
         return beta * c + alpha * (a @ b)
 
     def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-        return self.addmm(c, a, b, beta, alpha)
+        if not _worth_mirroring(a):
+            return self.addmm(c, a, b, beta, alpha)
+        return _mirrored(partial(_multiply_add, beta=beta, alpha=alpha), a, b, c)
 
     def permute(self, a: Tensor, axes: tuple[int, ...]) -> Tensor:
         return a.permute(axes)
@@ -79,3 +84,41 @@ class TorchOps:
 
     def astype(self, a: Tensor, dtype: Any) -> Tensor:
         return a.to(dtype)
+
+
+_STRIPES = 4
+"""Stripes that a symmetric product is cut into: 10 of 16 blocks are computed, 6 are mirrored."""
+
+_MIRROR_FROM = 384
+"""Rows from which mirroring pays on a CPU: below, the blocks are too small to run at full speed."""
+
+
+def _worth_mirroring(a: Tensor) -> bool:
+    return a.device.type == "cpu" and a.shape[-2] >= _MIRROR_FROM
+
+
+def _mirrored(block: Callable[..., Tensor], a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    """Return a symmetric product of which only the blocks on and below the diagonal are computed.
+
+    Matrices of a stack are taken one at a time: they are large, and a batched product would copy
+    its strided blocks.
+    """
+    m = a.shape[-2]
+    out = a.new_empty((*a.shape[:-1], m))
+    edges = [m * i // _STRIPES for i in range(_STRIPES + 1)]
+    stacked = [t.reshape(-1, *t.shape[-2:]) for t in (out, a, b, *([] if c is None else [c]))]
+    for target, left, right, *added in zip(*stacked, strict=True):
+        for low, high in pairwise(edges):
+            operands = [left[low:high], right[:, :high], *(t[low:high, :high] for t in added)]
+            computed = block(*operands)
+            target[low:high, :high] = computed
+            target[:low, low:high] = computed[:, :low].mT
+    return out
+
+
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b
+
+
+def _multiply_add(a: Tensor, b: Tensor, c: Tensor, *, beta: float, alpha: float) -> Tensor:
+    return torch.addmm(c, a, b, beta=beta, alpha=alpha)

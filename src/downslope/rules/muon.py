@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from downslope.rules.orthogonalize import coefficients_of, orthogonalize
 from downslope.rules.rule import Array, Ops, Rule, State, require, require_number
 
-SCALES = MappingProxyType(
+SCALES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
     {
         "match_rms_adamw": lambda fan_out, fan_in: 0.2 * math.sqrt(max(fan_out, fan_in)),
         "original": lambda fan_out, fan_in: math.sqrt(max(1.0, fan_out / fan_in)),
@@ -98,6 +99,9 @@ class Muon(Rule):
 
         `dtype` is what the iterations run in, the stack's own by default.
         """
-        fan_out, fan_in = u.shape[-2], u.shape[-1]
-        scale = SCALES[self.scale](fan_out, fan_in)
-        return scale * orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps, dtype=dtype)
+        polar = orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps, dtype=dtype)
+        return self.scale_of(u.shape[-2], u.shape[-1]) * polar
+
+    def scale_of(self, fan_out: int, fan_in: int) -> float:
+        """Return what the polar factor of a (fan_out, fan_in) matrix is multiplied by."""
+        return float(SCALES[self.scale](fan_out, fan_in))

@@ -5,12 +5,8 @@ try:
 except ImportError as error:
     raise ImportError("downslope.torch needs PyTorch: pip install 'downslope[torch]'") from error
 
+from downslope.grouping.torch import partition
 from downslope.torch.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.torch.muon import Muon
-
-try:  # TEMPORARY until the tracer stands
-    from downslope.grouping.torch import partition
-except ImportError:
-    partition = None
 
 __all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp", "partition"]

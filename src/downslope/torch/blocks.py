@@ -61,18 +61,18 @@ def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> Non
 
 def _small(kernel: Kernel, pack: Sequence[Row], written: Sequence[bool]) -> None:
     """Gather rows into one block, and scatter what was written."""
-    staged = [_flatten(row, written) for row in pack]
-    if len(staged) == 1:
-        kernel(*staged[0][0])
-    else:
-        columns = list(zip(*(flat for flat, _ in staged), strict=True))
-        sizes = [row[0].numel() for row in pack]
-        blocks = [torch.cat(column) for column in columns]
-        kernel(*blocks)
-        for column, gathered, is_written in zip(columns, blocks, written, strict=True):
-            if is_written:
-                torch._foreach_copy_(column, torch.split(gathered, sizes))
-    for _, unstage in staged:
+    columns = [list(column) for column in zip(*pack, strict=True)]
+    unstages = []
+    if not all(t.is_contiguous() for column in columns for t in column):
+        staged = [_flatten(row, written) for row in pack]
+        columns = [list(column) for column in zip(*(flat for flat, _ in staged), strict=True)]
+        unstages = [unstage for _, unstage in staged]
+    blocks = [torch._C._nn.flatten_dense_tensors(column) for column in columns]
+    kernel(*blocks)
+    for column, gathered, is_written in zip(columns, blocks, written, strict=True):
+        if is_written:
+            torch._foreach_copy_(column, torch._C._nn.unflatten_dense_tensors(gathered, column))
+    for unstage in unstages:
         unstage()
 
 

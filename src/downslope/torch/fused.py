@@ -7,26 +7,33 @@ holds the two together. Everything else runs in blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
-from downslope.rules.rule import Rule, State
+from downslope.rules.rmsprop import RMSProp
+from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
+from downslope.torch.kernel import HALF
 
-_DEVICES = ("cpu", "cuda")
+Column = list[Tensor]
+Launch = Callable[[Column, Column, list[Column], int, float], None]
 
-Launch = Callable[[list[Tensor], list[Tensor], list[State], float, float], None]
+_FOREVER = 1e9
+"""A step count at which beta**t is 0 for every beta that differs from 1 by more than 1e-6, and the
+bias correction of Adam's kernel is exactly 1."""
+
+_SCRATCH = 1 << 18
+"""Elements of the scratch space that stands in for a momentum nobody reads: it stays in the cache."""
 
 
 def kernel_for(rule: Rule, weight_decay: float, cautious: bool) -> Launch | None:
-    """Return a call (params, grads, states, t, lr) of the fused kernel that is this rule, or None."""
+    """Return a call (params, grads, state columns, t, lr) of the kernel that is this rule, or None."""
     if weight_decay and (cautious or rule.l2):
         return None
-    if isinstance(rule, Adam) and rule.bias_correction:
+    if isinstance(rule, Adam):
         return _adam(rule, weight_decay)
     if weight_decay:
         return None
@@ -34,33 +41,37 @@ def kernel_for(rule: Rule, weight_decay: float, cautious: bool) -> Launch | None
         return _sgd(rule)
     if isinstance(rule, AdaGrad):
         return _adagrad(rule)
+    if isinstance(rule, RMSProp) and not (rule.momentum or rule.centered or rule.eps_inside_root):
+        return _rmsprop(rule)
     return None
 
 
-def fits(row: Sequence[Tensor]) -> bool:
-    """Whether a fused kernel may take a row (parameter, gradient, *state): plain, dense, of one dtype."""
-    first = row[0]
-    return first.device.type in _DEVICES and all(
-        t.dtype == first.dtype and t.device == first.device and t.is_contiguous() and type(t.data) is Tensor
-        for t in row
+def fits(params: Column, grads: Column, columns: Sequence[Column]) -> bool:
+    """Whether a fused kernel may take these: plain tensors, dense and in order, states not widened."""
+    first = params[0]
+    return (
+        first.device.type in ("cpu", "cuda")
+        and first.dtype not in HALF
+        and all(type(p) is nn.Parameter or type(p) is Tensor for p in params)
+        and all(all(map(Tensor.is_contiguous, column)) for column in (params, grads, *columns))
     )
 
 
-def _steps(params: list[Tensor], t: float) -> list[Tensor]:
-    return [torch.tensor(t, dtype=torch.float32, device=params[0].device)] * len(params)
+def _adam(rule: Adam, weight_decay: float) -> Launch | None:
+    if not rule.bias_correction and max(rule.betas) > 1 - 1e-6:
+        return None
 
-
-def _adam(rule: Adam, weight_decay: float) -> Launch:
-    kernel: Any = torch._fused_adamw_ if weight_decay else torch._fused_adam_
-
-    def launch(params: list[Tensor], grads: list[Tensor], states: list[State], t: float, lr: float) -> None:
+    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+        largest = columns[2] if rule.amsgrad else []
+        steps = _steps(params, t if rule.bias_correction else _FOREVER)
+        kernel = torch._fused_adamw_ if weight_decay else torch._fused_adam_
         kernel(
             params,
             grads,
-            [s.exp_avg for s in states],
-            [s.exp_avg_sq for s in states],
-            [s.max_exp_avg_sq for s in states] if rule.amsgrad else [],
-            _steps(params, t),
+            columns[0],
+            columns[1],
+            largest,
+            steps,
             lr=lr,
             beta1=rule.betas[0],
             beta2=rule.betas[1],
@@ -73,12 +84,53 @@ def _adam(rule: Adam, weight_decay: float) -> Launch:
     return launch
 
 
+def _rmsprop(rule: RMSProp) -> Launch | None:
+    """RMSProp is Adam without momentum and without correction; its kernel wants a momentum to write to."""
+    if rule.alpha > 1 - 1e-6:
+        return None
+
+    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+        square = columns[0]
+        if params[0].device.type == "cpu":
+            room = params[0].new_zeros(min(_SCRATCH, max(p.numel() for p in params)))
+            params, grads, square = (_pieces(column) for column in (params, grads, square))
+            rooms = {size: room[:size] for size in {p.numel() for p in params}}
+            scratch = [rooms[p.numel()] for p in params]
+        else:  # tensors of one launch run side by side there
+            scratch = [torch.zeros_like(p) for p in params]
+        torch._fused_adam_(
+            params,
+            grads,
+            scratch,
+            square,
+            [],
+            _steps(params, _FOREVER),
+            lr=lr,
+            beta1=0.0,
+            beta2=rule.alpha,
+            weight_decay=rule.l2,
+            eps=rule.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    return launch
+
+
+def _pieces(column: Column) -> Column:
+    """Return the tensors, the large ones cut: such a kernel sees storage, not shape."""
+    pieces: Column = []
+    for t in column:
+        pieces += (t,) if t.numel() <= _SCRATCH else torch.split(t.view(-1), _SCRATCH)
+    return pieces
+
+
 def _sgd(rule: SGD) -> Launch:
-    def launch(params: list[Tensor], grads: list[Tensor], states: list[State], t: float, lr: float) -> None:
+    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
         torch._fused_sgd_(
             params,
             grads,
-            [s.momentum_buffer for s in states] if rule.momentum else [],
+            columns[0] if rule.momentum else [],
             weight_decay=rule.l2,
             momentum=rule.momentum,
             lr=lr,
@@ -92,11 +144,11 @@ def _sgd(rule: SGD) -> Launch:
 
 
 def _adagrad(rule: AdaGrad) -> Launch:
-    def launch(params: list[Tensor], grads: list[Tensor], states: list[State], t: float, lr: float) -> None:
+    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
         torch._fused_adagrad_(
             params,
             grads,
-            [s.sum for s in states],
+            columns[0],
             _steps(params, t),
             lr=lr,
             lr_decay=0.0,
@@ -106,3 +158,7 @@ def _adagrad(rule: AdaGrad) -> Launch:
         )
 
     return launch
+
+
+def _steps(params: Column, t: float) -> Column:
+    return [torch.tensor(t, dtype=torch.float32, device=params[0].device)] * len(params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -82,19 +82,16 @@ def common_defaults(
     }
 
 
-def check_gradient(group: dict[str, Any], i: int, p: Tensor) -> None:
-    """Raise unless the gradient of a parameter can be stepped."""
-    g = p.grad
-    assert g is not None
-    if g.layout != torch.strided:
+def refuse_gradient(group: dict[str, Any], i: int, g: Tensor) -> NoReturn:
+    """Raise for a gradient that no rule here can step."""
+    if g.layout is not torch.strided:
         raise ValueError(
             f"the gradient of {name_in(group, i)} is sparse: no rule here takes one. "
             "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
         )
-    if not g.is_floating_point():
-        raise TypeError(
-            f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
-        )
+    raise TypeError(
+        f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
+    )
 
 
 def name_in(group: dict[str, Any], i: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from downslope.ops.torch import TorchOps
-from downslope.rules.rule import Rule, State, step
+from downslope.rules.rule import Rule, step
 
 OPS = TorchOps()
 
@@ -24,15 +24,11 @@ def state_fields(rule: Rule) -> tuple[str, ...]:
     return tuple(k for k, v in rule.init(OPS, torch.empty(0))._asdict().items() if v is not None)
 
 
-def state_from(rule: Rule, parts: dict[str, Tensor]) -> State:
-    """Return a rule's state made of named parts; those not named are None."""
-    names: tuple[str, ...] = rule.state_type._fields  # type: ignore[attr-defined]
-    return rule.state_type(*(parts.get(name) for name in names))
-
-
-def filled(state: State) -> list[Tensor]:
-    """Return the parts of a state that are there."""
-    return [part for part in state if part is not None]
+def first_state(rule: Rule, p: Tensor) -> dict[str, Tensor]:
+    """Return the parts of a parameter's state before its first step, by name."""
+    like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p
+    parts = rule.init(OPS, like.detach())._asdict()
+    return {name: parts[name] for name in state_fields(rule)}
 
 
 def elementwise_kernel(
@@ -40,12 +36,14 @@ def elementwise_kernel(
 ) -> Callable[..., None]:
     """Return what `for_each_block` is to call: the rule's direction and the write of its step."""
     fields = state_fields(rule)
+    empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
 
     def kernel(p: Tensor, g: Tensor, *slots: Tensor) -> None:
-        state = state_from(rule, dict(zip(fields, slots, strict=True)))
+        state = empty._replace(**dict(zip(fields, slots, strict=True)))
         exact = p.float() if p.dtype in HALF else p
         d, new = rule.direction(OPS, g.to(exact.dtype), state, exact, t)
-        for slot, value in zip(slots, filled(new), strict=True):
+        for slot, field in zip(slots, fields, strict=True):
+            value = getattr(new, field)
             if value is not slot:
                 slot.copy_(value)
         write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))

@@ -177,10 +177,8 @@ class Muon(RuleOptimizer):
             return
         group = job.group
         chosen = NS_DTYPES[group["ns_dtype"]] or fast_dtype(job.params[0])
-        items = [
-            Item(p, g, state.momentum_buffer, self._views[p])
-            for p, g, state in zip(job.params, job.grads, job.states, strict=True)
-        ]
+        rows = zip(job.params, job.grads, *job.columns, strict=True)
+        items = [Item(p, g, momentum, self._views[p]) for p, g, momentum in rows]
         step_stacks(
             job.rule,
             items,

@@ -14,31 +14,36 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 
-from downslope.rules.rule import Rule, State, require
+from downslope.rules.rule import Rule, require
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.groups import (
     ON_NONFINITE,
     RULES,
-    check_gradient,
     decoupled_decay,
     name_in,
+    refuse_gradient,
     require_known_rule,
     rule_of,
 )
-from downslope.torch.kernel import HALF, OPS, elementwise_kernel, filled, state_fields, state_from
+from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.nonfinite import nonfinite
 
 
 @dataclass
 class Job:
-    """Parameters of one group, dtype, device and step count, with what the rule needs."""
+    """Parameters of one group, dtype, device and step count, with what the rule needs.
+
+    `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
+    order of `state_fields(rule)`.
+    """
 
     rule: Rule
     group: dict[str, Any]
     params: list[Tensor]
     grads: list[Tensor]
-    states: list[State]
+    slots: list[dict[str, Any]]
+    columns: list[list[Tensor]]
     t: int
 
 
@@ -116,16 +121,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         jobs: list[Job] = []
         for group in self.param_groups:
             rule = rule_of(group)
-            members = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
-            for i, p in members:
-                check_gradient(group, i, p)
             alike: dict[tuple[Any, ...], Job] = {}
-            for _, p in members:
-                slot = self.state.get(p)
-                t = int(slot["step"]) + 1 if slot else 1
-                job = alike.setdefault((t, p.dtype, p.device), Job(rule, group, [], [], [], t))
+            for i, p in enumerate(group["params"]):
+                g = p.grad
+                if g is None:
+                    continue
+                if g.layout is not torch.strided or not g.dtype.is_floating_point:
+                    refuse_gradient(group, i, g)
+                slot = self.state.get(p) or {}
+                key = (slot.get("step", 0), p.dtype, p.device)
+                job = alike.get(key)
+                if job is None:
+                    job = alike[key] = Job(rule, group, [], [], [], [], key[0] + 1)
                 job.params.append(p)
-                job.grads.append(p.grad)
+                job.grads.append(g)
+                job.slots.append(slot)
             jobs += alike.values()
         return jobs
 
@@ -145,41 +155,28 @@ class RuleOptimizer(torch.optim.Optimizer):
         return not bad
 
     def _apply(self, job: Job) -> None:
-        job.states = [self._state_of(p, job.rule) for p in job.params]
-        torch._foreach_add_([self.state[p]["step"] for p in job.params], 1.0)
+        if job.t == 1:
+            for p, slot in zip(job.params, job.slots, strict=True):
+                slot.update(first_state(job.rule, p))
+                self.state[p] = slot
+        for slot in job.slots:
+            slot["step"] = job.t
+        job.columns = [[slot[field] for slot in job.slots] for field in state_fields(job.rule)]
         self._update(job)
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
         group = job.group
-        weight_decay = decoupled_decay(group)
-        rows = [(p, g, *filled(s)) for p, g, s in zip(job.params, job.grads, job.states, strict=True)]
-        launch = None
-        if group["fused"] is not False:
-            launch = fused.kernel_for(job.rule, weight_decay, group["cautious"])
-        if launch:
-            fit = [i for i, row in enumerate(rows) if fused.fits(row)]
-            if fit:
-                params, grads, states = ([c[i] for i in fit] for c in (job.params, job.grads, job.states))
-                launch(params, grads, states, job.t, float(group["lr"]))
-            rest = set(range(len(rows))).difference(fit)
-            rows = [rows[i] for i in sorted(rest)]
-            if not rows:
-                return
-        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, group["cautious"])
-        for_each_block(kernel, rows, (True, False) + (True,) * (len(rows[0]) - 2))
+        weight_decay, cautious = decoupled_decay(group), group["cautious"]
+        launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
+        if launch is not None and fused.fits(job.params, job.grads, job.columns):
+            launch(job.params, job.grads, job.columns, job.t, float(group["lr"]))
+            return
+        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious)
+        rows = list(zip(job.params, job.grads, *job.columns, strict=True))
+        for_each_block(kernel, rows, (True, False) + (True,) * len(job.columns))
 
     # -- states ------------------------------------------------------------------------------
-
-    def _state_of(self, p: Tensor, rule: Rule) -> State:
-        """Return the rule's state of a parameter, made at its first step."""
-        slot = self.state[p]
-        if not slot:
-            like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p
-            made = rule.init(OPS, like.detach())
-            slot["step"] = torch.tensor(0.0)
-            slot.update({k: v for k, v in made._asdict().items() if v is not None})
-        return state_from(rule, slot)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by `state_dict`; steps then continue bitwise.
@@ -231,15 +228,15 @@ class RuleOptimizer(torch.optim.Optimizer):
                 )
 
     def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
-        """Undo the cast of states to the parameter's dtype that torch makes on loading."""
+        """Undo the cast of states to a half-precision parameter's dtype that torch makes on loading."""
         keys = (key for group in state_dict["param_groups"] for key in group["params"])
         params = (p for group in self.param_groups for p in group["params"])
         for key, p in zip(keys, params, strict=True):
             for field, value in state_dict["state"].get(key, {}).items():
                 if field == "step":
-                    self.state[p]["step"] = torch.tensor(float(value))
-                elif isinstance(value, Tensor) and self.state[p][field].dtype != value.dtype:
-                    self.state[p][field] = value.to(p.device, copy=True)
+                    self.state[p]["step"] = int(value)
+                elif p.dtype in HALF and isinstance(value, Tensor):
+                    self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{key: getattr(self, key) for key in self._kept}}

@@ -1,12 +1,15 @@
 """Muon's matrices: gathered by shape into stacks, orthogonalised together, and written back.
 
 Parameters are taken in portions that fit a memory budget. Of a portion, the element-wise half of
-the rule runs in blocks and leaves what is to be orthogonalised in float32; matrices of one shape
-then make one stack, whichever parameters they come from; and the steps are written in blocks.
+the rule runs in blocks and leaves what is to be orthogonalised in its place of a stack, in full
+precision; the stack is divided by its norms and rounded once, to the dtype of the iterations; and
+the steps are written in blocks. Matrices of one shape make one stack, whichever parameters they
+come from, and where a parameter's memory already is its matrices nothing is copied in between.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +19,12 @@ from torch import Tensor
 
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon
+from downslope.rules.orthogonalize import coefficients_of, newton_schulz
 from downslope.rules.rule import step
-from downslope.torch.blocks import for_each_block
+from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, write
+
+Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,19 @@ class Item:
     g: Tensor
     momentum: Tensor
     view: MatrixView
+
+    @property
+    def matrices(self) -> list[tuple[int, int, int]]:
+        """(count, fan_out, fan_in) of each of its stacks."""
+        return self.view.matrices(tuple(self.p.shape))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its memory, in order, is one stack of its matrices."""
+        view = self.view
+        in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(self.p.ndim))
+        one_stack = len(self.matrices) == 1 and view.blocks_along == "outputs" and view.repeats == 1
+        return in_order and one_stack and self.p.is_contiguous()
 
 
 def step_stacks(
@@ -42,15 +61,19 @@ def step_stacks(
     max_stack_bytes: int,
 ) -> None:
     """Take one Muon step of every item; results do not depend on how items were stacked."""
+    triples = coefficients_of(rule.coefficients, rule.ns_steps)
     for portion in _portions(items, max_stack_bytes):
-        update = _momentum(rule, portion)
-        directions = _orthogonal(rule, portion, update, ns_dtype)
+        stacks = _gather(rule, portion)
+        for (fan_out, fan_in), stack in stacks.items():
+            polar = newton_schulz(OPS, _normalised(stack, ns_dtype), triples)
+            stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
+        rows = list(zip((item.p for item in portion), _scatter(portion, stacks), strict=True))
 
         def write_step(p: Tensor, d: Tensor) -> None:
-            exact = p.to(d.dtype)
+            exact = p if p.dtype == torch.float64 else p.float()
+            d = d.to(exact.dtype)
             write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))
 
-        rows = [(item.p, d) for item, d in zip(portion, directions, strict=True)]
         for_each_block(write_step, rows, (True, False))
 
 
@@ -58,8 +81,8 @@ def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item
     """Cut the items, those of like matrices together, into portions within the budget."""
     portion: list[Item] = []
     size = 0
-    for item in sorted(items, key=lambda item: item.view.matrices(tuple(item.p.shape))):
-        need = item.momentum.numel() * item.momentum.element_size()
+    for item in sorted((i for i in items if i.p.numel()), key=lambda item: item.matrices):
+        need = 2 * item.momentum.numel() * item.momentum.element_size()
         if portion and size + need > max_stack_bytes:
             yield portion
             portion, size = [], 0
@@ -69,41 +92,80 @@ def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item
         yield portion
 
 
-def _momentum(rule: Muon, portion: Sequence[Item]) -> list[Tensor]:
-    """Update the momenta; return what is to be orthogonalised, in each parameter's shape."""
-    make = rule.state_type
+def _gather(rule: Muon, portion: Sequence[Item]) -> dict[Shape, Tensor]:
+    """Update the momenta; return the stacks (count, fan_out, fan_in) to be orthogonalised."""
+    stacks = _empty_stacks(portion)
+    taken: Counter[Shape] = Counter()
+    rows, late = [], []
+    for item in portion:
+        places = []
+        for count, fan_out, fan_in in item.matrices:
+            start = taken[fan_out, fan_in]
+            taken[fan_out, fan_in] += count
+            places.append(stacks[fan_out, fan_in][start : start + count])
+        if item.in_place:
+            out = places[0].view(item.p.shape)
+        else:
+            out = torch.empty_like(item.momentum)
+            late.append((item, out, places))
+        rows.append((item.p, item.g, item.momentum, out))
 
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
-        exact = p.to(momentum.dtype)
-        u, new = rule.momentum_of(OPS, g.to(momentum.dtype), make(momentum), exact)
+        dtype = momentum.dtype
+        u, new = rule.momentum_of(OPS, g.to(dtype), rule.state_type(momentum), p.to(dtype))
         if new.momentum_buffer is not momentum:
             momentum.copy_(new.momentum_buffer)
         out.copy_(u)
 
-    updates = [torch.empty_like(item.momentum) for item in portion]
-    rows = [(item.p, item.g, item.momentum, u) for item, u in zip(portion, updates, strict=True)]
     for_each_block(kernel, rows, (False, False, True, True))
-    return updates
+    for item, out, places in late:
+        for place, piece in zip(places, item.view.split(OPS, out), strict=True):
+            place.copy_(piece)
+    return stacks
 
 
-def _orthogonal(
-    rule: Muon, portion: Sequence[Item], updates: list[Tensor], ns_dtype: torch.dtype | None
-) -> list[Tensor]:
-    """Return the direction of each parameter, in its shape."""
-    pieces = [item.view.split(OPS, u) for item, u in zip(portion, updates, strict=True)]
-    by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, stacks in enumerate(pieces):
-        for j, stack in enumerate(stacks):
-            by_shape.setdefault((stack.shape[1], stack.shape[2]), []).append((i, j))
-    for places in by_shape.values():
-        parts = [pieces[i][j] for i, j in places]
-        stack = parts[0] if len(parts) == 1 else torch.cat(parts)
-        done = rule.matrix_direction(OPS, stack, dtype=ns_dtype)
-        for (i, j), piece in zip(places, done.split([len(part) for part in parts]), strict=True):
-            pieces[i][j] = piece
-    return [
-        item.view.join(OPS, stacks, tuple(item.p.shape)) for item, stacks in zip(portion, pieces, strict=True)
-    ]
+def _scatter(portion: Sequence[Item], stacks: dict[Shape, Tensor]) -> list[Tensor]:
+    """Return each parameter's direction, in its shape."""
+    taken: Counter[Shape] = Counter()
+    directions = []
+    for item in portion:
+        pieces = []
+        for count, fan_out, fan_in in item.matrices:
+            start = taken[fan_out, fan_in]
+            taken[fan_out, fan_in] += count
+            pieces.append(stacks[fan_out, fan_in][start : start + count])
+        directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
+    return directions
+
+
+def _empty_stacks(portion: Sequence[Item]) -> dict[Shape, Tensor]:
+    counts: Counter[Shape] = Counter()
+    for item in portion:
+        for count, fan_out, fan_in in item.matrices:
+            counts[fan_out, fan_in] += count
+    like = portion[0].momentum
+    return {shape: like.new_empty((count, *shape)) for shape, count in counts.items()}
+
+
+def _normalised(stack: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Return each matrix divided by its Frobenius norm, rounded once; a zero matrix stays zero.
+
+    Where the norms' squares are far from over- and underflow, which is nearly always, one pass
+    finds them; asking costs nothing on a CPU, and would wait for the device on a GPU.
+    """
+    size = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True) if stack.device.type == "cpu" else None
+    if size is None or not bool(((size > 1e-12) & (size < 1e12)).all()):
+        size = OPS.norm(stack)
+        size = torch.where(size > 0, size, 1.0)
+    if dtype is None or dtype == stack.dtype:
+        return stack.div_(size)
+    out = torch.empty_like(stack, dtype=dtype)
+    rows = max(1, BLOCK // stack.shape[-1])
+    pieces = zip(torch.split(stack.flatten(0, 1), rows), torch.split(out.flatten(0, 1), rows), strict=True)
+    norms = size.expand(-1, stack.shape[1], 1).reshape(-1, 1)
+    for (source, target), norm in zip(pieces, torch.split(norms, rows), strict=True):
+        target.copy_(source / norm)
+    return out
 
 
 def fast_dtype(p: Tensor) -> torch.dtype | None:

@@ -20,6 +20,8 @@ class Role(StrEnum):
     VECTOR = "vector"
     ROUTER = "router"
     FROZEN = "frozen"
+    UNUSED = "unused"
+    UNCLEAR = "unclear"
 
     @property
     def rule(self) -> str:
@@ -49,7 +51,9 @@ class Assignment:
         if self.rule not in RULES:
             raise ValueError(f"rule = {self.rule!r} for {self.name}: expected one of {', '.join(RULES)}")
         if self.rule == "muon" and self.view is None:
-            raise ValueError(f"{self.name} has rule 'muon' but no MatrixView: say which axes are outputs and inputs")
+            raise ValueError(
+                f"{self.name} has rule 'muon' but no MatrixView: say which axes are outputs and inputs"
+            )
         if self.view is not None:
             self.view.check(self.shape)
 
@@ -108,6 +112,24 @@ class Partition:
 
     def __hash__(self) -> int:
         return hash(self._assignments)
+
+    def __str__(self) -> str:
+        """Return the table, 80 columns wide."""
+        from downslope.grouping.table import plain
+
+        return plain(self)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{sum(a.rule == r for a in self)} {r}" for r in RULES if any(a.rule == r for a in self)
+        )
+        return f"<Partition of {len(self)} parameters: {counts}>"
+
+    def __rich__(self) -> Any:
+        """Return the table in the width of the terminal."""
+        from downslope.grouping.table import table
+
+        return table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the partition as JSON types."""

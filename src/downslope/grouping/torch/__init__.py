@@ -1,0 +1,236 @@
+"""Partition of a PyTorch model: one forward pass is watched, and the policy reads what it showed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from downslope.errors import UsageError, one_line
+from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
+from downslope.grouping.overrides import Overrides, applied
+from downslope.grouping.partition import Partition
+from downslope.grouping.policy import assign
+from downslope.grouping.torch.pointwise import absorb
+from downslope.grouping.torch.record import Cut, Info, Met, Record
+from downslope.grouping.torch.state import plain_execution, unchanged
+from downslope.grouping.torch.trace import watching
+
+__all__ = ["facts", "named_parameters", "partition"]
+# Names that wrappers put between a module and its parameters.
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def partition(
+    model: nn.Module,
+    *example_inputs: Any,
+    overrides: Overrides | None = None,
+    heads: Literal["fused", "split"] = "fused",
+    **example_kwargs: Any,
+) -> Partition:
+    """Say which rule each parameter of a model gets, and why, from one forward pass on one batch.
+
+    The model is called as `model(*example_inputs, **example_kwargs)`, without gradients, and is
+    left exactly as it was: parameters, buffers, attributes, gradients and random states.
+
+    Args:
+        model: the model; wrappers (`torch.compile`, DDP) are looked through.
+        *example_inputs: what the model takes, one batch of it; a batch of two is enough.
+        overrides: what to assign whatever the trace shows: {pattern, module path or predicate:
+            rule, role, MatrixView or Assignment}.
+        heads: "split" cuts the query, key and value projections of attention into a matrix a head.
+        **example_kwargs: keyword arguments of the model.
+
+    Raises:
+        UsageError: no parameters; inputs that the model rejects or lacks; an override that
+            matches nothing.
+
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> [a.role.value for a in partition(model, torch.randn(2, 8)) if len(a.shape) == 2]
+    ['input', 'hidden', 'output']
+
+    """
+    if heads not in ("fused", "split"):
+        raise UsageError(f"heads = {heads!r}: expected 'fused' or 'split'")
+    found = assign(facts(model, *example_inputs, **example_kwargs), split_heads=heads == "split")
+    own = named_parameters(model)
+    return Partition(applied(found, overrides or {}, _modules(model)), own)
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return each parameter under its first name, without what wrappers add to names."""
+    return {clean(name): p for name, p in unwrapped(model).named_parameters()}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside `torch.compile` and data-parallel wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def clean(name: str) -> str:
+    """Return a parameter's name without the parts that wrappers put in.
+
+    >>> clean("_orig_mod.blocks.0._checkpoint_wrapped_module.weight")
+    'blocks.0.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def facts(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> ModelFacts:
+    """Return what one forward pass shows of each parameter."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"a {type(model).__name__} is no torch.nn.Module: pass the model, then one batch of its inputs"
+        )
+    inner = unwrapped(model)
+    own = dict(inner.named_parameters())
+    if not own:
+        raise UsageError(f"{type(inner).__name__} has no parameters: there is nothing to group")
+    for name, p in own.items():
+        if isinstance(p, nn.parameter.UninitializedParameter):
+            raise UsageError(
+                f"{clean(name)} has no shape yet: run the model once on a batch, then group its parameters"
+            )
+    record = Record()
+    with unchanged(inner) as protect, plain_execution():
+        for p in own.values():
+            record.parameter(p)
+        for b in inner.buffers():
+            record.set(b, Info())
+        with watching(record, protect):
+            out = _call(inner, example_inputs, example_kwargs)
+        depth = _finish(record, out)
+    return _facts(inner, own, record, depth)
+
+
+def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        if not args and not kwargs and isinstance(error, TypeError):
+            raise UsageError(
+                f"{type(model).__name__} needs inputs ({one_line(error)}): pass one batch after the model, as you would call it"
+            ) from error
+        raise UsageError(f"the call {_shown(model, args, kwargs)} failed with {one_line(error)}") from error
+
+
+def _shown(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    given = [_brief(a) for a in args] + [f"{k}={_brief(v)}" for k, v in kwargs.items()]
+    return f"{type(model).__name__}({', '.join(given)})"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_brief, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {_brief(v)}' for k, v in value.items())}}}"
+    return repr(value) if isinstance(value, (int, float, str, bool, type(None))) else type(value).__name__
+
+
+def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Yield the tensors in what a model returned: nested, in dataclasses, in plain objects."""
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    if id(value) in seen or isinstance(value, (str, bytes, int, float, type(None), nn.Module)):
+        return
+    seen.add(id(value))
+    inner: Any = ()
+    if isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (list, tuple, set)):
+        inner = value
+    elif is_dataclass(value):
+        inner = [getattr(value, f.name) for f in fields(value)]
+    elif hasattr(value, "__dict__"):
+        inner = vars(value).values()
+    for v in inner:
+        yield from _tensors(v, seen)
+
+
+def _finish(record: Record, out: Any) -> int:
+    depth = 0
+    for t in _tensors(out, set()):
+        info = record.get(t)
+        for number in info.writers:
+            record.uses[number].last = True
+        if info.weights and not info.data:
+            absorb(record, info, Kind.JOIN, "returned", Info(data=True))
+        depth = max(depth, info.depth)
+    return depth
+
+
+def _facts(model: nn.Module, own: Mapping[str, nn.Parameter], record: Record, depth: int) -> ModelFacts:
+    names: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(clean(name))
+    uses: list[list[Use]] = [[] for _ in own]
+    for met in record.uses:
+        uses[met.parameter].append(_use(met, record.shapes[met.parameter]))
+    found = []
+    for k, (name, p) in enumerate(own.items()):
+        aliases = tuple(n for n in names[id(p)] if n != clean(name))
+        found.append(ParameterFacts(clean(name), tuple(p.shape), tuple(uses[k]), p.requires_grad, aliases))
+    return ModelFacts(tuple(found), depth)
+
+
+def _use(met: Met, shape: tuple[int, ...]) -> Use:
+    blocks, repeats = _blocks(met, shape)
+    return Use(
+        met.kind, *(tuple(sorted(s)) for s in (met.outputs, met.inputs, met.batch)), blocks=blocks, repeats=repeats,
+        head=met.head, groups=met.groups, depth=met.depth, deepest=met.deepest, data=met.data, last=met.last,
+        feeds=met.feeds, routes=met.routes, operation=met.operation, parts=tuple(sorted(met.ranges)),
+    )  # fmt: skip
+
+
+def _blocks(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Return the parts that a result was cut into, and how often their pattern repeats."""
+    if len(met.outputs) != 1 or met.groups > 1:
+        return (), 1
+    (axis,) = met.outputs
+    size = shape[axis]
+    if met.gates > 1:
+        return (size // met.gates,) * met.gates, 1
+    periods = sorted({c.period for c in met.cuts if c.axis == axis}, key=lambda p: (p != 0, -p))
+    for period in periods:
+        whole = period or size
+        edges = _edges([c for c in met.cuts if c.axis == axis and c.period == period], whole)
+        edges = _without_joined(edges, met, axis, whole)
+        if len(edges) > 2 and size % whole == 0:
+            return tuple(b - a for a, b in zip(edges, edges[1:], strict=False)), size // whole
+    return (), 1
+
+
+def _edges(cuts: list[Cut], whole: int) -> list[int]:
+    """Return where the parts begin and end if they cover everything and do not overlap."""
+    parts = sorted({(c.low, c.high) for c in cuts})
+    edges = sorted({e for part in parts for e in part})
+    covered = sum(
+        b - a for a, b in zip(edges, edges[1:], strict=False) if any(lo <= a and b <= hi for lo, hi in parts)
+    )
+    return edges if edges and (edges[0], edges[-1], covered) == (0, whole, whole) else []
+
+
+def _without_joined(edges: list[int], met: Met, axis: int, whole: int) -> list[int]:
+    """Drop the edges between parts that were added to each other or put back side by side."""
+    for where, first, second in met.joined:
+        low, high = sorted((first % whole, second % whole))
+        if where == axis:
+            edges = [e for e in edges if not low < e <= high or e == whole]
+    return edges
+
+
+def _modules(model: nn.Module) -> Callable[[str], Any]:
+    inner = {clean(name): m for name, m in unwrapped(model).named_modules()}
+    return lambda path: inner.get(path)

@@ -1,0 +1,103 @@
+"""Partitions of models in plain torch.nn: roles, views and rules, with nothing told but one batch."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+F, nn = torch.nn.functional, torch.nn
+
+from downslope.grouping.torch import partition  # noqa: E402
+
+
+class Attention(nn.Module):
+    def __init__(self, d, heads):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def forward(self, x):
+        b, t, c = x.shape
+        q, k, v = (part.view(b, t, self.heads, -1).transpose(1, 2) for part in self.qkv(x).split(c, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.proj(y.transpose(1, 2).reshape(b, t, c))
+
+
+class Block(nn.Module):
+    def __init__(self, d, heads):
+        super().__init__()
+        self.norm1, self.norm2, self.attn = nn.LayerNorm(d), nn.LayerNorm(d), Attention(d, heads)
+        self.mlp = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class GPT(nn.Module):
+    def __init__(self, *, tied):
+        super().__init__()
+        self.token, self.place = nn.Embedding(50, 32), nn.Embedding(16, 32)
+        self.blocks = nn.Sequential(Block(32, 4), Block(32, 4))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 50, bias=False)
+        if tied:
+            self.head.weight = self.token.weight
+
+    def forward(self, ids, targets=None):
+        x = self.token(ids) + self.place(torch.arange(ids.shape[1]))
+        z = self.head(self.norm(self.blocks(x)))
+        return z if targets is None else F.cross_entropy(z.flatten(0, 1), targets.flatten())
+
+
+def roles(p):
+    return {a.name: a.role.value for a in p if len(a.shape) > 1}
+
+
+IDS = torch.arange(16).reshape(2, 8)
+
+
+@pytest.mark.parametrize("inputs", [(IDS,), (IDS, IDS)], ids=["logits", "loss"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_gpt(tied, inputs):
+    p = partition(GPT(tied=tied), *inputs)
+    inner = {
+        f"blocks.{k}.{name}.weight": "hidden"
+        for k in range(2)
+        for name in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2")
+    }
+    ends = {"token.weight": "embedding", "place.weight": "embedding"}
+    assert roles(p) == inner | ends | ({} if tied else {"head.weight": "output"})
+    assert p["blocks.0.attn.qkv.weight"].view.matrices((96, 32)) == [(3, 32, 32)]
+    assert all(a.rule == ("muon" if a.role == "hidden" else "adamw") for a in p)
+    assert ("shared with head.weight" in p["token.weight"].reason) == tied
+
+
+def test_mlp():
+    model = nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4), nn.Softmax(-1)
+    )
+    p = partition(model, torch.randn(2, 8))
+    assert roles(p) == {"0.weight": "input", "2.weight": "hidden", "4.weight": "output"}
+    assert {a.role.value for a in p if len(a.shape) == 1} == {"vector"}
+
+
+def test_convolutions_are_seen_as_one_matrix_a_group():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(16, 32, 3, groups=2),
+        nn.ConvTranspose2d(32, 16, 3, groups=2),
+        nn.Conv2d(16, 16, 3, groups=16, padding=1),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+    )
+    x = torch.randn(2, 3, 12, 12)
+    model(x)
+    p = partition(model, x)
+    assert roles(p) == {
+        "0.weight": "input",
+        "3.weight": "hidden",
+        "4.weight": "hidden",
+        "5.weight": "vector",
+        "7.weight": "output",
+    }
+    assert p["3.weight"].view.matrices((32, 8, 3, 3)) == [(2, 16, 72)]
+    assert p["4.weight"].view.matrices((32, 8, 3, 3)) == [(2, 8, 144)]

@@ -24,7 +24,8 @@ if int(keras.__version__.partition(".")[0]) < 3:
         f"downslope.keras needs Keras 3, found {keras.__version__}: pip install 'downslope[keras]'"
     )
 
+from downslope.grouping.keras import partition
 from downslope.keras.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.keras.muon import Muon
 
-__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp"]
+__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp", "partition"]

@@ -129,7 +129,7 @@ class Muon(RuleOptimizer):
         if choices.partition is None:
             from downslope.grouping.keras import partition_of_variables
 
-            choices.partition = partition_of_variables(variables, overrides=choices.overrides)
+            choices.partition = partition_of_variables(variables, overrides=choices.overrides, optimizer=self)
         assigned = match(choices.partition, variables)
         unknown = set(choices.by_role) - {a.role.value for a in assigned}
         require("by_role", sorted(unknown), not unknown, "roles that this model has")

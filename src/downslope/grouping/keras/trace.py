@@ -1,0 +1,268 @@
+"""How data passes through a Keras model, followed symbolically.
+
+A model or layer called on `keras.KerasTensor`s leaves behind the graph of the operations and layers
+that were called: no data is needed, and it is the same on every backend. Layers that Keras brings
+along are known by what they do with their weights (`layers`); a layer made of others, or written by
+the user, is called on the same symbolic tensors and followed inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras import layers, tree
+
+from downslope.errors import one_line
+from downslope.grouping.facts import Kind, Use
+from downslope.grouping.keras.layers import Meeting, Stage, stages_of
+from downslope.grouping.keras.operations import PICKS, RANKS, meetings_of
+
+
+@dataclass
+class Met:
+    """A use of a variable under observation."""
+
+    meeting: Meeting
+    depth: int
+    deepest: int
+    last: bool = False
+    feeds: bool = False
+    routes: bool = False
+
+    def use(self) -> Use:
+        """Return the use as the policy reads it."""
+        m = self.meeting
+        return Use(
+            m.kind,
+            m.outputs,
+            m.inputs,
+            m.batch,
+            blocks=m.blocks,
+            head=m.head,
+            depth=self.depth,
+            deepest=self.deepest,
+            last=self.last,
+            feeds=self.feeds,
+            routes=self.routes,
+            operation=m.operation,
+        )
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a tensor: how deep it is, and which uses have reached it with no further contraction.
+
+    `choices` are the uses whose results were ranked to make it.
+    """
+
+    depth: int = 0
+    writers: frozenset[int] = frozenset()
+    choices: frozenset[int] = frozenset()
+
+
+@dataclass
+class Trace:
+    """All uses that were seen, by variable, and the layers that could not be followed inside."""
+
+    uses: list[Met] = field(default_factory=list)
+    depth: int = 0
+    unseen: list[tuple[str, str]] = field(default_factory=list)
+    _infos: dict[int, Info] = field(default_factory=dict)
+    _kept: list[Any] = field(default_factory=list)
+
+    def of(self, variable: Any) -> tuple[Use, ...]:
+        """Return the uses of a variable."""
+        return tuple(met.use() for met in self.uses if met.meeting.variable is variable)
+
+    # -- following ---------------------------------------------------------------------------
+
+    def model(self, model: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        """Follow a whole model from symbolic inputs to its outputs."""
+        with _graph_restored(model):
+            outputs = self._inside(model, tuple(args), kwargs, [Info()])
+        for info in outputs:
+            self.depth = max(self.depth, info.depth)
+            for use in info.writers:
+                self.uses[use].last = True
+
+    def in_order(self, model: Any) -> None:
+        """Take the layers of a model one after another, where it could not be followed."""
+        info = self._unfollowed(model, Info())
+        self.depth = info.depth
+        for use in info.writers:
+            self.uses[use].last = True
+
+    def _inside(
+        self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Info]
+    ) -> list[Info]:
+        """Call a layer on symbolic tensors and return what is known of its results."""
+        inputs = [t for t in tree.flatten((args, kwargs)) if _symbolic(t)]
+        for t, info in zip(inputs, given * len(inputs) if len(given) == 1 else given, strict=True):
+            self._say(t, info)
+        outputs = [t for t in tree.flatten(layer.call(*args, **kwargs)) if _symbolic(t)]
+        return [self._info_of(t) for t in outputs]
+
+    def _info_of(self, tensor: Any) -> Info:
+        """Return what is known of a tensor, from the operations that made it."""
+        waiting = [tensor]
+        while waiting:  # a loop of our own: graphs are deeper than Python's stack
+            t = waiting[-1]
+            node = _node_of(t)
+            if id(t) in self._infos or node is None:
+                self._infos.setdefault(id(t), Info())
+                waiting.pop()
+                continue
+            missing = [i for i in node.input_tensors if id(i) not in self._infos]
+            if missing:
+                waiting += missing
+                continue
+            for output, info in zip(node.outputs, self._step(node), strict=True):
+                self._say(output, info)
+            waiting.pop()
+        return self._infos[id(tensor)]
+
+    def _say(self, tensor: Any, info: Info) -> None:
+        self._infos[id(tensor)] = info
+        self._kept.append(tensor)  # an id is a tensor's own only as long as it lives
+
+    # -- one operation -----------------------------------------------------------------------
+
+    def _step(self, node: Any) -> list[Info]:
+        """Return what is known of the results of one call in the graph."""
+        operation, args, kwargs = node.operation, node.arguments.args, node.arguments.kwargs
+        infos = [self._infos[id(t)] for t in node.input_tensors]
+        if isinstance(operation, keras.Layer):
+            return self._layer(operation, args, kwargs, infos, len(node.outputs))
+        self._routes(infos)
+        found = meetings_of(operation, args, kwargs)
+        info = self._meet(found, _merged(infos))
+        name = type(operation).__name__
+        if name in RANKS:
+            info = Info(info.depth, info.writers, info.choices | info.writers)
+        elif name in PICKS and any(m.kind is Kind.LOOKUP for m in found):
+            info = Info(max(info.depth, 1), frozenset(), info.choices)
+        return [info] * len(node.outputs)
+
+    def _layer(
+        self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], infos: list[Info], results: int
+    ) -> list[Info]:
+        merged = _merged(infos)
+        if not layer.variables:
+            self._routes(infos)
+            return [merged] * results
+        stages = stages_of(layer, reverse=bool(kwargs.get("reverse", args[1:] == (True,))))
+        if stages is not None:
+            return [self._stages(stages, merged)] * results
+        if isinstance(layer, (layers.Bidirectional, layers.TimeDistributed)):
+            return [self._wrapped(layer, merged)] * results
+        try:
+            found = self._inside(layer, args, kwargs, infos)
+        except Exception as error:  # whatever a user's layer raises when it meets a symbolic tensor
+            self.unseen.append((layer.name, one_line(error)))
+            return [self._unfollowed(layer, merged)] * results
+        return found if len(found) == results else [_merged(found)] * results
+
+    def _wrapped(self, layer: Any, info: Info) -> Info:
+        inner = (
+            [layer.forward_layer, layer.backward_layer]
+            if isinstance(layer, layers.Bidirectional)
+            else [layer.layer]
+        )
+        return _merged([self._unfollowed(each, info) for each in inner])
+
+    def _unfollowed(self, layer: Any, info: Info) -> Info:
+        """Take the known parts of a layer in the order in which they were made."""
+        stages = stages_of(layer)
+        if stages is not None:
+            return self._stages(stages, info)
+        for part in layer._flatten_layers(include_self=False, recursive=False):
+            info = self._unfollowed(part, info)
+        own = [v for v in layer.weights if not any(met.meeting.variable is v for met in self.uses)]
+        return self._meet([Meeting(v, Kind.UNKNOWN, type(layer).__name__) for v in own], info)
+
+    def _stages(self, stages: Sequence[Stage], info: Info) -> Info:
+        for stage in stages:
+            info = self._meet(stage, info)
+        return info
+
+    def _meet(self, stage: Stage, info: Info) -> Info:
+        """Enter the uses of one stage; return what is known of its result."""
+        if not stage:
+            return info
+        multiplied = [m for m in stage if m.kind.multiplies]
+        writers = set() if multiplied else set(info.writers)
+        for m in stage:
+            number = self._enter(m, info)
+            if m.kind.multiplies:
+                writers.add(number)
+            if m.kind is Kind.RECURRENCE:  # the state reads every earlier result of both kernels
+                self.uses[number].feeds = True
+        depth, choices = info.depth, info.choices
+        if multiplied:
+            for use in info.writers:
+                self.uses[use].feeds = True
+            depth, choices = depth + 1, frozenset()
+        if any(m.kind is Kind.LOOKUP for m in stage):
+            depth, writers = max(depth, 1), set()
+        return Info(depth, frozenset(w for w in writers if not self.uses[w].feeds), choices)
+
+    def _enter(self, meeting: Meeting, info: Info) -> int:
+        depth = info.depth
+        if meeting.kind is Kind.RECURRENCE and meeting.variable.name.startswith("recurrent"):
+            depth += 1
+        for number, met in enumerate(self.uses):
+            same = met.meeting
+            if same.variable is meeting.variable and (same.kind, same.outputs) == (
+                meeting.kind,
+                meeting.outputs,
+            ):
+                met.depth, met.deepest = min(met.depth, depth), max(met.deepest, depth)
+                return number
+        self.uses.append(Met(meeting, depth, depth))
+        return len(self.uses) - 1
+
+    def _routes(self, infos: Sequence[Info]) -> None:
+        """Note a ranking that decides what other data goes on."""
+        for i, info in enumerate(infos):
+            for use in info.choices:
+                others = [o for j, o in enumerate(infos) if j != i]
+                if any(use not in o.writers and use not in o.choices and o.depth for o in others):
+                    self.uses[use].routes = True
+
+
+def _merged(infos: Sequence[Info]) -> Info:
+    return Info(
+        max((i.depth for i in infos), default=0),
+        frozenset().union(*(i.writers for i in infos)),
+        frozenset().union(*(i.choices for i in infos)),
+    )
+
+
+def _symbolic(t: Any) -> bool:
+    return isinstance(t, keras.KerasTensor)
+
+
+def _node_of(tensor: Any) -> Any:
+    """Return the call that made a symbolic tensor, None for an input."""
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return None if node.is_input else node
+
+
+@contextmanager
+def _graph_restored(model: Any) -> Iterator[None]:
+    """Take back the calls that a trace adds to the graph of a model's layers."""
+    known = list(model._flatten_layers())
+    before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in known]
+    try:
+        yield
+    finally:
+        for layer, inbound, outbound in before:
+            del layer._inbound_nodes[inbound:]
+            del layer._outbound_nodes[outbound:]

@@ -1,0 +1,177 @@
+"""The command line: what can be typed, and the one place where errors become exit codes.
+
+A command's function holds its options and hands them on; what it does is in the package it is
+about, which is imported when the command runs, so that `--help` is quick. Exit codes: 0, done; 1, done,
+and what was found is bad; 2, bad input, told in one line on standard error; 130, interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from downslope.errors import UsageError, closest
+
+app = typer.Typer(
+    name="downslope",
+    help="Gradient-based optimization: choose an optimizer, with evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from downslope import __version__
+
+        typer.echo(f"downslope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    task: Annotated[
+        str, typer.Argument(help="digits, text, or a file of your own: path.py:name.", metavar="TASK")
+    ],
+    optimizers: Annotated[
+        str,
+        typer.Option(help="Names with commas between: sgd, adamw, muon, adam, rmsprop, adagrad."),
+    ] = "sgd,adamw,muon",
+    trials: Annotated[int, typer.Option(help="Tuning trials of each optimizer.")] = 8,
+    seeds: Annotated[
+        int, typer.Option(help="Final runs of each optimizer's best, each on a fresh seed.")
+    ] = 5,
+    steps: Annotated[int | None, typer.Option(help="Training steps of a run. Default: the task's.")] = None,
+    schedule: Annotated[
+        str, typer.Option(help="How the learning rate falls to zero after the warm-up: linear or cosine.")
+    ] = "linear",
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps of warm-up. Default: a tenth of the steps.")
+    ] = None,
+    goal: Annotated[
+        float | None, typer.Option(help="The loss to reach. Default: the task's, or one the runs suggest.")
+    ] = None,
+    lr: Annotated[
+        list[str] | None,
+        typer.Option(help="Search another range of learning rates: adamw=1e-4:1e-1. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the tuning trials; final runs have the next ones.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time. Default: the cores, at most 4.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each run. Default: the cores, shared out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/TASK-digest.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of the database of trials. Default: SQLite in the run folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """Which optimizer, and which learning rate, for a task: with equal budgets and evidence.
+
+    Every optimizer gets the same number of tuning trials from its space of learning rates and
+    weight decays; its best is run again on fresh seeds, and those runs are judged. Ctrl-C keeps
+    what is done, and the same command goes on from there.
+    """
+    from downslope.compare.command import ranges, run_compare
+    from downslope.compare.terminal import command_line
+
+    return run_compare(
+        task,
+        optimizers=[name.strip() for name in optimizers.split(",") if name.strip()],
+        trials=trials,
+        seeds=seeds,
+        seed=seed,
+        steps=steps,
+        schedule=schedule,
+        warmup=warmup,
+        goal=goal,
+        learning_rates=ranges(lr or []),
+        jobs=jobs,
+        threads=threads,
+        out=out,
+        storage=storage,
+        command=command_line(context.find_root().obj),
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of earlier comparisons.", metavar="RUN…")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write. Default: report.html in the run folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where the page is as JSON.")] = False,
+) -> int:
+    """Write the HTML page of one run, or one page of several."""
+    from downslope.compare.command import run_report
+
+    return run_report(runs, out, as_json=as_json)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; bad input is told in one line on standard error."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            args=list(arguments), prog_name="downslope", standalone_mode=False, obj=tuple(arguments)
+        )
+        return int(code or 0)
+    except UsageError as error:
+        if os.environ.get("DOWNSLOPE_DEBUG"):
+            raise
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # What typer itself raises for what was typed: an unknown option, a missing argument.
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse(_typed_wrong(error))
+
+
+def _refuse(line: str) -> int:
+    print(f"downslope: {' '.join(line.split())}", file=sys.stderr)
+    return 2
+
+
+def _typed_wrong(error: Any) -> str:
+    """Return typer's complaint, with the closest option or command."""
+    context = getattr(error, "ctx", None)
+    where = f" (see {context.command_path} --help)" if context is not None else ""
+    option = getattr(error, "option_name", None)
+    if option is not None and type(error).__name__ == "NoSuchOption" and context is not None:
+        known = [o for p in context.command.params for o in p.opts if o.startswith("--")]
+        return f"no such option: {option}{closest(option, known)}{where}"
+    message = str(error.format_message()).rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}{where}"
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`downslope compare` and `downslope report`: what the command line asks for, done and shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from downslope.compare import terminal
+from downslope.compare.folder import RunFolder, write_text
+from downslope.compare.prepare import cost, prepare
+from downslope.compare.results import build
+from downslope.errors import UsageError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> int:
+    """Run a comparison, show it, write the page, and return the exit code."""
+    told = Console(stderr=True, highlight=False)
+    session = prepare(task, **options)
+    facts = None
+    for line in terminal.plan_lines(session.plan, session.jobs, session.threads):
+        told.print(line)
+    if not session.begun:
+        facts = session.look()
+        told.print(f"About {terminal.duration(cost(session, facts))} in all; Ctrl-C keeps what is done.")
+    if dry_run:
+        return 0
+    with terminal.Live(told) as live:
+        session.observer = live
+        result = session.run(facts)
+    page = write_page([result], session.folder.report_file)
+    if as_json:
+        print_json(result)
+    else:
+        show(result, page)
+    if session.interrupted:
+        told.print("Stopped; what is done is kept, and the same command goes on from here.")
+        return INTERRUPTED
+    return 0 if result["verdict"]["winners"] else 1
+
+
+def show(result: dict[str, Any], page: Path) -> None:
+    """Print the verdict, the table, what to know about it, and where the page is."""
+    out = Console(highlight=False)
+    out.print()
+    out.print(result["verdict"]["sentence"], style="bold", markup=False)
+    out.print()
+    out.print(terminal.table(result))
+    out.print(terminal.legend(result), style="dim", markup=False)
+    for note in result["notes"]:
+        out.print(f"Note: {note}", markup=False)
+    out.print()
+    out.print(f"Report: {page}", markup=False, soft_wrap=True)
+
+
+def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
+    """Write the page of one run folder into it, or of several into one file, and say where."""
+    results = [stored_result(RunFolder(path)) for path in runs]
+    if len(runs) > 1 and out is None:
+        raise UsageError(f"{len(runs)} runs make one page: say where with --out page.html")
+    page = write_page(results, out or RunFolder(runs[0]).report_file)
+    if as_json:
+        print_json({"report": str(page), "runs": [str(path) for path in runs]})
+    else:
+        Console(highlight=False).print(f"Report: {page}", markup=False, soft_wrap=True)
+    return 0
+
+
+def stored_result(folder: RunFolder) -> dict[str, Any]:
+    """Return the result of a run folder, made anew from its records."""
+    return build(folder.read_run(), folder.read_records())
+
+
+def write_page(results: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write the HTML page of these results."""
+    from downslope.report import render
+
+    try:
+        write_text(path, render(results[0] if len(results) == 1 else list(results)))
+    except OSError as error:
+        raise UsageError(
+            f"the page cannot be written to {path}: {error.strerror}; give another --out"
+        ) from None
+    return path
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print JSON, and nothing else, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Return `{name: (low, high)}` of texts like `adamw=1e-4:1e-1`.
+
+    >>> ranges(["adamw=1e-4:0.1"])
+    {'adamw': (0.0001, 0.1)}
+
+    Raises:
+        UsageError: a text is not like that.
+
+    """
+    found = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        low, _, high = rest.partition(":")
+        try:
+            found[name.strip()] = (float(low), float(high))
+        except ValueError:
+            raise UsageError(f"--lr {text}: expected optimizer=low:high, as in adamw=1e-4:1e-1") from None
+    return found

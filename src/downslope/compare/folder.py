@@ -1,0 +1,152 @@
+"""The run folder: what a comparison leaves on disk, and how it is taken up again.
+
+    run.json       the plan, its identity and what the first look at the task found
+    trials.jsonl   one line for each run that ended, written through to the disk before the next
+    study.db       the tuning trials as Optuna studies (unless they live in a server's database)
+    result.json    the result as of the last time the command ended
+    report.html    the page
+
+`trials.jsonl` is the record; everything else can be made again from it and `run.json`. A process
+killed while it writes leaves at most half a line at the end, which is cut off on the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from downslope.compare.plan import differences
+from downslope.compare.run import Record
+from downslope.errors import UsageError
+
+
+class RunFolder:
+    """A folder that holds one comparison."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_file = path / "run.json"
+        self.trials_file = path / "trials.jsonl"
+        self.result_file = path / "result.json"
+        self.report_file = path / "report.html"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working in this folder; a killed process keeps nothing.
+
+        Raises:
+            UsageError: another process is working in it, or it cannot be made.
+
+        """
+        import filelock
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            with lock:
+                yield
+        except filelock.Timeout:
+            raise UsageError(
+                f"another process is at work in {self.path}: wait for it, or give another --out"
+            ) from None
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UsageError(
+                f"{self.path} cannot be a run folder: {error.strerror}; give another --out"
+            ) from None
+
+    def read_run(self) -> dict[str, Any]:
+        """Return what `write_run` wrote.
+
+        Raises:
+            UsageError: this is no run folder, or of a version that this program does not know.
+
+        """
+        if not self.run_file.is_file():
+            raise UsageError(
+                f"{self.path} is not a run folder: it has no run.json; expected the folder of a comparison"
+            )
+        try:
+            run: dict[str, Any] = json.loads(self.run_file.read_text())
+            version = run["schema"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{self.run_file} is damaged: move the folder away and start again") from None
+        if version != 1:
+            raise UsageError(f"{self.run_file} has schema {version}: this version reads schema 1")
+        return run
+
+    def open_run(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Write what a comparison starts from, or return what an earlier start of the same one wrote.
+
+        Raises:
+            UsageError: the folder holds a comparison of another identity, or something else.
+
+        """
+        if self.run_file.exists():
+            there = self.read_run()
+            if different := differences(run["identity"], there["identity"]):
+                raise UsageError(
+                    f"{self.path} holds another comparison ({'; '.join(different)}): give another --out, "
+                    "or the same options again to resume it"
+                )
+            return there
+        if self.trials_file.exists():
+            raise UsageError(f"{self.path} has trials.jsonl but no run.json: give another --out")
+        write_json(self.run_file, run)
+        return run
+
+    def read_records(self) -> list[Record]:
+        """Return the runs that ended, in the order in which they did; the last line may be half a line.
+
+        Raises:
+            UsageError: a whole line is no record.
+
+        """
+        if not self.trials_file.exists():
+            return []
+        lines = self.trials_file.read_bytes().split(b"\n")
+        records: dict[tuple[str, str, int], Record] = {}
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                record = Record.from_dict(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(
+                    f"{self.trials_file}, line {number}, is no record of a run: delete it to run it again"
+                ) from None
+            records[record.key] = record
+        return list(records.values())
+
+    def mend(self) -> None:
+        """Cut off half a line that a killed process left at the end."""
+        if not self.trials_file.exists():
+            return
+        with self.trials_file.open("r+b") as file:
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+    def append(self, record: Record) -> None:
+        """Add a run that ended; when this returns, it is on the disk."""
+        line = json.dumps(record.to_dict(), allow_nan=False) + "\n"
+        with self.trials_file.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader finds the old file or the new one, whole."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that a reader finds the old file or the new one, whole."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

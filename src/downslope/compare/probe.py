@@ -1,0 +1,37 @@
+"""A first look at a task before anything is run: whether it works, and what it will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from downslope.compare.optimizers import Candidate
+from downslope.errors import MissingPackageError
+from downslope.tasks import Task
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one try of a task tells: sizes, times in seconds, and how its parameters are parted."""
+
+    parameters: int
+    step_seconds: float
+    evaluation_seconds: float
+    partition: dict[str, Any] | None
+    framework_version: str
+    device: str
+
+
+def probe(task: Task, candidates: tuple[Candidate, ...], seed: int, threads: int) -> Facts:
+    """Try every part of a task once with every optimizer; see `downslope.compare.torch.probe`.
+
+    Raises:
+        UsageError: a part of the task is broken.
+
+    """
+    try:
+        from downslope.compare import torch as backend
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(error.name or "torch", "torch", f"task {task.name!r}") from None
+    with backend.threads(threads):
+        return backend.probe(task, candidates, seed)

@@ -1,0 +1,212 @@
+"""The result of a comparison as one JSON object: the contract with the report and with scripts.
+
+Every number that is not finite is None. Keys are only ever added; a change of meaning would be
+another `schema`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from downslope.compare import words
+from downslope.compare.optimizers import Candidate
+from downslope.compare.plan import Plan, RunSpec
+from downslope.compare.run import Record, finite
+from downslope.compare.verdict import (
+    Estimate,
+    Reach,
+    derive_target,
+    estimate,
+    first_reaching,
+    ranks,
+    sensitivity,
+)
+
+SCHEMA = 1
+
+
+def best_trial(records: Sequence[Record], optimizer: str) -> Record | None:
+    """Return the tuning trial that ended lowest, or None where all diverged."""
+    trials = [r for r in records if r.kind == "tune" and r.optimizer == optimizer and not r.diverged]
+    return min(trials, key=lambda r: (r.final, r.index), default=None)
+
+
+def final_runs(plan: Plan, records: Sequence[Record]) -> list[RunSpec]:
+    """Return the final runs that the tuning trials call for, the optimizers taking turns."""
+    runs = []
+    for candidate in plan.candidates:
+        best = best_trial(records, candidate.name)
+        if best is not None:
+            runs.append(plan.final_runs(candidate.name, best.lr, best.weight_decay))
+    return [spec for same_seed in zip(*runs, strict=True) for spec in same_seed]
+
+
+def tuned(plan: Plan, records: Sequence[Record]) -> bool:
+    """Whether every tuning trial of the plan has ended."""
+    return {s.key for s in plan.tuning_runs()} <= {r.key for r in records}
+
+
+def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """Return the result that the records of a run add up to.
+
+    `run` is what `RunFolder.read_run` returns.
+    """
+    plan = Plan.from_dict(run["plan"])
+    finals = _finals(plan, records)
+    estimates = {name: e for name, rs in finals.items() if (e := estimate([r.final for r in rs]))}
+    place = ranks(estimates)
+    labels = {c.name: c.label for c in plan.candidates}
+    target = derive_target(plan.goal, estimates, labels)
+    total = plan.total_runs()
+    if tuned(plan, records):
+        total = len(plan.tuning_runs()) + len(final_runs(plan, records))
+    done = sum(r.kind == "tune" for r in records) + sum(map(len, finals.values()))
+
+    order = sorted(plan.candidates, key=lambda c: [*place, c.name].index(c.name))
+    entries, standings = [], []
+    for c in order:
+        rank = place.get(c.name, 1 + len(place))
+        standing, entry = _entry(c, rank, records, finals[c.name], estimates.get(c.name), target)
+        standings.append(standing)
+        entries.append(entry)
+    settled = [n for n, e in estimates.items() if place[n] == 1 and math.isfinite(e.median)]
+    winners = [n for n in place if n in settled]
+    metric = run["task"]["metric"]
+    crews = len({(r.jobs, r.threads) for r in records})
+    return {
+        "schema": SCHEMA,
+        "command": run["command"],
+        "created": run["created"],
+        "task": run["task"],
+        "plan": _plan(plan, run),
+        "environment": run["environment"],
+        "verdict": {
+            "sentence": words.sentence(standings, winners, metric, plan.steps, done, total),
+            "winners": winners,
+            "tied": len(winners) > 1,
+            "complete": done >= total,
+            "runs_done": done,
+            "runs_total": total,
+        },
+        "target": None if target is None else {"value": target[0], "origin": target[1]},
+        "notes": words.notes(standings, len(plan.seeds), crews),
+        "optimizers": entries,
+        "partition": run["partition"],
+    }
+
+
+def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return each optimizer's final runs in order of their seeds."""
+    return {
+        c.name: sorted(
+            (r for r in records if r.kind == "final" and r.optimizer == c.name), key=lambda r: r.seed
+        )
+        for c in plan.candidates
+    }
+
+
+def _plan(plan: Plan, run: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "trials": plan.trials,
+        "seeds": list(plan.seeds),
+        "tuning_seed": plan.tuning_seed,
+        "steps": plan.steps,
+        "schedule": plan.schedule,
+        "warmup": plan.warmup,
+        "optimizers": [c.to_dict() for c in plan.candidates],
+        "jobs": run["jobs"],
+        "threads": run["threads"],
+    }
+
+
+def _entry(
+    c: Candidate,
+    rank: int,
+    records: Sequence[Record],
+    finals: Sequence[Record],
+    final: Estimate | None,
+    target: tuple[float, str] | None,
+) -> tuple[words.Standing, dict[str, Any]]:
+    trials = sorted((r for r in records if r.kind == "tune" and r.optimizer == c.name), key=lambda r: r.index)
+    best = best_trial(records, c.name)
+    steps, seconds = _reach(finals, None if target is None else target[0])
+    shown = sensitivity([(r.lr, r.final) for r in trials])
+    standing = words.Standing(
+        name=c.name,
+        label=c.label,
+        rank=rank,
+        final=final,
+        best_lr=None if best is None else best.lr,
+        trials=len(trials),
+        trials_diverged=sum(r.diverged for r in trials),
+        finals_diverged=sum(r.diverged for r in finals),
+        sensitivity=shown,
+        range=c.space.lr,
+        steps_to_target=steps.median,
+    )
+    rates = [r.seconds_per_step for r in finals or trials if not r.diverged]
+    entry = {
+        "name": c.name,
+        "label": c.label,
+        "rank": rank,
+        "best": best and {"lr": best.lr, "weight_decay": best.weight_decay},
+        "settings": c.to_dict()["settings"],
+        "final": _estimate(final),
+        "steps_to_target": _reach_dict(steps),
+        "seconds_to_target": _reach_dict(seconds),
+        "seconds_per_step": sorted(rates)[len(rates) // 2] if rates else None,
+        "trials": [
+            {
+                "lr": r.lr,
+                "weight_decay": r.weight_decay,
+                "final": finite(r.final),
+                "diverged": r.diverged,
+                "seconds": r.seconds,
+            }
+            for r in trials
+        ],
+        "curves": [
+            {
+                "seed": r.seed,
+                "steps": r.curve.steps,
+                "seconds": r.curve.seconds,
+                "loss": [finite(v) for v in r.curve.loss],
+            }
+            for r in finals
+        ],
+        "sensitivity": {
+            "within_10_percent_decades": shown.decades,
+            "threshold": shown.threshold,
+            "low": shown.low,
+            "high": shown.high,
+            "edge": shown.edge,
+        },
+    }
+    return standing, entry
+
+
+def _reach(finals: Sequence[Record], target: float | None) -> tuple[Reach, Reach]:
+    """Return the steps and the seconds each final run took to the target."""
+    hits = [None if target is None else first_reaching(r.curve.loss, target) for r in finals]
+    pairs = list(zip(finals, hits, strict=True))
+    steps = tuple(None if i is None else float(r.curve.steps[i]) for r, i in pairs)
+    seconds = tuple(None if i is None else r.curve.seconds[i] for r, i in pairs)
+    return Reach(steps), Reach(seconds)
+
+
+def _reach_dict(reach: Reach) -> dict[str, Any]:
+    return {
+        "median": reach.median,
+        "reached": reach.reached,
+        "of": len(reach.values),
+        "values": list(reach.values),
+    }
+
+
+def _estimate(e: Estimate | None) -> dict[str, Any]:
+    if e is None:
+        return {"median": None, "low": None, "high": None, "values": []}
+    low, high = (None if v is None else finite(v) for v in (e.low, e.high))
+    return {"median": finite(e.median), "low": low, "high": high, "values": [finite(v) for v in e.values]}

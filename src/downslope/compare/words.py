@@ -1,0 +1,154 @@
+"""The verdict in one sentence, and the notes a careful reader would ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from downslope.compare.verdict import Estimate, Sensitivity, coverage_of_range
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an optimizer stands: what the sentence and the notes are made of."""
+
+    name: str
+    label: str
+    rank: int
+    final: Estimate | None
+    best_lr: float | None
+    trials: int
+    trials_diverged: int
+    finals_diverged: int
+    sensitivity: Sensitivity
+    range: tuple[float, float]
+    steps_to_target: float | None = None
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits.
+
+    >>> number(0.15034), number(0.0000123), number(12345.6), number(float("inf"))
+    ('0.150', '1.23e-05', '1.23e+04', 'diverged')
+
+    """
+    if not math.isfinite(value):
+        return "diverged"
+    text = f"{value:#.3g}"
+    return text.removesuffix(".")
+
+
+def interval(e: Estimate) -> str:
+    """Return an estimate as `0.150 [0.140, 0.160]`."""
+    if e.low is None or e.high is None:
+        return number(e.median)
+    low, high = (number(v) if math.isfinite(v) else "∞" for v in (e.low, e.high))
+    return f"{number(e.median)} [{low}, {high}]"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as `a, b and c`; of no names, nothing."""
+    return "".join(names) if len(names) < 2 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def quantity(metric: str) -> str:
+    """Return a metric without its unit.
+
+    >>> quantity("validation loss (nats)")
+    'validation loss'
+
+    """
+    return metric.split(" (")[0]
+
+
+def sentence(
+    standings: Sequence[Standing], winners: Sequence[str], metric: str, steps: int, done: int, total: int
+) -> str:
+    """Return the verdict; `standings` are in order of rank, `done` of `total` runs have ended."""
+    ended = [s for s in standings if s.final is not None and math.isfinite(s.final.median)]
+    what = quantity(metric)
+    if done < total:
+        said = _judged(ended, winners, what, steps, diverged=False) if ended else _tuning_only(standings)
+        return f"Not finished ({done} of {total} runs): {said}"
+    if not ended:
+        return "Every run diverged: no optimizer trained this model; try lower learning rates with --lr."
+    return _judged(ended, winners, what, steps, diverged=len(ended) < len(standings))
+
+
+def _judged(ended: Sequence[Standing], winners: Sequence[str], what: str, steps: int, diverged: bool) -> str:
+    first = ended[0]
+    own = _interval_of(first)
+    if len(ended) == 1:
+        alone = "every other optimizer diverged" if diverged else "there is no other to compare it with"
+        return f"{first.label} ends at a {what} of {own}; {alone}."
+    others = [s for s in ended if s.name not in winners]
+    tied = [s for s in ended if s.name in winners]
+    if first.final is not None and first.final.low is None:
+        rest = listed([f"{s.label} at {_interval_of(s)}" for s in ended[1:]])
+        return (
+            f"Nothing is settled by one seed: {first.label} ends with the lowest {what}, {own}, {rest}; "
+            "more --seeds give intervals."
+        )
+    if len(tied) > 1:
+        values = ", ".join(_interval_of(s) for s in tied)
+        names, verb = listed([s.label for s in others]), "is" if len(others) == 1 else "are"
+        behind = f"; {names} {verb} behind" if others else ""
+        tie = f"{listed([s.label for s in tied])} are tied: the intervals of their {what} overlap"
+        return f"{tie} ({values}){behind}."
+    second = others[0]
+    sooner = ""
+    if first.steps_to_target is not None and first.steps_to_target < steps:
+        sooner = f", and it reaches the target in {first.steps_to_target:.0f} of {steps} steps"
+    return (
+        f"{first.label} is best: its {what} ends at {own}, below {second.label}'s {_interval_of(second)}"
+        f"{sooner}."
+    )
+
+
+def _interval_of(s: Standing) -> str:
+    assert s.final is not None
+    return interval(s.final)
+
+
+def _tuning_only(standings: Sequence[Standing]) -> str:
+    tried = [s for s in standings if s.best_lr is not None]
+    if not tried:
+        return "No trial has ended."
+    best = listed([f"{number(s.best_lr)} for {s.label}" for s in tried if s.best_lr is not None])
+    return f"No final run has ended; the best learning rates are {best}."
+
+
+def notes(standings: Sequence[Standing], seeds: int, crews: int) -> list[str]:
+    """Return what a reader must know to judge the verdict; `crews` counts settings of jobs and threads."""
+    found = []
+    for s in standings:
+        if s.trials and s.trials_diverged == s.trials:
+            low, high = s.range
+            found.append(
+                f"{s.label}: all {s.trials} tuning trials diverged; try lower learning rates, "
+                f"--lr {s.name}={low / 1000:.2g}:{low:.2g}."
+            )
+        elif s.sensitivity.edge is not None and s.best_lr is not None:
+            low, high = s.range
+            if s.sensitivity.edge == "low":
+                word, low = "lowest", low / 10
+            else:
+                word, high = "highest", high * 10
+            found.append(
+                f"{s.label}: the best learning rate, {number(s.best_lr)}, is the {word} tried; "
+                f"a better one may lie beyond: --lr {s.name}={low:.2g}:{high:.2g}."
+            )
+        if s.finals_diverged:
+            found.append(
+                f"{s.label}: {s.finals_diverged} of {seeds} final runs diverged; they count as infinite."
+            )
+    if 1 < seeds < 5:
+        chance = coverage_of_range(seeds)
+        found.append(
+            f"With {seeds} seeds an interval is at most the range of the runs, which holds the true "
+            f"median with a chance of {chance:.0%}: five or more seeds are better."
+        )
+    if crews > 1:
+        found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")
+    return found

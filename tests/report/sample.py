@@ -38,9 +38,15 @@ def sample(optimizers: int = 3, seeds: int = 5, points: int = 21, trials: int = 
             "jobs": 2,
             "threads": 1,
         },
-        "environment": {"downslope": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "cpu": "any", "cores": 2},
+        "environment": {
+            "downslope": "0.1.0",
+            "python": "3.11.7",
+            "torch": "2.13.0",
+            "cpu": "any",
+            "cores": 2,
+        },
         "verdict": {
-            "sentence": f"{ranked[0]['label']} is best: validation loss 0.02; the 95 % intervals do not overlap.",
+            "sentence": f"{ranked[0]['label']} is best: its loss ends at 0.02 [0.01, 0.03].",
             "winners": [names[0]],
             "tied": False,
             "complete": True,
@@ -61,9 +67,13 @@ def _optimizer(name: str, rank: int, seeds: int, points: int, trials: int) -> di
         noise = rng.normal(scale=0.15, size=points)
         loss = floor + 2.3 * np.exp(-steps / (0.12 * steps[-1]) + noise) * rng.lognormal(sigma=0.1)
         seconds = 0.0127 * steps * (1 + 0.1 * rank) * rng.uniform(0.95, 1.05)
-        curves.append({"seed": seed, "steps": steps.tolist(), "seconds": seconds.tolist(), "loss": loss.tolist()})
+        curves.append(
+            {"seed": seed, "steps": steps.tolist(), "seconds": seconds.tolist(), "loss": loss.tolist()}
+        )
     finals = [curve["loss"][-1] for curve in curves]
-    reached = [next((s for s, v in zip(c["steps"], c["loss"], strict=True) if v <= 0.1), None) for c in curves]
+    reached = [
+        next((s for s, v in zip(c["steps"], c["loss"], strict=True) if v <= 0.1), None) for c in curves
+    ]
     times = [None if r is None else 0.0127 * r for r in reached]
     best = 0.02 * 3.0 ** (rank % 3)
     return {
@@ -103,7 +113,16 @@ def _trial(best: float, lr: float, floor: float, i: int) -> dict[str, Any]:
 def _assignments(layers: int) -> list[dict[str, Any]]:
     rows = [("embed.weight", [1000, 64], "embedding", "adamw", "", "looked up by index")]
     for i in range(layers):
-        rows.append((f"blocks.{i}.mlp.weight", [64, 64], "hidden", "muon", "64×64", "linear map between hidden layers"))
+        rows.append(
+            (
+                f"blocks.{i}.mlp.weight",
+                [64, 64],
+                "hidden",
+                "muon",
+                "64×64",
+                "linear map between hidden layers",
+            )
+        )
         rows.append((f"blocks.{i}.norm.weight", [64], "vector", "adamw", "", "one axis: no matrix"))
     rows.append(("head.weight", [10, 64], "output", "adamw", "", "linear map whose result is the output"))
     keys = ("name", "shape", "role", "rule", "matrices", "reason")

@@ -14,7 +14,7 @@ A page for something else (a learning-rate sweep, a profile) is a function from 
 `Chapter`s, handed to `page`.
 """
 
-from downslope.report.page import page, render
+from downslope.report.page import LIMIT, page, render
 from downslope.report.parts import (
     Cell,
     Chapter,
@@ -31,6 +31,7 @@ from downslope.report.parts import (
 from downslope.report.plots import Axis, Guide, Interval, Intervals, Lines, Series, Trace
 
 __all__ = [
+    "LIMIT",
     "Axis",
     "Cell",
     "Chapter",

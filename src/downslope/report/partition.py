@@ -31,7 +31,7 @@ def section(partition: dict[str, Any] | None, optimizer: str = "") -> Section:
             title, [Note("No partition was recorded: no optimizer of this run tells parameters apart.")]
         )
     parts: list[Part] = [_shares(assignments)]
-    parts += [Note(f"{a['name']}: {a['warning']}", "warning") for a in assignments if a.get("warning")]
+    parts += [Note(f"{_name(a)}: {a['warning']}", "warning") for a in assignments if a.get("warning")]
     parts.append(
         Table(
             "Parameters with role, rule and reason", COLUMNS, [_row(group) for group in folded(assignments)]
@@ -49,7 +49,7 @@ def folded(assignments: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for a in assignments:
         said = (a.get("role"), a.get("rule"), a.get("matrices"), a.get("reason"), a.get("warning"))
-        groups[(INTEGER.sub("#", a["name"]), tuple(a.get("shape", ())), *said)].append(a)
+        groups[(INTEGER.sub("#", _name(a)), _shape(a), *said)].append(a)
     return list(groups.values())
 
 
@@ -75,10 +75,18 @@ def _span(numbers: Iterable[str]) -> str:
     return f"{{{listed([str(v) for v in values], most=4).replace(' and ', ', ')}}}"
 
 
+def _name(assignment: dict[str, Any]) -> str:
+    return str(assignment.get("name") or "unnamed")
+
+
+def _shape(assignment: dict[str, Any]) -> tuple[int, ...]:
+    return tuple(assignment.get("shape") or ())
+
+
 def _row(group: list[dict[str, Any]]) -> list[Cell]:
-    a, names = group[0], [a["name"] for a in group]
+    a, names = group[0], [_name(a) for a in group]
     many = len(group) > 1
-    shape = tuple(a.get("shape", ()))
+    shape = _shape(a)
     return [
         Cell(pattern(names), f"× {len(group)}" if many else "", folded=tuple(names) if many else ()),
         Cell("×".join(map(str, shape)) if shape else "scalar"),
@@ -94,7 +102,7 @@ def _shares(assignments: Sequence[dict[str, Any]]) -> Shares:
     sizes: dict[str, int] = defaultdict(int)
     rules: dict[str, set[str]] = defaultdict(set)
     for a in assignments:
-        sizes[a.get("role") or "–"] += prod(a.get("shape", ()))
+        sizes[a.get("role") or "–"] += prod(_shape(a))
         rules[a.get("role") or "–"].add(a.get("rule") or "–")
     total = sum(sizes.values()) or 1
     order = sorted(sizes, key=lambda role: -sizes[role])

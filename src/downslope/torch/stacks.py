@@ -19,7 +19,7 @@ from torch import Tensor
 
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon
-from downslope.rules.orthogonalize import coefficients_of, newton_schulz
+from downslope.rules.orthogonalize import newton_schulz
 from downslope.rules.rule import step
 from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, write
@@ -61,11 +61,11 @@ def step_stacks(
     max_stack_bytes: int,
 ) -> None:
     """Take one Muon step of every item; results do not depend on how items were stacked."""
-    triples = coefficients_of(rule.coefficients, rule.ns_steps)
     for portion in _portions(items, max_stack_bytes):
         stacks = _gather(rule, portion)
         for (fan_out, fan_in), stack in stacks.items():
-            polar = newton_schulz(OPS, _normalised(stack, ns_dtype), triples)
+            prepared = _normalised(stack, ns_dtype)
+            polar = newton_schulz(OPS, prepared, rule.coefficients, rule.ns_steps)
             stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
         rows = list(zip((item.p for item in portion), _scatter(portion, stacks), strict=True))
 

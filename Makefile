@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make run` (the main job) and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test lint format bench docs clean
+
+run: .venv/run.stamp  ## compare SGD, AdamW and Muon on a small network; prints the path of the report
+	$(BIN)/downslope compare digits
+
+test: .venv/test.stamp  ## every test, one process a backend, one summary
+	$(BIN)/python tests/run.py
+
+lint: .venv/test.stamp  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/test.stamp  ## put the code into the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/test.stamp  ## the figures of benchmarks/README.md that need no peers
+	OMP_NUM_THREADS= $(BIN)/python benchmarks/step_time.py
+
+docs: .venv/test.stamp  ## run every code block of the documentation
+	$(BIN)/python tests/run.py docs
+
+clean:
+	rm -rf .venv runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e '.[torch,compare]'
+	touch $@
+
+.venv/test.stamp: .venv/run.stamp
+	$(PIP) -e '.[all,test,lint]'
+	touch $@

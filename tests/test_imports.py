@@ -1,0 +1,49 @@
+"""Importing is quick and loads no framework, whichever frameworks are installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+FRAMEWORKS = ("torch", "jax", "keras", "tensorflow", "optax", "optuna", "sklearn", "matplotlib")
+REPORT = f"import sys, json; print(json.dumps([m for m in {FRAMEWORKS!r} if m in sys.modules]))"
+
+
+def loaded_after(statement: str) -> list[str]:
+    out = subprocess.run(
+        [sys.executable, "-c", f"{statement}; {REPORT}"], capture_output=True, text=True, check=True
+    )
+    found: list[str] = json.loads(out.stdout.splitlines()[-1])
+    return found
+
+
+def seconds(*arguments: str) -> float:
+    """Return the least of five runs: what the work takes when nothing else is in the way."""
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def test_importing_loads_no_framework() -> None:
+    assert loaded_after("import downslope") == []
+    assert loaded_after("import downslope.cli") == []
+    assert loaded_after("import downslope; downslope.Muon(); downslope.Adam()") == []
+
+
+def test_a_numpy_user_loads_no_framework() -> None:
+    use = "ds.orthogonalize(ops_for(np.eye(2)), np.eye(2))"
+    statement = f"import numpy as np, downslope as ds; from downslope.ops import ops_for; {use}"
+    assert loaded_after(statement) == []
+
+
+def test_importing_is_quick() -> None:
+    assert seconds("-c", "import downslope") - seconds("-c", "pass") < 0.3
+
+
+def test_help_is_quick() -> None:
+    assert seconds("-m", "downslope", "--help") < 0.6

@@ -1,0 +1,141 @@
+"""Newton-Schulz on PyTorch: both forms, every set and dtype, against the singular value decomposition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from downslope.ops.torch import TorchOps
+from downslope.rules.orthogonalize import (
+    COEFFICIENT_SETS,
+    newton_schulz,
+    orthogonalize,
+    published_range,
+)
+from downslope.torch import Muon
+from downslope.torch import stacks as stacks_module
+
+X = TorchOps()
+SHAPES = {"wide": (24, 96), "tall": (96, 24), "square": (48, 48), "long": (8, 200)}
+SPECTRA = {
+    "log": lambda k: torch.logspace(0, -2.5, k, dtype=torch.float64),
+    "decay": lambda k: 1 / torch.arange(1, k + 1, dtype=torch.float64),
+    "flat": lambda k: torch.ones(k, dtype=torch.float64),
+    "spike": lambda k: torch.cat(
+        [torch.ones(1, dtype=torch.float64), torch.full((k - 1,), 5e-3, dtype=torch.float64)]
+    ),
+    "rank 1": lambda k: torch.eye(1, k, dtype=torch.float64)[0],
+    "condition 1e8": lambda k: torch.logspace(0, -8, k, dtype=torch.float64),
+}
+# What rounding adds to a set's range. float32: 1e-3. bfloat16 has 8 bits, and ten to twenty products
+# follow one another: 0.05.
+SLACK = {torch.float64: 1e-9, torch.float32: 2e-3, torch.bfloat16: 0.05}
+
+
+def matrix(
+    shape: tuple[int, int], spectrum: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return U diag(s) Vᵀ of Frobenius norm 1, and its factors."""
+    generator = torch.Generator().manual_seed(0)
+    m, n = shape
+    k = min(shape)
+    U = torch.linalg.qr(torch.randn(m, k, generator=generator, dtype=torch.float64))[0]
+    V = torch.linalg.qr(torch.randn(n, k, generator=generator, dtype=torch.float64))[0]
+    s = SPECTRA[spectrum](k)
+    s = s / s.norm()
+    return U @ torch.diag(s) @ V.mT, U, s, V
+
+
+@pytest.mark.parametrize("dtype", SLACK, ids=str)
+@pytest.mark.parametrize("form", ["standard", "gram"])
+@pytest.mark.parametrize("name", COEFFICIENT_SETS)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_singular_values_end_in_the_published_range(
+    dtype: torch.dtype, form: str, name: str, shape: tuple[int, int], spectrum: str
+) -> None:
+    g, U, s, V = matrix(shape, spectrum)
+    done = orthogonalize(
+        X, g.to(torch.promote_types(dtype, torch.float32)), coefficients=name, dtype=dtype, form=form
+    )
+    inside = U.mT @ done.double() @ V
+    kept = s >= 1e-3
+    low, high = published_range(name, 5)
+    slack = SLACK[dtype]
+    values = inside.diagonal()[kept]
+    assert low - slack <= values.min()
+    assert values.max() <= high + slack
+    # nothing grows that was not there: rounding is lifted by the slope at zero, but never past the range
+    assert torch.linalg.svdvals(done.double()).max() <= high + slack
+    if spectrum not in ("condition 1e8", "rank 1") and dtype != torch.bfloat16:
+        off = inside - torch.diag(inside.diagonal())
+        assert off.norm() <= slack * values.norm(), "the singular vectors moved"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", ["standard", "gram"])
+def test_members_of_a_stack_do_not_touch(dtype: torch.dtype, form: str) -> None:
+    g = torch.randn(3, 8, 24, generator=torch.Generator().manual_seed(1))
+    poisoned = g.clone()
+    poisoned[1, 0, 0] = torch.nan
+    clean = orthogonalize(X, g, dtype=dtype, form=form)
+    done = orthogonalize(X, poisoned, dtype=dtype, form=form)
+    assert done[1].isnan().all()
+    assert torch.equal(done[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("m", [384, 500, 511])
+def test_mirrored_products_equal_plain_ones(m: int) -> None:
+    a = torch.randn(2, m, 40, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gram = X.gram(a)
+    # sums of 40 terms in another order
+    torch.testing.assert_close(gram, a @ a.mT, rtol=1e-13, atol=1e-13)
+    done = X.addmm_symmetric(gram, gram, gram, 0.5, 2.0)
+    torch.testing.assert_close(done, 0.5 * gram + 2.0 * (gram @ gram), rtol=1e-12, atol=1e-9)
+    far = slice(3 * m // 4, m), slice(0, m // 4)
+    assert torch.equal(done[:, far[0], far[1]], done[:, far[1], far[0]].mT), "nothing was mirrored"
+
+
+def test_no_drift_over_many_steps() -> None:
+    """2,000 orthogonalisations of 9 steps, each of the one before: 18,000 steps keep a matrix where it is."""
+    q = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(3)))[0]
+    done = q.clone()
+    for _ in range(2_000):
+        done = newton_schulz(X, done / done.norm(), "polar_express", 9)
+    # the iteration corrects the singular values in every step, so only the vectors may wander, by rounding
+    assert (done @ done.mT - torch.eye(6)).abs().max() < 1e-6
+    assert (done - q).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
+    """The adapter's own normalisation, for extremes and for ordinary values, against the rule's."""
+    generator = torch.Generator().manual_seed(4)
+    for size in (0.0, 1e-30, 1e-12, 1.0, 1e30):
+        g = torch.randn(5, 12, 30, generator=generator) * size
+        chosen = getattr(torch, dtype)
+        expected = orthogonalize(X, g, dtype=chosen)
+        prepared = stacks_module._normalised(g.clone(), chosen)
+        done = newton_schulz(X, prepared).float()
+        torch.testing.assert_close(done, expected, rtol=1e-2, atol=2e-2 if dtype == "bfloat16" else 1e-5)
+        assert done.isfinite().all()
+
+
+def test_memory_of_a_step_stays_in_its_budget() -> None:
+    """The largest stack that is gathered at a time fits max_stack_bytes."""
+    params = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(16)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    seen = []
+    original = stacks_module._gather
+
+    def watched(rule, portion):  # type: ignore[no-untyped-def]
+        seen.append(len(portion))
+        return original(rule, portion)
+
+    stacks_module._gather = watched  # type: ignore[assignment]
+    try:
+        Muon(params, max_stack_bytes=4 * 2 * 64 * 64 * 4).step()
+    finally:
+        stacks_module._gather = original
+    assert seen == [4, 4, 4, 4]

@@ -6,7 +6,8 @@ try:
 except ImportError as error:
     raise ImportError("downslope.jax needs JAX and optax: pip install 'downslope[jax]'") from error
 
+from downslope.grouping.jax import partition
 from downslope.jax.elementwise import adagrad, adam, adamw, rmsprop, sgd
 from downslope.jax.muon import muon
 
-__all__ = ["adagrad", "adam", "adamw", "muon", "rmsprop", "sgd"]
+__all__ = ["adagrad", "adam", "adamw", "muon", "partition", "rmsprop", "sgd"]

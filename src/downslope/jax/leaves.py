@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import PyTreeDef, keystr, tree_flatten_with_path
+from jax.tree_util import PyTreeDef, tree_flatten_with_path
 
+from downslope.grouping.jax import name_of
 from downslope.ops.jax import JaxOps
 from downslope.rules.rule import Array, Rule, State, step
 
@@ -30,7 +31,7 @@ def named_leaves(tree: Any) -> tuple[list[str], list[Array], PyTreeDef]:
     """Return the leaves of a tree, their names (the path, joined by dots) and its structure."""
     pairs, treedef = tree_flatten_with_path(tree)
     return (
-        [keystr(path, simple=True, separator=".") for path, _ in pairs],
+        [name_of(path) for path, _ in pairs],
         [leaf for _, leaf in pairs],
         treedef,
     )

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.tree_util import keystr, tree_flatten_with_path
+from jax.tree_util import tree_flatten_with_path
 
+from downslope.grouping.jax import name_of
 from downslope.grouping.partition import Partition, Role
 from downslope.grouping.view import MatrixView
 from downslope.jax.leaves import is_masked
@@ -58,11 +59,11 @@ def _plan_of_views(tree: Any) -> dict[str, Item]:
     for path, view in pairs:
         if not (view is None or isinstance(view, MatrixView)):
             raise TypeError(
-                f"{_name(path) or 'partition'} has type {type(view).__name__}: expected a Partition, as "
+                f"{name_of(path) or 'partition'} has type {type(view).__name__}: expected a Partition, as "
                 "downslope.jax.partition(...) returns it, or a tree like the parameters with a MatrixView "
                 "for each hidden matrix and None elsewhere"
             )
-        plan[_name(path)] = Item("adamw" if view is None else "muon", view, False)
+        plan[name_of(path)] = Item("adamw" if view is None else "muon", view, False)
     return plan
 
 
@@ -74,8 +75,8 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
 
     """
     pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
-    masked = [_name(path) for path, leaf in pairs if is_masked(leaf)]  # leaves, or whole branches
-    leaves = {_name(path): leaf for path, leaf in pairs if not is_masked(leaf)}
+    masked = [name_of(path) for path, leaf in pairs if is_masked(leaf)]  # leaves, or whole branches
+    leaves = {name_of(path): leaf for path, leaf in pairs if not is_masked(leaf)}
     if not jax.tree.leaves(tree):  # optax.tree.map_params comes with a tree that holds no arrays
         return []
     unknown = [name for name in leaves if name not in plan]
@@ -103,10 +104,6 @@ def _check_shape(name: str, item: Item, shape: tuple[int, ...]) -> None:
 
 def _within(name: str, branches: Sequence[str]) -> bool:
     return any(branch in ("", name) or name.startswith(branch + ".") for branch in branches)
-
-
-def _name(path: Sequence[Any]) -> str:
-    return keystr(tuple(path), simple=True, separator=".")
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:

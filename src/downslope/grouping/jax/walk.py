@@ -1,0 +1,236 @@
+"""Follow every value through a jaxpr: calls are entered, loops run, branches all taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from downslope.grouping.jax import contract, pointwise
+from downslope.grouping.jax.record import CONSTANT, RAW, Info, Record
+from downslope.grouping.labels import Dims, axes_of, blurred, cut, foreign, regroup, shifted, size_of
+
+MOST_TURNS = 64
+"""A loop over stacked layers is run turn by turn, at most so often."""
+
+RANDOM = {"random_bits", "threefry2x32", "random_gamma", "rng_bit_generator", "rng_uniform"}
+RANKING = {"top_k", "approx_top_k", "argmax", "argmin", "sort"}
+REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
+JOIN = {"concatenate", "pad", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul"}
+MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "split"}
+CALLS = {
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "pjit",
+    "jit",
+    "checkpoint",
+    "remat",
+    "closed_call",
+    "core_call",
+}
+
+
+class Walk:
+    """One walk over a jaxpr with all that it calls."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def jaxpr(self, closed: ClosedJaxpr | Jaxpr, inputs: Sequence[Info]) -> list[Info]:
+        """Return what the outputs are, given what the inputs are."""
+        jaxpr = getattr(closed, "jaxpr", closed)
+        known: dict[Any, Info] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+        known.update(zip(jaxpr.invars, inputs, strict=True))
+
+        def get(v: Any) -> Info:
+            return CONSTANT if isinstance(v, Literal) else known[v]
+
+        for eqn in jaxpr.eqns:
+            made = self._equation(eqn, [get(v) for v in eqn.invars])
+            known.update(zip(eqn.outvars, made, strict=True))
+        return [get(v) for v in jaxpr.outvars]
+
+    def _equation(self, eqn: Any, infos: list[Info]) -> list[Info]:
+        name = eqn.primitive.name
+        if name in ("scan", "while", "cond"):
+            return {"scan": self._scan, "while": self._while, "cond": self._cond}[name](eqn, infos)
+        if (inner := _called(eqn)) is not None:
+            return self.jaxpr(inner, infos)
+        if name in RANDOM:
+            return [RAW for _ in eqn.outvars]
+        if not any(i.data or i.weights for i in infos):
+            return [CONSTANT for _ in eqn.outvars]
+        if name in MOVES:
+            return self._moved(eqn, infos)
+        if name in RANKING:
+            return pointwise.rank(self.record, eqn, infos)
+        handler = _handler(eqn)
+        return [handler(self.record, eqn, infos)] if handler else pointwise.anything(self.record, eqn, infos)
+
+    # -- loops and branches ------------------------------------------------------------------
+
+    def _scan(self, eqn: Any, infos: list[Info]) -> list[Info]:
+        n, m = eqn.params["num_consts"], eqn.params["num_carry"]
+        consts, carry, xs = infos[:n], infos[n : n + m], infos[n + m :]
+        layers = any(i.weights and not i.data for i in xs)
+        turns = min(eqn.params["length"], MOST_TURNS if layers else 2)
+        ys: list[Info] = []
+        for _ in range(turns):
+            out = self.jaxpr(eqn.params["jaxpr"], [*consts, *carry, *map(_turn, xs)])
+            carry = [self._either([new, old]) for new, old in zip(out[:m], carry, strict=True)]
+            ys = out[m:]
+        return [*carry, *(y.moved(lambda dims: (foreign(2), *dims)) for y in ys)]
+
+    def _while(self, eqn: Any, infos: list[Info]) -> list[Info]:
+        c, b = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        condition, body, carry = infos[:c], infos[c : c + b], infos[c + b :]
+        for _ in range(2):
+            self.jaxpr(eqn.params["cond_jaxpr"], [*condition, *carry])
+            out = self.jaxpr(eqn.params["body_jaxpr"], [*body, *carry])
+            carry = [self._either([new, old]) for new, old in zip(out, carry, strict=True)]
+        return carry
+
+    def _cond(self, eqn: Any, infos: list[Info]) -> list[Info]:
+        index, *operands = infos
+        taken = [self.jaxpr(branch, operands) for branch in eqn.params["branches"]]
+        outs = [self._either(list(column)) for column in zip(*taken, strict=True)]
+        if index.choices:  # the data's way through the branches is chosen by a ranking
+            self.record.note_routes([index, *outs])
+        return [replace(o, choices=o.choices | index.choices, data=o.data or index.data) for o in outs]
+
+    def _either(self, infos: Sequence[Info]) -> Info:
+        """Return what a value is that may be any of these."""
+        whole = self.record.merged(infos, infos[0].results)
+        return replace(whole, weights=whole.weights or infos[0].weights) if not whole.data else whole
+
+    # -- rearrangements ----------------------------------------------------------------------
+
+    def _moved(self, eqn: Any, infos: list[Info]) -> list[Info]:
+        name, info, p = eqn.primitive.name, infos[0], eqn.params
+        own, shape = tuple(eqn.invars[0].aval.shape), tuple(eqn.outvars[0].aval.shape)
+        if name == "split":
+            return self._parts(info, p["axis"], p["sizes"])
+        if name == "slice":
+            return [self._slice(info, own, p["start_indices"], p["limit_indices"], p["strides"])]
+        return [info.moved(_move(name, p, own, shape))]
+
+    def _parts(self, info: Info, axis: int, sizes: Sequence[int]) -> list[Info]:
+        low, parts = 0, []
+        for size in sizes:
+            if len(sizes) > 1:
+                self.record.note_cut(info, axis, low, low + size)
+            parts.append(_sliced(info, axis, low, low + size, 1))
+            low += size
+        return parts
+
+    def _slice(
+        self,
+        info: Info,
+        own: Sequence[int],
+        starts: Sequence[int],
+        stops: Sequence[int],
+        strides: Sequence[int] | None,
+    ) -> Info:
+        for k, (n, low, high, step) in enumerate(
+            zip(own, starts, stops, strides or (1,) * len(own), strict=True)
+        ):
+            if (low, high, step) != (0, n, 1):
+                if step == 1:
+                    self.record.note_cut(info, k, low, high)
+                info = _taken(info, k, low) if high - low == 1 else _sliced(info, k, low, high, step)
+        return info
+
+
+def _handler(eqn: Any) -> Callable[[Record, Any, Sequence[Info]], Info] | None:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        return contract.dot_general
+    if name == "conv_general_dilated":
+        return contract.convolution
+    if name == "gather":
+        return pointwise.gather
+    if name == "dynamic_slice":
+        return pointwise.dynamic_slice
+    if name in JOIN:
+        return pointwise.join
+    if name in REDUCING:
+        return pointwise.reduce
+    if name in pointwise.ADD | pointwise.SCALE | pointwise.COMPARE:
+        return pointwise.elementwise
+    return None
+
+
+def _called(eqn: Any) -> Any:
+    """Return the jaxpr that an equation calls with its own operands, if it does."""
+    for value in eqn.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if (
+            hasattr(inner, "eqns")
+            and len(inner.invars) == len(eqn.invars)
+            and len(inner.outvars) == len(eqn.outvars)
+        ):
+            return value
+    return None
+
+
+def _turn(info: Info) -> Info:
+    """Return what one turn of a loop sees of what it runs over: the first axis is gone."""
+    return replace(
+        info,
+        weights=tuple(
+            replace(t, dims=t.dims[1:], stacked=t.stacked | axes_of(t.dims[:1])) for t in info.weights
+        ),
+        results=tuple(replace(t, dims=t.dims[1:]) for t in info.results),
+    )
+
+
+def _move(
+    name: str, p: dict[str, Any], own: tuple[int, ...], shape: tuple[int, ...]
+) -> Callable[[Dims], Dims]:
+    if name == "transpose":
+        return lambda dims: tuple(dims[k] for k in p["permutation"])
+    if name == "squeeze":
+        gone = {k % len(own) for k in p["dimensions"]}
+        return lambda dims: tuple(d for k, d in enumerate(dims) if k not in gone)
+    if name == "broadcast_in_dim":
+        places = p["broadcast_dimensions"]
+
+        def stretch(dims: Dims) -> Dims:
+            new = [foreign(n) for n in shape]
+            for at, d, n in zip(places, dims, own, strict=True):
+                new[at] = d if n == shape[at] else foreign(shape[at])
+            return tuple(new)
+
+        return stretch
+    if name == "rev":
+        return lambda dims: dims
+    if prod(own) == prod(shape):
+        return lambda dims: regroup(dims, shape)
+    return lambda dims: dims if tuple(map(size_of, dims)) == shape else blurred(dims, shape)
+
+
+def _sliced(info: Info, at: int, low: int, high: int, step: int) -> Info:
+    return info.moved(lambda dims: (*dims[:at], cut(dims[at], low, high, step), *dims[at + 1 :]))
+
+
+def _taken(info: Info, at: int, low: int) -> Info:
+    """Return what is left of a value where one position of an axis was taken, the axis kept."""
+
+    def move(dims: Dims) -> Dims:
+        rest = shifted((*dims[:at], *dims[at + 1 :]), cut(dims[at], low, low + 1))
+        return (*rest[:at], (), *rest[at:])
+
+    return replace(
+        info.moved(move),
+        weights=tuple(
+            replace(
+                t,
+                dims=move(t.dims),
+                stacked=t.stacked | (axes_of(t.dims[at : at + 1]) - axes_of(move(t.dims))),
+            )
+            for t in info.weights
+        ),
+    )

@@ -188,6 +188,9 @@ def test_the_median_is_numpys() -> None:
 def test_only_what_is_the_same_is_folded() -> None:
     rows = sample()["partition"]["assignments"]
     assert [len(group) for group in folded(rows)] == [1, 12, 12, 1]
+    for i, row in enumerate(rows):
+        row["reason"] += f" at depth {i} of 26"
+    assert [len(group) for group in folded(rows)] == [1, 12, 12, 1]
     rows[1]["reason"] = "told apart"
     assert [len(group) for group in folded(rows)] == [1, 1, 12, 11, 1]
     assert pattern(["a.1.b.2", "a.2.b.2", "a.4.b.2"]) == "a.{1, 2, 4}.b.2"

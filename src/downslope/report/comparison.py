@@ -18,7 +18,7 @@ def chapter(run: Run, points: int) -> Chapter:
         headline=headline,
         evidence=evidence,
         eyebrow=_eyebrow(run),
-        lede=str(run.task.get("description") or ""),
+        lede=_capital(str(run.task.get("description") or "")),
         notes=[Note(text, "warning") for text in [*gaps(run), *map(str, run.result.get("notes") or [])]],
         sections=[
             ranking.section(run),
@@ -65,6 +65,10 @@ def spoken(sentence: str) -> tuple[str, str]:
     whole = re.sub(r"\[[^][]{1,30}\]| %", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), sentence)
     claim, *rest = re.split(r"(?<=[:;]) ", whole, maxsplit=1)
     return claim, "".join(rest)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _partitioner(run: Run) -> str:

@@ -43,18 +43,19 @@ def section(partition: dict[str, Any] | None, optimizer: str = "") -> Section:
 def folded(assignments: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return the assignments in order, those of repeated layers together.
 
-    Two belong together where their names differ in numbers alone, and all that the page says of
-    them is the same.
+    Two belong together where their names and reasons differ in numbers alone (a layer's index, its
+    depth), and all else that the page says of them is the same.
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for a in assignments:
-        said = (a.get("role"), a.get("rule"), a.get("matrices"), a.get("reason"), a.get("warning"))
+        why = INTEGER.sub("#", str(a.get("reason") or ""))
+        said = (a.get("role"), a.get("rule"), a.get("matrices"), why, a.get("warning"))
         groups[(INTEGER.sub("#", _name(a)), _shape(a), *said)].append(a)
     return list(groups.values())
 
 
 def pattern(names: Sequence[str]) -> str:
-    """Return the one name of names that differ in numbers alone.
+    """Return the one text of texts that differ in numbers alone.
 
     >>> pattern(["blocks.0.mlp.weight", "blocks.1.mlp.weight", "blocks.2.mlp.weight"])
     'blocks.{0–2}.mlp.weight'
@@ -93,7 +94,7 @@ def _row(group: list[dict[str, Any]]) -> list[Cell]:
         Cell(a.get("role") or "–", role=a.get("role") or ""),
         Cell(a.get("rule") or "–", tone="strong" if a.get("rule") == "muon" else ""),
         Cell(a.get("matrices") or "–", tone="" if a.get("matrices") else "quiet"),
-        Cell(a.get("reason") or "–", a.get("warning") or "", tone="quiet"),
+        Cell(pattern([str(g.get("reason") or "–") for g in group]), a.get("warning") or "", tone="quiet"),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from downslope.grouping.facts import Kind
 from downslope.grouping.jax.pointwise import absorb
-from downslope.grouping.jax.record import Info, Record, Trace, sides_of
+from downslope.grouping.jax.record import Info, Record, Trace, shown, sides_of
 from downslope.grouping.labels import Dim, Dims, axes_of, factors, foreign
 
 Letters = tuple[Any, ...]
@@ -82,6 +82,7 @@ def weighted(
     record.feed(replace(weight, weights=()))
     if weight.choices or data.choices:
         record.note_routes([weight, data])
+    _note_stacks(record, data, other, own, kept)
     writers, results = set(), []
     for trace in weight.weights:
         axes = sides_of(trace, own, kept, other)
@@ -95,6 +96,17 @@ def weighted(
     if not writers:
         return Info(data=True, depth=depth, writers=record.open(data.writers), choices=data.choices)
     return Info(data=True, depth=depth, writers=record.open(writers), results=tuple(results))
+
+
+def _note_stacks(record: Record, data: Info, own: Letters, other: Letters, kept: Letters) -> None:
+    """Say that an axis of a result runs beside an axis of the next weight: it counts experts."""
+    for trace in data.results:
+        met = record.uses[trace.origin]
+        for letter, dim in zip(own, trace.dims, strict=True):
+            axes = axes_of((dim,))
+            whole = len(dim) == 1 and len(axes) == 1 and shown(dim) == record.shapes[met.parameter][min(axes)]
+            if letter in other and letter in kept and whole and axes < met.outputs:
+                met.outputs, met.batch = met.outputs - axes, met.batch | axes
 
 
 def convolution(record: Record, eqn: Any, infos: Sequence[Info]) -> Info:

@@ -93,12 +93,11 @@ def _kept(parts: Sequence[tuple[Info, Shape]], k: int, kind: Kind) -> Sequence[T
     """Return the results that go on: a product with other data is linear only along other axes."""
     kept = []
     for trace in parts[k][0].results:
-        others = [(i, s) for j, (i, s) in enumerate(parts) if j != k and i.data and i.depth > 0]
+        others = [s for j, (i, s) in enumerate(parts) if j != k and i.data and i.depth > 0]
         crossed = kind is Kind.SCALING and any(
-            any(n != 1 and axes_of((d,)) for d, n in zip(trace.dims, s, strict=False)) for _, s in others
+            any(n != 1 and axes_of((d,)) for d, n in zip(trace.dims, s, strict=False)) for s in others
         )
-        if not crossed:
-            kept.append(trace)
+        kept.append(replace(trace, linear=trace.linear and not crossed))
     return kept
 
 

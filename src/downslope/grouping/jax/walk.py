@@ -112,7 +112,7 @@ class Walk:
         name, info, p = eqn.primitive.name, infos[0], eqn.params
         own, shape = tuple(eqn.invars[0].aval.shape), tuple(eqn.outvars[0].aval.shape)
         if name == "split":
-            return self._parts(info, p["axis"], p["sizes"])
+            return self._parts(info, p["axis"], [int(n) for n in p["sizes"]])
         if name == "slice":
             return [self._slice(info, own, p["start_indices"], p["limit_indices"], p["strides"])]
         return [info.moved(_move(name, p, own, shape))]

@@ -117,8 +117,8 @@ def _met(p: ParameterFacts, uses: Sequence[Use]) -> Verdict:
     if kind is Kind.LOOKUP:
         return Verdict(Role.EMBEDDING, "rows are looked up")
     if kind is Kind.JOIN:
-        if operation == "returned" and not wide:
-            return Verdict(Role.VECTOR, "handed out by the model as it is")
+        if len(p.shape) < 2 or (operation == "returned" and not wide):
+            return Verdict(Role.VECTOR, "stands beside the data as it is")
         return Verdict(Role.EMBEDDING, "stands among the data as a token, a query or a state")
     if kind is Kind.ADDITION:
         return (
@@ -139,8 +139,9 @@ def _contracted(p: ParameterFacts, uses: Sequence[Use], depth: int, split_heads:
         return Verdict(Role.VECTOR, reason)
     last, feeds = any(u.last for u in uses), any(u.feeds for u in uses)
     raw = [u.data and u.deepest == 0 for u in uses]
-    narrow = min(min(o, i) for _, o, i in view.matrices(p.shape))
-    if narrow == 1 and (view.blocks or view.batch):
+    # The widest of its matrices counts: a scalar gate may ride along in a fused projection.
+    narrow = max(min(o, i) for _, o, i in view.matrices(p.shape))
+    if narrow == 1 and (uses[0].groups > 1 or view.batch):
         return Verdict(Role.VECTOR, f"{reason}; one row for each channel", view)
     if any(u.routes for u in uses):
         return Verdict(Role.ROUTER, f"{reason}; a ranking of its result chooses what the data meets", view)

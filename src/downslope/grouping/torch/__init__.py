@@ -15,7 +15,7 @@ from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
 from downslope.grouping.torch.pointwise import absorb
-from downslope.grouping.torch.record import Cut, Info, Met, Record
+from downslope.grouping.torch.record import CONSTANT, RAW, Cut, Info, Met, Record
 from downslope.grouping.torch.state import plain_execution, unchanged
 from downslope.grouping.torch.trace import watching
 
@@ -106,6 +106,10 @@ def facts(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Mode
             record.parameter(p)
         for b in inner.buffers():
             record.set(b, Info())
+        for t in _tensors((example_inputs, example_kwargs), set()):
+            record.infos.setdefault(t, RAW)
+            # Given its data as tensors, a model's other tensors are constants, written in its code.
+            record.unknown = CONSTANT
         with watching(record, protect):
             out = _call(inner, example_inputs, example_kwargs)
         depth = _finish(record, out)

@@ -30,6 +30,7 @@ LETTERS = {
     "addmv_": ("mat", "vec", "ik,k->i"),
     "dot": ("self", "tensor", "k,k->"),
     "vdot": ("self", "other", "k,k->"),
+    "_grouped_mm": ("self", "mat2", None),
     "addr": ("vec1", "vec2", "i,j->ij"),
 }
 
@@ -37,6 +38,8 @@ LETTERS = {
 def contract(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label the result of a matrix product."""
     left, right, letters = LETTERS[name]
+    if letters is None:
+        letters = _grouped(a["self"].dim(), a["mat2"].dim())
     info = product(record, name, a[left], a[right], letters)
     if name.startswith("add") or name.startswith("badd"):
         shift = a["self"]
@@ -48,6 +51,11 @@ def contract(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) ->
             out,
         )
     record.set(out, info)
+
+
+def _grouped(left: int, right: int) -> str:
+    """Return the letters of a grouped product: a side without a group axis has its groups in a row."""
+    return f"{'gik'[3 - left :]},{'gkj'[3 - right :]}->{'gij' if left == right else 'ij'}"
 
 
 def product(record: Record, name: str, x: torch.Tensor, y: torch.Tensor, letters: str) -> Info:
@@ -94,7 +102,9 @@ def weighted(
     for trace in weight.weights:
         sides: dict[str, set[int]] = {"outputs": set(), "inputs": set(), "batch": set()}
         for letter, dim in zip(own, trace.dims, strict=True):
-            side = "inputs" if letter not in kept else "batch" if letter in other else "outputs"
+            # A letter that only the weight has is picked from, one matrix at a time.
+            side = "outputs" if letter in kept and letter not in other else "inputs"
+            side = "batch" if (letter in kept) == (letter in other) else side
             sides[side] |= axes_of((dim,))
         _settle(sides, trace)
         axes = {side: frozenset(found) for side, found in sides.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.labels import Dims, axes_of, blurred, broadcast, factors, size_of
+from downslope.grouping.labels import Dim, Dims, axes_of, blurred, broadcast, factors, foreign, size_of
 from downslope.grouping.torch.record import CONSTANT, NONE, RAW, Info, Record, Trace
 
 Shape = tuple[int, ...]
@@ -24,11 +24,7 @@ JOIN = {"cat", "stack", "hstack", "vstack", "copy_", "index_copy", "index_put", 
         "scatter_", "scatter_add", "scatter_add_", "index_add", "index_add_", "slice_scatter", "select_scatter",
         "block_diag", "masked_scatter", "masked_scatter_", "concat", "complex", "scatter_reduce", "scatter_reduce_",
         "index_reduce", "meshgrid"}  # fmt: skip
-LOOKUP = {"embedding": "weight", "_embedding_bag": "weight", "_embedding_bag_forward_only": "weight", "index": "self",
-          "index_select": "self", "gather": "self", "take": "self", "take_along_dim": "self", "_unsafe_index": "self",
-          "masked_select": "self", "embedding_bag": "weight", "grid_sampler_2d": "input", "grid_sampler_3d": "input"}  # fmt: skip
 SHIFTING = {"neg", "dropout", "native_dropout", "fill_", "alpha_dropout", "_fused_dropout", "nan_to_num"}
-RANKING = {"topk", "argmax", "argmin", "sort", "argsort", "max", "min", "kthvalue", "multinomial"}
 FACTORIES = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_empty", "new_full", "new_ones",
              "new_empty_strided", "empty_strided", "bernoulli_", "zero_", "zeros", "ones", "empty", "full", "arange", "eye",
              "linspace", "logspace", "scalar_tensor", "bernoulli", "tril_indices", "triu_indices"}  # fmt: skip
@@ -94,10 +90,16 @@ def _kept(parts: Sequence[tuple[Info, Shape]], k: int, kind: Kind, shape: Shape)
 
 
 def _distinct(traces: Sequence[Trace]) -> list[Trace]:
-    found: dict[tuple[int, frozenset[tuple[int, int]]], Trace] = {}
+    """Keep one trace for each use: the part that begins first."""
+    found: dict[int, Trace] = {}
     for t in traces:
-        found.setdefault((t.origin, frozenset((f.axis or 0, f.start) for f in factors(t.dims))), t)
+        if t.origin not in found or _start(t) < _start(found[t.origin]):
+            found[t.origin] = t
     return list(found.values())
+
+
+def _start(t: Trace) -> int:
+    return sum(f.start for f in factors(t.dims))
 
 
 def _fit(dims: Dims, own: Shape, shape: Shape) -> Dims:
@@ -135,15 +137,21 @@ def elementwise(record: Record, name: str, a: dict[str, Any], out: torch.Tensor)
 
 def norm(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     """Label the result of a normalisation with a gain and a bias."""
-    x = a.get("input", a.get("self"))
+    x: torch.Tensor = a["input"] if "input" in a else a["self"]
     result = out[0] if isinstance(out, (list, tuple)) else out
-    info = record.get(x)
+    info, shape = record.get(x), tuple(x.shape)
     for key, kind in (("weight", Kind.SCALING), ("bias", Kind.ADDITION)):
         t = a.get(key)
-        if t is not None and info.data:
-            absorb(record, record.get(t), kind, name.removeprefix("native_"), info)
+        if t is None:
+            continue
+        own = record.get(t)
+        if info.data:
+            absorb(record, own, kind, name.removeprefix("native_"), info)
+        else:  # a learned array is normalised before it meets the data
+            lengths = tuple(t.shape) if name != "native_batch_norm" else (1,)
+            info = record.merged([info, _fitted(own, lengths, shape)])
     for t in tensors(out):
-        record.set(t, replace(info, results=(), weights=info.weights))
+        record.set(t, replace(info, results=()))
     record.set(result, info)
 
 
@@ -183,120 +191,21 @@ def _side_by_side(name: str, a: dict[str, Any], dims: Dims, x: torch.Tensor, out
         return (*dims[:at], *blurred((), (shape[at],)), *dims[at:])
     if name in ("cat", "concat") and len(dims) == len(shape):
         at = a.get("dim", 0) % out.dim()
-        whole = dims[at] if size_of(dims[at]) == shape[at] else blurred((dims[at],), (shape[at],))[0]
-        return (*dims[:at], whole, *dims[at + 1 :])
+        return (*dims[:at], _grown(dims[at], shape[at]), *dims[at + 1 :])
     return dims if size_of_all(dims) == shape else blurred(dims, shape)
+
+
+def _grown(dim: Dim, size: int) -> Dim:
+    """Return an axis after others were put beside it: where its own part begins is still known."""
+    if size_of(dim) == size:
+        return dim
+    own = next(iter(factors((dim,))), None)
+    return foreign(size) if own is None else (replace(own, size=size),)
 
 
 def size_of_all(dims: Dims) -> Shape:
     """Return the shape that labels describe."""
     return tuple(size_of(d) for d in dims)
-
-
-def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
-    """Label what an index picks from a table, from a stack of matrices, or from data."""
-    table: torch.Tensor = a[LOOKUP[name]]
-    others = [t for key, v in a.items() if key != LOOKUP[name] for t in tensors((v,))]
-    info, picks = record.get(table), [record.get(t) for t in others]
-    result = out[0] if isinstance(out, (list, tuple)) else out
-    if any(p.choices for p in picks) and (info.data or _matrices(info)):
-        note_routes(record, [info, *picks])
-    whole = record.merged([info, *picks])
-    if info.weights and not info.data:
-        traces = tuple(_fetch(t, name, a, table, result) for t in info.weights)
-        if name not in ("index", "index_select", "gather", "_unsafe_index") or any(p.data for p in picks):
-            for t in traces:
-                if len(axes_of(t.dims)) < 2:
-                    record.meet(
-                        replace(t, dims=()),
-                        Kind.LOOKUP,
-                        name.strip("_"),
-                        whole,
-                        inputs=t.fetched,
-                        outputs=axes_of(t.dims),
-                    )
-            keep = tuple(t for t in traces if len(axes_of(t.dims)) > 1)
-            info = Info(weights=keep, data=True, depth=max(whole.depth, 1), choices=whole.choices)
-        else:
-            info = Info(weights=traces)
-    else:
-        results = tuple(replace(t, dims=_after_index(name, a, t.dims, result)) for t in info.results)
-        info = replace(record.merged([info, *picks]), results=results) if whole.data else whole
-    for t in tensors(out):
-        record.set(t, info)
-
-
-def _matrices(info: Info) -> bool:
-    return any(len(axes_of(t.dims)) > 2 for t in info.weights)
-
-
-def _after_index(name: str, a: dict[str, Any], dims: Dims, out: torch.Tensor) -> Dims:
-    if name == "index_select" or (name == "gather" and len(dims) == out.dim()):
-        at = a["dim"] % len(dims)
-        return tuple(
-            blurred((d,), (n,))[0] if k == at or size_of(d) != n else d
-            for k, (d, n) in enumerate(zip(dims, out.shape, strict=True))
-        )
-    if name == "index" and (
-        a["indices"] and a["indices"][0] is not None and all(i is None for i in a["indices"][1:])
-    ):
-        lead = out.dim() - (len(dims) - 1)
-        if a["indices"][0].dtype != torch.bool and lead >= 0:
-            return (*blurred((), tuple(out.shape[:lead])), *dims[1:])
-    return blurred(dims, tuple(out.shape))
-
-
-def _fetch(trace: Trace, name: str, a: dict[str, Any], table: torch.Tensor, out: torch.Tensor) -> Trace:
-    """Return the labels of what was fetched: the picked axes are gone, the others at the end."""
-    if name in ("index", "_unsafe_index"):
-        picked = [k for k, i in enumerate(a["indices"]) if i is not None]
-    elif name in ("index_select", "gather"):
-        picked = [a["dim"] % table.dim()]
-    else:
-        picked = (
-            [0] if name.endswith(("embedding", "embedding_bag", "forward_only")) else list(range(table.dim()))
-        )
-    gone = axes_of([trace.dims[k] for k in picked])
-    rest = tuple(d for k, d in enumerate(trace.dims) if k not in picked)
-    lead = tuple(out.shape[: max(out.dim() - len(rest), 0)])
-    if len(rest) <= out.dim() and tuple(map(size_of, rest)) == tuple(out.shape[len(lead) :]):
-        dims = (*blurred((), lead), *rest)
-    else:
-        dims = blurred(rest, tuple(out.shape))
-    return replace(trace, dims=dims, fetched=trace.fetched | gone)
-
-
-def note_routes(record: Record, infos: Sequence[Info]) -> None:
-    """Say that a ranking decided what the data meets, where it picks from more than itself."""
-    for k, info in enumerate(infos):
-        for use in info.choices:
-            for j, other in enumerate(infos):
-                mine = use in other.writers or any(t.origin == use for t in other.results)
-                if j != k and not mine and use not in other.choices and (other.depth or other.weights):
-                    record.uses[use].routes = True
-
-
-def rank(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
-    """Label the values and the indices of a ranking."""
-    x: torch.Tensor = a["self"]
-    info = record.get(x)
-    values, indices = (out[0], out[1]) if isinstance(out, (list, tuple)) else (None, out)
-    at = a.get("dim", -1)
-    ranked = (
-        frozenset(
-            t.origin
-            for t in info.results
-            if at is not None and len(t.dims) == x.dim() and axes_of((t.dims[at % x.dim()],))
-        )
-        if x.dim()
-        else NONE
-    )
-    if values is not None:
-        record.set(values, replace(record.merged([info]), choices=info.choices))
-    if indices.dtype.is_floating_point:
-        record.set(indices, record.merged([info, *(record.get(t) for t in tensors(a))]))
-    else:
-        record.set(indices, Info(data=info.data, depth=info.depth, choices=info.choices | ranked))
 
 
 def reduce(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
@@ -373,3 +282,13 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
             parts = [(i, tuple(x.shape)) for i, x in zip(infos, inputs, strict=True)]
             weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
             record.set(t, replace(record.merged([Info(weights=weights)]), choices=whole.choices))
+
+
+def note_routes(record: Record, infos: Sequence[Info]) -> None:
+    """Say that a ranking decided what the data meets, where it picks from more than itself."""
+    for k, info in enumerate(infos):
+        for use in info.choices:
+            for j, other in enumerate(infos):
+                mine = use in other.writers or any(t.origin == use for t in other.results)
+                if j != k and not mine and use not in other.choices and (other.depth or other.weights):
+                    record.uses[use].routes = True

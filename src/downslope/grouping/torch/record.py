@@ -95,6 +95,7 @@ class Record:
 
     def __init__(self) -> None:
         self.infos: Any = WeakIdKeyDictionary()
+        self.unknown = RAW
         self.uses: list[Met] = []
         self.shapes: list[tuple[int, ...]] = []
         self._known: dict[Any, int] = {}
@@ -113,8 +114,8 @@ class Record:
         return number
 
     def get(self, tensor: torch.Tensor) -> Info:
-        """Return what is known; a tensor never seen before is raw data."""
-        info: Info = self.infos.get(tensor, RAW)
+        """Return what is known; a tensor never seen before is what `unknown` says."""
+        info: Info = self.infos.get(tensor, self.unknown)
         key = _storage(tensor) if self._written else None
         if key is None or key[0] not in self._written:
             return info
@@ -265,7 +266,7 @@ def _cut(trace: Trace, dim: int, start: int, stop: int, step: int) -> Cut | None
     if step == 1 and start % inner == 0 and stop % inner == 0:
         low, high, period = start // inner * first.step, stop // inner * first.step, first.size * first.step
     elif inner == 1 and first.size % step == 0 and start < step:
-        low, high, period = start * first.step, (start + 1) * first.step, step * first.step
+        return Cut(first.axis, step * first.step, start * first.step, (start + 1) * first.step)
     else:
         return None
     outer = [f for f in factors(trace.dims) if f.axis == first.axis and f.step >= period]

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.torch import contract, pointwise, recurrent, views
+from downslope.grouping.torch import contract, lookup, pointwise, recurrent, views
 from downslope.grouping.torch.record import CONSTANT, RAW, Info, Record
 
 F = torch.nn.functional
@@ -60,8 +60,8 @@ def _handlers() -> dict[str, Handler]:
     table |= dict.fromkeys(pointwise.ADD | pointwise.SCALE, pointwise.elementwise)
     table |= dict.fromkeys(pointwise.NORMS, pointwise.norm)
     table |= dict.fromkeys(pointwise.JOIN, pointwise.join)
-    table |= dict.fromkeys(pointwise.LOOKUP, pointwise.lookup)
-    table |= dict.fromkeys(pointwise.RANKING, pointwise.rank)
+    table |= dict.fromkeys(lookup.LOOKUP, lookup.lookup)
+    table |= dict.fromkeys(lookup.RANKING, lookup.rank)
     table |= dict.fromkeys(pointwise.REDUCING, pointwise.reduce)
     return table | recurrent.HANDLERS
 

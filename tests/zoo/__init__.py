@@ -1,0 +1,14 @@
+"""Architectures with a label for every parameter, written down by hand.
+
+timm and transformers import torchvision, whose operators have no CPU build beside this torch:
+they are declared here, without a body, before anything imports it.
+"""
+
+import torch
+
+_LIBRARY = torch.library.Library("torchvision", "DEF")
+for _schema in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    _LIBRARY.define(_schema)

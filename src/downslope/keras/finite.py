@@ -1,10 +1,10 @@
 """Whether a step may be taken: no NaN or infinity in a gradient or in the learning rate.
 
 Where values can be looked at (PyTorch, and TensorFlow and JAX run eagerly) a bad one raises before
-anything has changed. Inside a compiled graph the error comes from the graph: in `tf.function` an
-assertion that every write waits for; in JAX a callback that only the bad branch reaches, and a mask
-on every write. XLA on TensorFlow can raise nothing: there the mask alone holds the step back, it is
-counted, and the end of `fit` raises.
+anything has changed. `tf.function` raises from its graph, by an assertion that every write waits
+for. XLA, in TensorFlow and JAX, can raise nothing (and an error in the middle of a jitted JAX step
+would lose the weights that were donated to it): there a mask holds the step back, it is counted, and
+the end of `fit` raises.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from downslope.keras.backend import BACKEND, in_xla
 from downslope.rules.rule import Array
@@ -65,10 +64,7 @@ def decide(names: Sequence[str], values: Sequence[Array], mode: str) -> Decision
         return Decision(go=not bad)
     flags = keras.ops.stack(good)
     fine = keras.ops.all(flags)
-    if mode == "skip" or in_xla():
-        return Decision(mask=fine)
-    if BACKEND == "jax":
-        _raise_from_jax(names, flags, fine)
+    if mode == "skip" or BACKEND == "jax" or in_xla():
         return Decision(mask=fine)
     return Decision(assertion=_assertion(names, flags, fine))
 
@@ -87,15 +83,6 @@ def _is_known(value: Array) -> bool:
     if BACKEND == "tensorflow":
         return hasattr(value, "numpy")
     return True
-
-
-def _raise_from_jax(names: Sequence[str], flags: Array, fine: Array) -> None:
-    import jax
-
-    def fail(seen: Any) -> None:
-        raise ValueError(describe([name for name, ok in zip(names, np.asarray(seen), strict=True) if not ok]))
-
-    jax.lax.cond(fine, lambda _: None, lambda seen: jax.debug.callback(fail, seen), flags)
 
 
 def _assertion(names: Sequence[str], flags: Array, fine: Array) -> Any:

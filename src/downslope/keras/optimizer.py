@@ -366,7 +366,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Keras's end of `fit`.
 
         Raises:
-            ValueError: steps had to be left out where nothing could be raised (XLA on TensorFlow).
+            ValueError: steps had to be left out where nothing could be raised: in a graph that XLA compiled.
 
         """
         super().finalize_variable_values(var_list)

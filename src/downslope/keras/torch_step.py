@@ -11,7 +11,7 @@ from downslope.keras.optimizer import Work
 from downslope.rules.muon import Muon
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
-from downslope.torch.kernel import elementwise_kernel, filled
+from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.stacks import Item, fast_dtype, step_stacks
 
@@ -45,17 +45,17 @@ def step_in_place(
 
 
 def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
-    setting = group[0].setting
-    rows = [(w.variable.value, w.g, *filled(w.state)) for w in group]
-    launch = fused.kernel_for(setting.rule, setting.weight_decay, setting.cautious)
-    chosen = {i for i, row in enumerate(rows) if launch and fused.fits(row)}
-    if launch and chosen:
-        taken = [group[i] for i in sorted(chosen)]
-        launch([w.variable.value for w in taken], [w.g for w in taken], [w.state for w in taken], t, lr)
-    left = [row for i, row in enumerate(rows) if i not in chosen]
-    if left:
-        kernel = elementwise_kernel(setting.rule, t, lr, setting.weight_decay, setting.cautious)
-        for_each_block(kernel, left, (True, False) + (True,) * (len(left[0]) - 2))
+    rule, decay, cautious = group[0].setting.rule, group[0].setting.weight_decay, group[0].setting.cautious
+    params, grads = [w.variable.value for w in group], [w.g for w in group]
+    states = [[part for part in w.state if part is not None] for w in group]
+    columns = [list(column) for column in zip(*states, strict=True)]
+    launch = fused.kernel_for(rule, decay, cautious)
+    if launch is not None and fused.fits(params, grads, columns):
+        launch(params, grads, columns, t, lr)
+        return
+    kernel = elementwise_kernel(rule, t, lr, decay, cautious)
+    rows = list(zip(params, grads, *columns, strict=True))
+    for_each_block(kernel, rows, (True, False) + (True,) * len(columns))
 
 
 def _view(w: Work) -> MatrixView:

@@ -633,7 +633,7 @@ class Capsule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.primary = nn.Conv2d(3, 16, 5, 2), nn.Conv2d(16, 32, 5, 2)
-        self.w = nn.Parameter(torch.randn(1, 16, 5, 16, 8))
+        self.w = nn.Parameter(torch.randn(1, 4, 5, 16, 8))
 
     def forward(self, x):
         u = self.primary(self.conv(x).relu()).view(x.shape[0], 8, -1).transpose(1, 2)
@@ -645,6 +645,6 @@ class Capsule(nn.Module):
         return s.squeeze(1).norm(dim=-1)
 
 
-@entry("Capsules", {"conv.weight": "input", "primary.weight": "hidden", "w": "output"}, {"w": "80 × 16×8"})
+@entry("Capsules", {"conv.weight": "input", "primary.weight": "hidden", "w": "output"}, {"w": "20 × 16×8"})
 def capsule() -> Entry:
     return Capsule(), (torch.randn(2, 3, 16, 16),), {}

@@ -24,6 +24,9 @@ class Factor:
     step: int = 1
 
 
+# The axis along which results of different origins were lined up.
+MEMBERS = -1
+
 Dim = tuple[Factor, ...]
 Dims = tuple[Dim, ...]
 
@@ -45,7 +48,7 @@ def size_of(dim: Dim) -> int:
 
 def axes_of(dims: Sequence[Dim]) -> frozenset[int]:
     """Return the origin's axes that occur."""
-    return frozenset(f.axis for dim in dims for f in dim if f.axis is not None)
+    return frozenset(f.axis for dim in dims for f in dim if f.axis is not None and f.axis != MEMBERS)
 
 
 def regroup(dims: Dims, shape: Sequence[int]) -> Dims:
@@ -135,4 +138,4 @@ def broadcast(dims: Dims, own: Sequence[int], shape: Sequence[int]) -> Dims:
 
 def factors(dims: Sequence[Dim]) -> Iterator[Factor]:
     """Yield every factor that belongs to the origin."""
-    return (f for dim in dims for f in dim if f.axis is not None)
+    return (f for dim in dims for f in dim if f.axis is not None and f.axis != MEMBERS)

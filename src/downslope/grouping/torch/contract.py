@@ -13,7 +13,7 @@ import torch
 
 from downslope.grouping.facts import Kind
 from downslope.grouping.labels import Dim, Dims, axes_of, factors, foreign
-from downslope.grouping.torch.pointwise import absorb, combine
+from downslope.grouping.torch.pointwise import absorb, combine, note_mixture
 from downslope.grouping.torch.record import Info, Record, Trace
 
 LETTERS = {
@@ -70,6 +70,7 @@ def product(record: Record, name: str, x: torch.Tensor, y: torch.Tensor, letters
     if ix.data or iy.data:
         note_heads(record, ix, lx, ly, lo)
         note_heads(record, iy, ly, lx, lo)
+        note_mixture(record, ix, iy, [(lx.index(c), ly.index(c)) for c in lx if c in ly])
         return record.merged([replace(ix, weights=()), replace(iy, weights=())])
     folded = [_folded(t, l, lo, sizes) for i, l in ((ix, lx), (iy, ly)) for t in i.weights]
     return record.merged([Info(weights=tuple(folded))])
@@ -108,8 +109,9 @@ def weighted(
             sides[side] |= axes_of((dim,))
         _settle(sides, trace)
         axes = {side: frozenset(found) for side, found in sides.items()}
-        if not axes["outputs"] and not axes["inputs"]:
-            record.meet(trace, Kind.SCALING, name, data)
+        summed = prod(sizes[letter] for letter in own if letter in other and letter not in kept)
+        if not axes["inputs"] and (summed > 1 or not axes["outputs"]):  # stretched along the sum: a gain
+            record.meet(trace, Kind.SCALING, name, data, outputs=axes["outputs"])
             continue
         number = record.meet(trace, kind, name, data, **axes)
         writers.add(number)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import torch
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.labels import Dim, Dims, axes_of, blurred, broadcast, factors, foreign, size_of
-from downslope.grouping.torch.record import CONSTANT, NONE, RAW, Info, Record, Trace
+from downslope.grouping.labels import MEMBERS, Dim, Dims, Factor, axes_of, blurred, broadcast, factors, foreign, size_of
+from downslope.grouping.torch.record import CONSTANT, MOST_RESULTS, NONE, RAW, Info, Record, Trace
 
 Shape = tuple[int, ...]
 
@@ -64,6 +65,10 @@ def combine(
             products += absorb(record, _fitted(info, own, shape), kind, operation, whole)
     if kind is Kind.ADDITION:
         record.note_join(infos)
+    else:
+        for (x, own), (y, other) in permutations(parts, 2):
+            shared = min(len(own), len(other))
+            note_mixture(record, x, y, [(len(own) - k, len(other) - k) for k in range(1, shared + 1)])
     results = [t for k, (i, own) in enumerate(parts) for t in _kept(parts, k, kind, shape)]
     return record.merged(infos, (*_distinct(results), *products))
 
@@ -179,7 +184,7 @@ def join(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> Non
         for x, i in zip(inputs, infos, strict=True)
         for t in i.results
     )
-    info = record.merged(infos, tuple(_distinct(results)))
+    info = record.merged(infos, tuple(_distinct(results))[:MOST_RESULTS])
     has_parameter = any(i.weights and not i.data for i in infos)
     record.set(out, replace(info, depth=max(info.depth, 1)) if has_parameter and shape else info)
 
@@ -188,7 +193,7 @@ def _side_by_side(name: str, a: dict[str, Any], dims: Dims, x: torch.Tensor, out
     shape = tuple(out.shape)
     if name == "stack":
         at = a.get("dim", 0) % out.dim()
-        return (*dims[:at], *blurred((), (shape[at],)), *dims[at:])
+        return (*dims[:at], (Factor(MEMBERS, shape[at]),) if shape[at] > 1 else (), *dims[at:])
     if name in ("cat", "concat") and len(dims) == len(shape):
         at = a.get("dim", 0) % out.dim()
         return (*dims[:at], _grown(dims[at], shape[at]), *dims[at + 1 :])
@@ -282,6 +287,20 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
             parts = [(i, tuple(x.shape)) for i, x in zip(infos, inputs, strict=True)]
             weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
             record.set(t, replace(record.merged([Info(weights=weights)]), choices=whole.choices))
+
+
+def note_mixture(record: Record, gate: Info, mixed: Info, axes: Sequence[tuple[int, int]]) -> None:
+    """Say that a result weighs the results of other weights, lined up along its own outputs."""
+    for g in gate.results:
+        for m in mixed.results:
+            batch = record.uses[m.origin].batch
+            for i, j in axes:
+                if i >= len(g.dims) or j >= len(m.dims) or g.origin == m.origin:
+                    continue
+                own = axes_of((g.dims[i],)) & record.uses[g.origin].outputs
+                stacked = any(f.axis == MEMBERS or f.axis in batch for f in m.dims[j])
+                if not g.linear and own and stacked:
+                    record.uses[g.origin].routes = True
 
 
 def note_routes(record: Record, infos: Sequence[Info]) -> None:

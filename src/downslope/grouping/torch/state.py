@@ -1,9 +1,10 @@
-"""Leave a model exactly as it was: buffers, attributes, random states and global switches."""
+"""Leave a model exactly as it was: tensors, attributes, gradients, random states, global switches."""
 
 from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,37 +12,40 @@ from typing import Any
 import torch
 from torch import nn
 
+Protect = Callable[[torch.Tensor], None]
+
 
 @contextmanager
-def unchanged(model: nn.Module) -> Iterator[Callable[[torch.Tensor], None]]:
-    """Run what is within, then put the model back; yields what to call before a tensor is written to."""
-    modules = list(model.modules())
-    attributes = [_copied(m.__dict__) for m in modules]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    held = {_key(p): p for p in model.parameters()}
-    saved: dict[int, torch.Tensor] = {}
+def unchanged(model: nn.Module) -> Iterator[Protect]:
+    """Run what is within, then put the model back; yields what to call before a tensor is written to.
+
+    Buffers are copied beforehand. Parameters and plain tensors, which a forward pass hardly ever
+    writes to, are copied when that happens, so that they cost no memory.
+    """
+    attributes = [(m.__dict__, _copied(m.__dict__)) for m in model.modules()]
+    copies = {_key(b): (b, b.detach().clone()) for b in model.buffers()}
+    held = {_key(t): t for t in (*model.parameters(), *_plain_tensors(model))}
+    grads = [(p, p.grad) for p in model.parameters() if p.is_leaf]
+    held |= {_key(g): g for _, g in grads if g is not None}
 
     def protect(target: torch.Tensor) -> None:
         key = _key(target)
-        if key in held and key not in saved:
-            saved[key] = held[key].detach().clone()
+        if key in held and key not in copies:
+            copies[key] = (held[key], held[key].detach().clone())
 
-    grads = [(p, p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()]
-    try:
-        with _random_states(model):
+    with _random_states(model):
+        try:
             yield protect
-    finally:
-        with torch.no_grad():
-            for m, before in zip(modules, attributes, strict=True):
-                _put_back(m.__dict__, before)
-            for b, value in buffers:
-                _restore(b, value)
-            for key, value in saved.items():
-                _restore(held[key], value)
-            for p, grad, value in grads:
+        finally:
+            for current, before in attributes:
+                _put_back(current, before)
+            with torch.no_grad():
+                for t, value in copies.values():
+                    if t.shape != value.shape:
+                        t.resize_(value.shape)
+                    t.copy_(value)
+            for p, grad in grads:
                 p.grad = grad
-                if grad is not None and value is not None:
-                    grad.copy_(value)
 
 
 def _key(t: torch.Tensor) -> int:
@@ -51,47 +55,38 @@ def _key(t: torch.Tensor) -> int:
         return id(t)
 
 
-def _restore(t: torch.Tensor, value: torch.Tensor) -> None:
-    if t.shape != value.shape:
-        t.resize_(value.shape)
-    t.copy_(value)
+def _plain_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    for m in model.modules():
+        for value in m.__dict__.values():
+            if isinstance(value, torch.Tensor):
+                yield value
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Copy a module's attributes one level deep, and what it keeps in plain lists and dicts."""
-    return {k: (v, v.copy() if isinstance(v, (dict, list, set)) else None) for k, v in attributes.items()}
+    """Return a module's attributes, and the content of those that are lists, dicts or sets."""
+    contents: dict[type, Callable[[Any], Any]] = {dict: lambda v: list(v.items()), list: list, set: list}
+    kept = {}
+    for k, value in attributes.items():
+        kind = next((c for c in contents if isinstance(value, c)), None)
+        kept[k] = (value, contents[kind](value) if kind else None)
+    return kept
 
 
 def _put_back(attributes: dict[str, Any], before: dict[str, Any]) -> None:
     for k in set(attributes) - set(before):
         del attributes[k]
     for k, (value, content) in before.items():
-        if (
-            isinstance(value, dict) and list(value.items()) != list(content.items())
-            if _plain(value, content)
-            else False
-        ):
+        if content is not None:
             value.clear()
-            value.update(content)
-        elif isinstance(value, list) and content is not None:
-            value[:] = content
-        elif isinstance(value, set) and content is not None:
-            value.clear()
-            value.update(content)
+            value.extend(content) if isinstance(value, list) else value.update(content)
         attributes[k] = value
-
-
-def _plain(value: Any, content: Any) -> bool:
-    return isinstance(value, dict) and content is not None
 
 
 @contextmanager
 def _random_states(model: nn.Module) -> Iterator[None]:
-    devices = sorted(
-        {t.device.index or 0 for t in (*model.parameters(), *model.buffers()) if t.device.type == "cuda"}
-    )
-    python = random.getstate()
-    numpy = sys.modules.get("numpy")
+    tensors = (*model.parameters(), *model.buffers())
+    devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
+    python, numpy = random.getstate(), sys.modules.get("numpy")
     state = numpy.random.get_state() if numpy else None
     with torch.random.fork_rng(devices=devices):
         try:
@@ -109,6 +104,9 @@ def plain_execution() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(warnings.catch_warnings())
+        # True here, and no fault of the model's: this pass runs without gradients.
+        warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield

@@ -125,6 +125,59 @@ class Rule:
         """Return the direction of ascent and the next state; `t` counts steps from 1."""
         raise NotImplementedError
 
+    def start(self, params: Any) -> Any:
+        """Return the state of a loop before its first step, see `step`.
+
+        Raises:
+            TypeError: a parameter that is no array of a real floating dtype.
+            ValueError: a parameter that is no matrix, where the rule needs one.
+
+        """
+        from downslope.rules import loop  # it needs `ops`, which needs this module
+
+        return loop.start(self, params)
+
+    def step(
+        self,
+        params: Any,
+        gradients: Any,
+        state: Any,
+        *,
+        lr: Any,
+        weight_decay: float = 0.0,
+        cautious: bool = False,
+    ) -> tuple[Any, Any]:
+        """Return parameters and state after one step; nothing is written to the parameters or gradients.
+
+        Args:
+            params: an array, or a nested dict, list or tuple of arrays of one framework.
+            gradients: the same of gradients.
+            state: what `start`, or the step before, returned; it may be consumed.
+            lr: learning rate, at least 0.
+            weight_decay: decoupled, at least 0.
+            cautious: decay only where it agrees with the step in sign.
+
+        Raises:
+            TypeError: a state of another rule; a parameter that is no floating array.
+            ValueError: gradients whose parts or shapes are not the parameters'; a value out of range.
+
+        >>> import numpy as np
+        >>> from downslope import SGD
+        >>> rule, params = SGD(), {"w": np.array([2.0])}
+        >>> state = rule.start(params)
+        >>> for _ in range(3):
+        ...     gradients = {"w": 2 * params["w"]}  # of w²
+        ...     params, state = rule.step(params, gradients, state, lr=0.25)
+        >>> params
+        {'w': array([0.25])}
+
+        """
+        from downslope.rules import loop
+
+        return loop.advance(
+            self, params, gradients, state, lr=lr, weight_decay=weight_decay, cautious=cautious
+        )
+
     def penalised(self, g: Array, p: Array) -> Array:
         """Return the gradient of the loss plus (l2/2)‖p‖²."""
         return g + self.l2 * p if self.l2 else g

@@ -53,15 +53,18 @@ class TorchOps:
             return a.new_zeros((*a.shape[:-2], 1, 1))
         largest = a.abs().amax(dim=(-2, -1), keepdim=True)
         safe = torch.where(largest > 0, largest, 1.0)
-        return largest * torch.linalg.vector_norm(a / safe, dim=(-2, -1), keepdim=True)
+        scaled: Tensor = torch.linalg.vector_norm(a / safe, dim=(-2, -1), keepdim=True)
+        return largest * scaled
 
     def transpose(self, a: Tensor) -> Tensor:
         return a.mT
 
     def gram(self, a: Tensor) -> Tensor:
-        return _mirrored(_multiply, a, a.mT) if _worth_mirroring(a) else a @ a.mT
+        return _mirrored(torch.mm, a, a.mT) if _is_large(a) else torch.matmul(a, a.mT)
 
     def addmm(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+        if _is_large(a):
+            return _one_at_a_time(partial(_multiply_add, beta=beta, alpha=alpha), a, b, c)
         if a.ndim == 2:
             return torch.addmm(c, a, b, beta=beta, alpha=alpha)
         if a.ndim == 3:
@@ -69,7 +72,7 @@ class TorchOps:
         return beta * c + alpha * (a @ b)
 
     def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-        if not _worth_mirroring(a):
+        if not _is_large(a):
             return self.addmm(c, a, b, beta, alpha)
         return _mirrored(partial(_multiply_add, beta=beta, alpha=alpha), a, b, c)
 
@@ -89,36 +92,45 @@ class TorchOps:
 _STRIPES = 4
 """Stripes that a symmetric product is cut into: 10 of 16 blocks are computed, 6 are mirrored."""
 
-_MIRROR_FROM = 384
-"""Rows from which mirroring pays on a CPU: below, the blocks are too small to run at full speed."""
+_LARGE_FROM = 384
+"""Rows from which a CPU takes the matrices of a stack one at a time: a batched product brings
+nothing more, and is slower where an operand is transposed; and where mirroring pays."""
 
 
-def _worth_mirroring(a: Tensor) -> bool:
-    return a.device.type == "cpu" and a.shape[-2] >= _MIRROR_FROM
+def _is_large(a: Tensor) -> bool:
+    return a.device.type == "cpu" and a.shape[-2] >= _LARGE_FROM
+
+
+def _one_at_a_time(product: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """Return the product of each matrix of a stack."""
+    if operands[0].ndim == 2:
+        return product(*operands)
+    flat = [t.reshape(-1, *t.shape[-2:]) for t in operands]
+    done = [product(*matrices) for matrices in zip(*flat, strict=True)]
+    whole = done[0] if len(done) == 1 else torch.stack(done)
+    return whole.view(*operands[0].shape[:-2], *done[0].shape)
 
 
 def _mirrored(block: Callable[..., Tensor], a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return a symmetric product of which only the blocks on and below the diagonal are computed.
-
-    Matrices of a stack are taken one at a time: they are large, and a batched product would copy
-    its strided blocks.
-    """
+    """Return a symmetric product of which only the blocks on and below the diagonal are computed."""
     m = a.shape[-2]
-    out = a.new_empty((*a.shape[:-1], m))
     edges = [m * i // _STRIPES for i in range(_STRIPES + 1)]
-    stacked = [t.reshape(-1, *t.shape[-2:]) for t in (out, a, b, *([] if c is None else [c]))]
-    for target, left, right, *added in zip(*stacked, strict=True):
+
+    def product(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
+        out = left.new_empty((m, m))
         for low, high in pairwise(edges):
-            operands = [left[low:high], right[:, :high], *(t[low:high, :high] for t in added)]
-            computed = block(*operands)
-            target[low:high, :high] = computed
-            target[:low, low:high] = computed[:, :low].mT
-    return out
+            operands = [
+                left[low:high],
+                right[:, :high],
+                *(() if added is None else (added[low:high, :high],)),
+            ]
+            out[low:high, :high] = block(*operands)
+            out[:low, low:high] = out[low:high, :low].mT
+        return out
 
-
-def _multiply(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b
+    return _one_at_a_time(product, a, b, *(() if c is None else (c,)))
 
 
 def _multiply_add(a: Tensor, b: Tensor, c: Tensor, *, beta: float, alpha: float) -> Tensor:
-    return torch.addmm(c, a, b, beta=beta, alpha=alpha)
+    done = a @ b  # faster than addmm, which first copies c
+    return (done if alpha == 1 else done.mul_(alpha)).add_(c, alpha=beta)

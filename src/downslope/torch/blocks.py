@@ -16,6 +16,9 @@ from torch import Tensor
 BLOCK = 1 << 17
 """Elements a block: half a megabyte of float32, so that a rule's operands share a core's cache."""
 
+GATHERED = 1 << 13
+"""Elements up to which tensors are gathered: above, a kernel's fixed cost is less than the copies'."""
+
 Kernel = Callable[..., None]
 Row = tuple[Tensor, ...]
 
@@ -37,7 +40,7 @@ def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool],
         size = row[0].numel()
         if size == 0:
             continue
-        if 2 * size > block:
+        if size > min(GATHERED, block):
             _large(kernel, row, written, block)
             continue
         if packed + size > block:

@@ -18,6 +18,8 @@ from downslope.torch.stacks import Item, fast_dtype, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
+_STACK_BYTES = {"cpu": 1 << 25}
+
 
 class Muon(RuleOptimizer):
     r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
@@ -57,7 +59,8 @@ class Muon(RuleOptimizer):
         by_role: values for the groups of a role, e.g. `{"embedding": {"lr": 1e-3}}`.
         partition: a partition made earlier, to pin the grouping of this model.
         overrides: handed to `downslope.torch.partition`.
-        max_stack_bytes: memory that gathering matrices may take at a time.
+        max_stack_bytes: memory that gathering matrices may take at a time; None means 32 MiB on a CPU
+            (so that it stays in reach of the caches and of the allocator) and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
         fused: None uses torch's fused kernel for AdamW; False never does.
 
@@ -97,12 +100,13 @@ class Muon(RuleOptimizer):
         by_role: Mapping[str, Mapping[str, Any]] | None = None,
         partition: Partition | None = None,
         overrides: Any = None,
-        max_stack_bytes: int = 1 << 28,
+        max_stack_bytes: int | None = None,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
     ) -> None:
         self._views: dict[Tensor, MatrixView] = {}
-        require("max_stack_bytes", max_stack_bytes, max_stack_bytes > 0, "a positive number of bytes")
+        fine = max_stack_bytes is None or max_stack_bytes > 0
+        require("max_stack_bytes", max_stack_bytes, fine, "a positive number of bytes, or None")
         self.max_stack_bytes = max_stack_bytes
         if isinstance(params, nn.Module):
             partition = _partition_of(params, example_inputs, partition, overrides)
@@ -186,7 +190,7 @@ class Muon(RuleOptimizer):
             weight_decay=decoupled_decay(group),
             cautious=group["cautious"],
             ns_dtype=chosen,
-            max_stack_bytes=self.max_stack_bytes,
+            max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
         )
 
     def _engine(self, group: dict[str, Any], rule: Any) -> str:

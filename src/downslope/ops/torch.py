@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -45,7 +46,7 @@ class TorchOps:
 
     def debias(self, a: Tensor, beta: float, t: Any) -> Tensor:
         if isinstance(t, Tensor):
-            return a if beta == 0 else a / -torch.expm1(t * torch.tensor(beta, dtype=torch.float64).log())
+            return a if beta == 0 else a / -torch.expm1(t.double() * math.log(beta))
         return a / bias_correction(beta, t)
 
     def norm(self, a: Tensor) -> Tensor:

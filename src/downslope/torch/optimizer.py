@@ -13,6 +13,7 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from downslope.rules.rule import Rule, require
 from downslope.torch import fused
@@ -110,11 +111,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._run()
+        return loss
+
+    @_disable_dynamo  # inside a compiled step it runs as it is: kernels need no compiler
+    def _run(self) -> None:
         jobs = self._collect()
         if self._all_finite(jobs):
             for job in jobs:
                 self._apply(job)
-        return loss
 
     def _collect(self) -> list[Job]:
         """Return the work to do; nothing is changed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+from downslope.errors import UsageError, one_line
 from downslope.grouping.view import MatrixView
 
 
@@ -137,5 +140,36 @@ class Partition:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> Partition:
-        """Return the partition that `to_dict` described."""
-        return cls([Assignment.from_dict(a) for a in d["assignments"]])
+        """Return the partition that `to_dict` described.
+
+        Raises:
+            UsageError: it is no description of a partition, or one of a later version.
+
+        """
+        if not isinstance(d, dict) or "assignments" not in d:
+            raise UsageError("no partition: expected the JSON that `downslope groups --save` writes")
+        if d.get("version") != 1:
+            raise UsageError(f"a partition of version {d.get('version')!r}: this release reads version 1")
+        try:
+            return cls([Assignment.from_dict(a) for a in d["assignments"]])
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"no partition: {one_line(error)}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the partition to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Partition:
+        """Return the partition that `save` wrote; it holds no parameters.
+
+        Raises:
+            UsageError: there is no such file, or it holds no partition.
+
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UsageError(f"{path} cannot be read as a partition: {one_line(error)}") from error
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error

@@ -10,12 +10,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from downslope.grouping.partition import Assignment, Role
+
 if TYPE_CHECKING:
-    from downslope.grouping.partition import Assignment, Partition
+    from downslope.grouping.partition import Partition
 
 _STYLES = {"muon": "bold green", "adamw": "cyan", "none": "dim"}
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -28,30 +30,24 @@ class Row:
     name: str
     members: tuple[Assignment, ...]
 
-    @property
-    def count(self) -> int:
-        """How many numbers the parameters hold."""
-        return sum(prod(a.shape) for a in self.members)
 
-
-def folded(assignments: Iterable[Assignment]) -> list[Row]:
+def folded(assignments: Iterable[Assignment], *, every: bool = True) -> list[Row]:
     """Return one row a kind: `blocks.{0-11}.attn.weight`.
 
-    Layer numbers are folded as long as shape, role, rule, view and warning agree; the depth may differ.
+    Layer numbers are folded as long as shape, role, rule, view and warning agree; the depth may
+    differ. Unless `every`, biases and gains are gathered into one row for each last part of a name.
     """
     kinds: dict[tuple[object, ...], list[Assignment]] = {}
     for a in assignments:
-        key = (
-            _NUMBER.sub("#", a.name),
-            a.shape,
-            a.role,
-            a.rule,
-            a.view,
-            bool(a.warning),
-            _depthless(a.reason),
-        )
-        kinds.setdefault(key, []).append(a)
+        same = (a.role, a.rule, a.warning, _depthless(a.reason))
+        plain = a.role is Role.VECTOR and len(a.shape) < 2 and not a.warning and not every
+        exact = (_last(a.name),) if plain else (_NUMBER.sub("#", a.name), a.shape, a.view)
+        kinds.setdefault((*exact, *same), []).append(a)
     return [Row(_name([a.name for a in group]), tuple(group)) for group in kinds.values()]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _depthless(reason: str) -> str:
@@ -59,7 +55,9 @@ def _depthless(reason: str) -> str:
 
 
 def _name(names: list[str]) -> str:
-    """Fold the numbers that differ: `a.0.b`, `a.1.b` is `a.{0-1}.b`."""
+    """Fold the numbers that differ: `a.0.b`, `a.1.b` is `a.{0-1}.b`; other names keep their last part."""
+    if len({_NUMBER.sub("#", n) for n in names}) > 1:
+        return f"*.{_last(names[0])}"
     numbers = [_NUMBER.findall(n) for n in names]
     columns = list(zip(*numbers, strict=True))
     spans = iter([_span({int(v) for v in column}) for column in columns])
@@ -97,31 +95,65 @@ def reason_of(row: Row) -> str:
 def shape_of(row: Row) -> str:
     """Return the shape of one member as matrices where it has a view, else as it is."""
     a = row.members[0]
-    matrices = a.view.describe(a.shape) if a.view else "×".join(map(str, a.shape)) or "scalar"
-    return f"{matrices}, {len(row.members)} times" if len(row.members) > 1 else matrices
+    shapes = {m.shape for m in row.members}
+    if len(shapes) > 1:
+        sizes = sorted(prod(shape) for shape in shapes)
+        return f"{sizes[0]} to {sizes[-1]}"
+    return a.view.describe(a.shape) if a.view else "×".join(map(str, a.shape)) or "scalar"
 
 
-def table(partition: Partition, *, reasons: bool = True) -> RenderableType:
-    """Return the partition as something that rich prints."""
-    t = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    t.add_column("parameter", overflow="fold", ratio=5)
-    t.add_column("as matrices", overflow="fold", ratio=3)
-    t.add_column("role", no_wrap=True)
-    t.add_column("rule", no_wrap=True)
-    if reasons:
-        t.add_column("because", overflow="fold", ratio=5)
-    rows = folded(partition)
-    for row in rows:
+def _broken(name: str, width: int) -> str:
+    """Break a long name after its dots."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append(" ")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class PartitionTable:
+    """A partition as something that rich prints, in the width that there is."""
+
+    partition: Partition
+    every: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = folded(self.partition, every=self.every)
+        yield _grid(rows, options.max_width)
+        yield from _totals(self.partition)
+        yield from _warnings(rows)
+
+
+def _grid(rows: list[Row], width: int) -> Table:
+    names = [("! " if row.members[0].warning else "") + row.name for row in rows]
+    matrices = [shape_of(row) for row in rows]
+    left = width - 9 - 5 - 14  # beside the role, the rule, and the space around five columns
+    wide = min(max(map(len, matrices), default=11), max(left // 4, 11))
+    name = min(max(map(len, names), default=9), max((left - wide) // 2, 9))
+    t = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    t.add_column("parameter", width=name, overflow="fold")
+    t.add_column("as matrices", width=max(wide, 11), overflow="fold")
+    t.add_column("role", width=9)
+    t.add_column("rule", width=5)
+    t.add_column("because", width=max(left - name - max(wide, 11), 12), overflow="fold")
+    for row, label, shape in zip(rows, names, matrices, strict=True):
         a = row.members[0]
-        mark = Text("! ", "bold yellow") if a.warning else Text()
-        cells: list[RenderableType] = [
-            mark + Text(row.name),
-            shape_of(row),
+        many = f" ({len(row.members)} of them)" if row.name.startswith("*.") else ""
+        t.add_row(
+            Text(_broken(label, name), "bold yellow" if a.warning else ""),
+            shape,
             a.role.value,
             Text(a.rule, _STYLES[a.rule]),
-        ]
-        t.add_row(*cells, *([reason_of(row)] if reasons else []))
-    return Group(t, *_totals(partition), *_warnings(rows))
+            Text(reason_of(row) + many),
+        )
+    return t
+
+
+def table(partition: Partition, *, every: bool = False) -> PartitionTable:
+    """Return the partition as something that rich prints."""
+    return PartitionTable(partition, every)
 
 
 def _totals(partition: Partition) -> list[Text]:
@@ -129,7 +161,7 @@ def _totals(partition: Partition) -> list[Text]:
     lines = []
     for rule in ("muon", "adamw", "none"):
         own = [a for a in partition if a.rule == rule]
-        if own:
+        if own:  # how many, how large, and in how many matrices
             n = sum(prod(a.shape) for a in own)
             name = Text(f"{rule:<6}", _STYLES[rule])
             matrices = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from downslope.grouping.torch.state import plain_execution, unchanged
 from downslope.grouping.torch.trace import watching
 
 __all__ = ["facts", "named_parameters", "partition"]
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 # Names that wrappers put between a module and its parameters.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -29,6 +30,7 @@ def partition(
     *example_inputs: Any,
     overrides: Overrides | None = None,
     heads: Literal["fused", "split"] = "fused",
+    batches: Iterable[Any] | None = None,
     **example_kwargs: Any,
 ) -> Partition:
     """Say which rule each parameter of a model gets, and why, from one forward pass on one batch.
@@ -42,6 +44,8 @@ def partition(
         overrides: what to assign whatever the trace shows: {pattern, module path or predicate:
             rule, role, MatrixView or Assignment}.
         heads: "split" cuts the query, key and value projections of attention into a matrix a head.
+        batches: several batches instead of one, where one does not reach every parameter; each is
+            a tuple of inputs, a dict of keyword inputs, or a single input.
         **example_kwargs: keyword arguments of the model.
 
     Raises:
@@ -55,7 +59,10 @@ def partition(
     """
     if heads not in ("fused", "split"):
         raise UsageError(f"heads = {heads!r}: expected 'fused' or 'split'")
-    found = assign(facts(model, *example_inputs, **example_kwargs), split_heads=heads == "split")
+    if batches is not None and (example_inputs or example_kwargs):
+        raise UsageError("batches stands for the inputs of several calls: pass it, or the inputs of one call")
+    calls = [(example_inputs, example_kwargs)] if batches is None else [_call_of(batch) for batch in batches]
+    found = assign(facts(model, calls), split_heads=heads == "split")
     own = named_parameters(model)
     return Partition(applied(found, overrides or {}, _modules(model)), own)
 
@@ -85,8 +92,14 @@ def clean(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def facts(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> ModelFacts:
-    """Return what one forward pass shows of each parameter."""
+def _call_of(batch: Any) -> Call:
+    if isinstance(batch, dict):
+        return (), batch
+    return (tuple(batch), {}) if isinstance(batch, (tuple, list)) else ((batch,), {})
+
+
+def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
+    """Return what forward passes show of each parameter, one for each (arguments, keyword arguments)."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"a {type(model).__name__} is no torch.nn.Module: pass the model, then one batch of its inputs"
@@ -101,22 +114,28 @@ def facts(model: nn.Module, *example_inputs: Any, **example_kwargs: Any) -> Mode
                 f"{clean(name)} has no shape yet: run the model once on a batch, then group its parameters"
             )
     record = Record()
-    with unchanged(inner) as protect, plain_execution():
-        for p in own.values():
-            record.parameter(p)
-        for b in inner.buffers():
-            record.set(b, Info())
-        for t in _tensors((example_inputs, example_kwargs), set()):
-            record.infos.setdefault(t, RAW)
-            # Given its data as tensors, a model's other tensors are constants, written in its code.
-            record.unknown = CONSTANT
-        with watching(record, protect):
-            out = _call(inner, example_inputs, example_kwargs)
-        depth = _finish(record, out)
+    depth = 0
+    for args, kwargs in calls:
+        with unchanged(inner) as protect, plain_execution():
+            _enter(record, inner, own, (args, kwargs))
+            with watching(record, protect):
+                out = _called(inner, args, kwargs)
+            depth = max(depth, _finish(record, out))
     return _facts(inner, own, record, depth)
 
 
-def _call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _enter(record: Record, model: nn.Module, own: Mapping[str, nn.Parameter], given: Any) -> None:
+    """Say what each tensor is that the model holds or is given."""
+    record.begin(own.values())
+    for b in model.buffers():
+        record.set(b, CONSTANT)
+    for t in _tensors(given, set()):
+        record.infos.setdefault(t, RAW)
+        # Given its data as tensors, a model's other tensors are constants, written in its code.
+        record.unknown = CONSTANT
+
+
+def _called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     try:
         return model(*args, **kwargs)
     except Exception as error:

@@ -65,9 +65,7 @@ def _fetched(record: Record, name: str, traces: tuple[Trace, ...], whole: Info, 
     return Info(weights=keep, data=True, depth=max(whole.depth, 1), choices=whole.choices)
 
 
-def _as_slice(
-    record: Record, name: str, a: dict[str, Any], x: torch.Tensor
-) -> tuple[int, int, int] | None:
+def _as_slice(record: Record, name: str, a: dict[str, Any], x: torch.Tensor) -> tuple[int, int, int] | None:
     """Return (axis, low, high) where an index written in the program takes a run of positions."""
     if name not in ("index", "index_select") or x.device.type == "meta":
         return None

@@ -10,7 +10,18 @@ from typing import Any
 import torch
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.labels import MEMBERS, Dim, Dims, Factor, axes_of, blurred, broadcast, factors, foreign, size_of
+from downslope.grouping.labels import (
+    MEMBERS,
+    Dim,
+    Dims,
+    Factor,
+    axes_of,
+    blurred,
+    broadcast,
+    factors,
+    foreign,
+    size_of,
+)
 from downslope.grouping.torch.record import CONSTANT, MOST_RESULTS, NONE, RAW, Info, Record, Trace
 
 Shape = tuple[int, ...]

@@ -102,16 +102,16 @@ class Record:
         self._written: dict[int, tuple[StorageWeakRef, Info]] = {}
         self._held: set[int] = set()
 
-    def parameter(self, tensor: torch.Tensor) -> int:
-        """Enter a parameter; return its number."""
-        number = len(self.shapes)
-        shape = tuple(tensor.shape)
-        self.shapes.append(shape)
-        self.infos[tensor] = Info(weights=(Trace(number, of_shape(shape)),))
-        key = _storage(tensor)
-        if key is not None:
-            self._held.add(key[0])
-        return number
+    def begin(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Begin a forward pass: tensors of an earlier one are forgotten, uses are kept."""
+        self.infos = WeakIdKeyDictionary()
+        self._written, self._held, self.shapes = {}, set(), []
+        for number, tensor in enumerate(parameters):
+            self.shapes.append(tuple(tensor.shape))
+            self.infos[tensor] = Info(weights=(Trace(number, of_shape(self.shapes[-1])),))
+            key = _storage(tensor)
+            if key is not None:
+                self._held.add(key[0])
 
     def get(self, tensor: torch.Tensor) -> Info:
         """Return what is known; a tensor never seen before is what `unknown` says."""

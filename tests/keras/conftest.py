@@ -17,6 +17,11 @@ if CHOSEN in BACKENDS:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     pytest.importorskip("keras", reason="Keras is not installed")
+    if CHOSEN == "tensorflow":
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     if CHOSEN == "jax":
         import jax
 

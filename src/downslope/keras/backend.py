@@ -62,6 +62,15 @@ def operations(tensor: Array) -> Ops:
     return ops_for(tensor)
 
 
+def native_dtype(name: str) -> Any:
+    """Return a dtype as the backend's own operations take it."""
+    if BACKEND == "torch":
+        import torch
+
+        return getattr(torch, name)
+    return name
+
+
 def in_stateless_scope() -> bool:
     """Whether variables must not be written to directly."""
     from keras.src.backend.common.stateless_scope import in_stateless_scope as inside

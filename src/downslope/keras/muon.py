@@ -9,7 +9,7 @@ import keras
 
 from downslope import rules
 from downslope.grouping.partition import Assignment, Partition
-from downslope.keras.backend import BACKEND, name_of, operations
+from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
 from downslope.keras.optimizer import RuleOptimizer, Setting, Work
 from downslope.keras.saved import stem
 from downslope.rules.rule import Array, require, require_number
@@ -193,7 +193,7 @@ class _Choices:
 
 def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
     """Fill in the directions of Muon's variables: matrices of one shape make one stack."""
-    x = operations(work[0].p)
+    x, dtype = operations(work[0].p), None if ns_dtype is None else native_dtype(ns_dtype)
     pieces: list[list[Array]] = []
     places: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, w in enumerate(work):
@@ -207,7 +207,7 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
             places.setdefault((rule, u.dtype, stack.shape[1], stack.shape[2]), []).append((i, j))
     for (rule, *_), where in places.items():
         parts = [pieces[i][j] for i, j in where]
-        done = rule.matrix_direction(x, parts[0] if len(parts) == 1 else x.concat(parts, 0), dtype=ns_dtype)
+        done = rule.matrix_direction(x, parts[0] if len(parts) == 1 else x.concat(parts, 0), dtype=dtype)
         low = 0
         for (i, j), part in zip(where, parts, strict=True):
             pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]

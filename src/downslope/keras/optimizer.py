@@ -378,4 +378,4 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def skipped_steps(self) -> int:
         """How many steps were left out because a gradient or the learning rate was not finite."""
-        return 0 if self._skipped is None else int(keras.ops.convert_to_numpy(self._skipped.value))
+        return 0 if self._skipped is None else int(keras.ops.convert_to_numpy(tensor_of(self._skipped)))

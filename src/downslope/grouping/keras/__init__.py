@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -34,7 +35,7 @@ def partition(
     (arrays, or `keras.KerasTensor`s) where that is not enough.
 
     Args:
-        model: a built model or layer.
+        model: a built model or layer; or a `tf.Module`, followed by example inputs.
         *example_inputs: what the model takes; only shapes and dtypes are read.
         overrides: what to assign whatever the trace shows: {pattern, path of a layer, layer or
             predicate: rule, role, MatrixView or Assignment}.
@@ -54,6 +55,8 @@ def partition(
     ['input', 'hidden', 'output']
 
     """
+    if (other := _tensorflow_module(model)) is not None:
+        return other(model, *example_inputs, overrides=overrides, heads=heads, **example_kwargs)
     if heads not in ("fused", "split"):
         raise UsageError(f"heads = {heads!r}: expected 'fused' or 'split'")
     found, variables = facts(model, *example_inputs, **example_kwargs)
@@ -95,8 +98,8 @@ def facts(model: Any, *example_inputs: Any, **example_kwargs: Any) -> tuple[Mode
     if trace.unseen:
         names = ", ".join(f"{name} ({why})" for name, why in trace.unseen[:3])
         warnings.warn(
-            f"could not follow the data inside {names}: its layers were taken in the order in which they were "
-            "made. Write it with keras.ops, or check the partition and pass overrides",
+            f"could not follow the data inside {names}: its layers were taken in the order in "
+            "which they were made. Write it with keras.ops, or check the partition and pass overrides",
             stacklevel=3,
         )
     trained = list(model.trainable_variables)
@@ -108,6 +111,19 @@ def facts(model: Any, *example_inputs: Any, **example_kwargs: Any) -> tuple[Mode
         for name, v in zip(_names([*trained, *frozen]), [*trained, *frozen], strict=True)
     ]
     return ModelFacts(tuple(parameters), trace.depth), [*trained, *frozen]
+
+
+def _tensorflow_module(model: Any) -> Any:
+    """Return the tracer of plain TensorFlow modules where this is one."""
+    if isinstance(model, keras.Layer) or "tensorflow" not in sys.modules:
+        return None
+    import tensorflow as tf
+
+    if not isinstance(model, tf.Module):
+        return None
+    from downslope.grouping import tensorflow
+
+    return tensorflow.partition
 
 
 def _names(variables: Sequence[Any]) -> list[str]:
@@ -150,7 +166,7 @@ def _ways(
             for n in (None, 64)
         ]
     config = model.get_build_config() or {}
-    ways = []
+    ways: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     for dtype in (keras.config.floatx(), "int32"):
         for n in (None, 64):
             if shape := config.get("input_shape"):

@@ -8,33 +8,13 @@ before it wrote.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import keras
 from keras import layers
 
 from downslope.grouping.facts import Kind
-
-Axes = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """How a variable meets the data, before it is known where in the model that happens."""
-
-    variable: Any
-    kind: Kind
-    operation: str
-    outputs: Axes = ()
-    inputs: Axes = ()
-    batch: Axes = ()
-    blocks: tuple[int, ...] = ()
-    head: int = 0
-
-
-Stage = list[Meeting]
+from downslope.grouping.met import Axes, Meeting, Stage, contraction
 
 
 def stages_of(layer: Any, reverse: bool = False) -> list[Stage] | None:
@@ -50,20 +30,6 @@ def stages_of(layer: Any, reverse: bool = False) -> list[Stage] | None:
                 return _projecting_back(layer)
             return describe(layer)
     return None
-
-
-def contraction(variable: Any, letters: str, other: str, kept: str, operation: str) -> Meeting:
-    """Return the meeting that an equation describes: `letters` for the variable, `other` for the data."""
-    outputs, inputs, batch = [], [], []
-    for axis, letter in enumerate(letters):
-        side = inputs if letter not in kept else batch if letter in other else outputs
-        side.append(axis)
-    if not outputs and not inputs:
-        return Meeting(variable, Kind.SCALING, operation, outputs=tuple(batch))
-    head = prod(variable.shape[axis] for axis in outputs[1:]) if len(outputs) > 1 else 0
-    return Meeting(
-        variable, Kind.CONTRACTION, operation, tuple(outputs), tuple(inputs), tuple(batch), head=head
-    )
 
 
 def addition(variable: Any) -> Meeting:

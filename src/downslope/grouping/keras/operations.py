@@ -9,7 +9,7 @@ import keras
 from keras import tree
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.keras.layers import Meeting, Stage, contraction
+from downslope.grouping.met import Meeting, Stage, contraction
 
 RANKS = ("TopK", "Argmax", "Argmin", "Argsort", "Sort", "Argpartition")
 PICKS = ("Take", "TakeAlongAxis")

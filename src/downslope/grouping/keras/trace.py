@@ -17,66 +17,19 @@ import keras
 from keras import layers, tree
 
 from downslope.errors import one_line
-from downslope.grouping.facts import Kind, Use
-from downslope.grouping.keras.layers import Meeting, Stage, stages_of
+from downslope.grouping.facts import Kind
+from downslope.grouping.keras.layers import stages_of
 from downslope.grouping.keras.operations import PICKS, RANKS, meetings_of
+from downslope.grouping.met import Info, Meeting, Record, Stage, merged
 
 
 @dataclass
-class Met:
-    """A use of a variable under observation."""
+class Trace(Record):
+    """All uses that were seen, and the layers that could not be followed inside."""
 
-    meeting: Meeting
-    depth: int
-    deepest: int
-    last: bool = False
-    feeds: bool = False
-    routes: bool = False
-
-    def use(self) -> Use:
-        """Return the use as the policy reads it."""
-        m = self.meeting
-        return Use(
-            m.kind,
-            m.outputs,
-            m.inputs,
-            m.batch,
-            blocks=m.blocks,
-            head=m.head,
-            depth=self.depth,
-            deepest=self.deepest,
-            last=self.last,
-            feeds=self.feeds,
-            routes=self.routes,
-            operation=m.operation,
-        )
-
-
-@dataclass(frozen=True)
-class Info:
-    """What is known of a tensor: how deep it is, and which uses have reached it with no further contraction.
-
-    `choices` are the uses whose results were ranked to make it.
-    """
-
-    depth: int = 0
-    writers: frozenset[int] = frozenset()
-    choices: frozenset[int] = frozenset()
-
-
-@dataclass
-class Trace:
-    """All uses that were seen, by variable, and the layers that could not be followed inside."""
-
-    uses: list[Met] = field(default_factory=list)
-    depth: int = 0
     unseen: list[tuple[str, str]] = field(default_factory=list)
     _infos: dict[int, Info] = field(default_factory=dict)
     _kept: list[Any] = field(default_factory=list)
-
-    def of(self, variable: Any) -> tuple[Use, ...]:
-        """Return the uses of a variable."""
-        return tuple(met.use() for met in self.uses if met.meeting.variable is variable)
 
     # -- following ---------------------------------------------------------------------------
 
@@ -84,17 +37,11 @@ class Trace:
         """Follow a whole model from symbolic inputs to its outputs."""
         with _graph_restored(model):
             outputs = self._inside(model, tuple(args), kwargs, [Info()])
-        for info in outputs:
-            self.depth = max(self.depth, info.depth)
-            for use in info.writers:
-                self.uses[use].last = True
+        self.finish(outputs)
 
     def in_order(self, model: Any) -> None:
         """Take the layers of a model one after another, where it could not be followed."""
-        info = self._unfollowed(model, Info())
-        self.depth = info.depth
-        for use in info.writers:
-            self.uses[use].last = True
+        self.finish([self._unfollowed(model, Info())])
 
     def _inside(
         self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Info]
@@ -137,9 +84,9 @@ class Trace:
         infos = [self._infos[id(t)] for t in node.input_tensors]
         if isinstance(operation, keras.Layer):
             return self._layer(operation, args, kwargs, infos, len(node.outputs))
-        self._routes(infos)
+        self.routes(infos)
         found = meetings_of(operation, args, kwargs)
-        info = self._meet(found, _merged(infos))
+        info = self.meet(found, merged(infos))
         name = type(operation).__name__
         if name in RANKS:
             info = Info(info.depth, info.writers, info.choices | info.writers)
@@ -150,21 +97,21 @@ class Trace:
     def _layer(
         self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], infos: list[Info], results: int
     ) -> list[Info]:
-        merged = _merged(infos)
+        whole = merged(infos)
         if not layer.variables:
-            self._routes(infos)
-            return [merged] * results
+            self.routes(infos)
+            return [whole] * results
         stages = stages_of(layer, reverse=bool(kwargs.get("reverse", args[1:] == (True,))))
         if stages is not None:
-            return [self._stages(stages, merged)] * results
+            return [self._stages(stages, whole)] * results
         if isinstance(layer, (layers.Bidirectional, layers.TimeDistributed)):
-            return [self._wrapped(layer, merged)] * results
+            return [self._wrapped(layer, whole)] * results
         try:
             found = self._inside(layer, args, kwargs, infos)
         except Exception as error:  # whatever a user's layer raises when it meets a symbolic tensor
             self.unseen.append((layer.name, one_line(error)))
-            return [self._unfollowed(layer, merged)] * results
-        return found if len(found) == results else [_merged(found)] * results
+            return [self._unfollowed(layer, whole)] * results
+        return found if len(found) == results else [merged(found)] * results
 
     def _wrapped(self, layer: Any, info: Info) -> Info:
         inner = (
@@ -172,7 +119,7 @@ class Trace:
             if isinstance(layer, layers.Bidirectional)
             else [layer.layer]
         )
-        return _merged([self._unfollowed(each, info) for each in inner])
+        return merged([self._unfollowed(each, info) for each in inner])
 
     def _unfollowed(self, layer: Any, info: Info) -> Info:
         """Take the known parts of a layer in the order in which they were made."""
@@ -182,64 +129,12 @@ class Trace:
         for part in layer._flatten_layers(include_self=False, recursive=False):
             info = self._unfollowed(part, info)
         own = [v for v in layer.weights if not any(met.meeting.variable is v for met in self.uses)]
-        return self._meet([Meeting(v, Kind.UNKNOWN, type(layer).__name__) for v in own], info)
+        return self.meet([Meeting(v, Kind.UNKNOWN, type(layer).__name__) for v in own], info)
 
     def _stages(self, stages: Sequence[Stage], info: Info) -> Info:
         for stage in stages:
-            info = self._meet(stage, info)
+            info = self.meet(stage, info)
         return info
-
-    def _meet(self, stage: Stage, info: Info) -> Info:
-        """Enter the uses of one stage; return what is known of its result."""
-        if not stage:
-            return info
-        multiplied = [m for m in stage if m.kind.multiplies]
-        writers = set() if multiplied else set(info.writers)
-        for m in stage:
-            number = self._enter(m, info)
-            if m.kind.multiplies:
-                writers.add(number)
-            if m.kind is Kind.RECURRENCE:  # the state reads every earlier result of both kernels
-                self.uses[number].feeds = True
-        depth, choices = info.depth, info.choices
-        if multiplied:
-            for use in info.writers:
-                self.uses[use].feeds = True
-            depth, choices = depth + 1, frozenset()
-        if any(m.kind is Kind.LOOKUP for m in stage):
-            depth, writers = max(depth, 1), set()
-        return Info(depth, frozenset(w for w in writers if not self.uses[w].feeds), choices)
-
-    def _enter(self, meeting: Meeting, info: Info) -> int:
-        depth = info.depth
-        if meeting.kind is Kind.RECURRENCE and meeting.variable.name.startswith("recurrent"):
-            depth += 1
-        for number, met in enumerate(self.uses):
-            same = met.meeting
-            if same.variable is meeting.variable and (same.kind, same.outputs) == (
-                meeting.kind,
-                meeting.outputs,
-            ):
-                met.depth, met.deepest = min(met.depth, depth), max(met.deepest, depth)
-                return number
-        self.uses.append(Met(meeting, depth, depth))
-        return len(self.uses) - 1
-
-    def _routes(self, infos: Sequence[Info]) -> None:
-        """Note a ranking that decides what other data goes on."""
-        for i, info in enumerate(infos):
-            for use in info.choices:
-                others = [o for j, o in enumerate(infos) if j != i]
-                if any(use not in o.writers and use not in o.choices and o.depth for o in others):
-                    self.uses[use].routes = True
-
-
-def _merged(infos: Sequence[Info]) -> Info:
-    return Info(
-        max((i.depth for i in infos), default=0),
-        frozenset().union(*(i.writers for i in infos)),
-        frozenset().union(*(i.choices for i in infos)),
-    )
 
 
 def _symbolic(t: Any) -> bool:

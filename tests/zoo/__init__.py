@@ -12,3 +12,8 @@ for _schema in (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 ):
     _LIBRARY.define(_schema)
+
+from .entry import ZOO, Architecture  # noqa: E402
+from . import language, plain, vision  # noqa: E402, F401  (each enters its architectures)
+
+__all__ = ["ZOO", "Architecture"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+
 Entry = tuple[Any, tuple[Any, ...], dict[str, Any]]  # model, positional and keyword inputs
 ZOO: list[Architecture] = []
 
@@ -38,7 +40,11 @@ def entry(name: str, labels: Mapping[str, str], matrices: Mapping[str, str] | No
     """Put an architecture into the zoo."""
 
     def enter(build: Callable[[], Entry]) -> Callable[[], Entry]:
-        ZOO.append(Architecture(name, build, labels, matrices or {}))
-        return build
+        def seeded() -> Entry:
+            torch.manual_seed(0)
+            return build()
+
+        ZOO.append(Architecture(name, seeded, labels, matrices or {}))
+        return seeded
 
     return enter

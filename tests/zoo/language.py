@@ -11,7 +11,6 @@ IDS = torch.arange(14).reshape(2, 7) % 60
 
 
 def _causal(config: type, **options: object) -> torch.nn.Module:
-    torch.manual_seed(0)
     base = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -141,7 +140,9 @@ def gpt_oss() -> Entry:
     "*.A_log": "vector",  # rates, used element by element
 }, {"backbone.layers.0.mixer.in_proj.weight": "2 × 64×32", "backbone.layers.0.mixer.x_proj.weight": "4×64 + 2 × 8×64"})  # fmt: skip
 def mamba() -> Entry:
-    config = hf.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8, time_step_rank=4)
+    config = hf.MambaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8, time_step_rank=4
+    )
     return hf.MambaForCausalLM(config), (), {"input_ids": IDS}
 
 
@@ -224,7 +225,9 @@ def bert_classifier() -> Entry:
     "*.[qkv]_lin.weight": "hidden", "*.out_lin.weight": "hidden", "*.lin[12].weight": "hidden",
 })  # fmt: skip
 def distilbert() -> Entry:
-    config = hf.DistilBertConfig(vocab_size=64, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=32)
+    config = hf.DistilBertConfig(
+        vocab_size=64, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=32
+    )
     return hf.DistilBertForQuestionAnswering(config), (), {"input_ids": IDS}
 
 
@@ -262,6 +265,7 @@ def switch() -> Entry:
     config = hf.SwitchTransformersConfig(
         vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_decoder_layers=2, num_heads=4, num_experts=2,
         num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, decoder_start_token_id=0, tie_word_embeddings=False,
-        router_jitter_noise=0.0, expert_capacity=8,
+        router_jitter_noise=0.0, expert_capacity=64,
     )  # fmt: skip
-    return hf.SwitchTransformersForConditionalGeneration(config), (), {"input_ids": IDS, "labels": IDS}
+    ids = torch.arange(120).reshape(6, 20) % 60  # enough of them for every expert to be chosen
+    return hf.SwitchTransformersForConditionalGeneration(config), (), {"input_ids": ids, "labels": ids}

@@ -17,7 +17,11 @@ IMAGE = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 class LanguageModel(nn.Module):
     def __init__(self, cell: type[nn.Module]) -> None:
         super().__init__()
-        self.embed, self.rnn, self.head = nn.Embedding(40, 16), cell(16, 24, 2, batch_first=True), nn.Linear(24, 40)
+        self.embed, self.rnn, self.head = (
+            nn.Embedding(40, 16),
+            cell(16, 24, 2, batch_first=True),
+            nn.Linear(24, 40),
+        )
 
     def forward(self, ids):
         return self.head(self.rnn(self.embed(ids))[0])
@@ -39,7 +43,11 @@ def gru() -> Entry:
 class CellLoop(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.wx, self.wh, self.head = nn.Linear(16, 4 * 24), nn.Linear(24, 4 * 24, bias=False), nn.Linear(24, 3)
+        self.wx, self.wh, self.head = (
+            nn.Linear(16, 4 * 24),
+            nn.Linear(24, 4 * 24, bias=False),
+            nn.Linear(24, 3),
+        )
 
     def forward(self, x):
         h = c = x.new_zeros(x.shape[0], 24)
@@ -50,7 +58,11 @@ class CellLoop(nn.Module):
         return self.head(h)
 
 
-@entry("LSTM written as a loop, on features", {"wx.weight": "input", "wh.weight": "hidden", "head.weight": "output"}, {"wx.weight": "4 × 24×16", "wh.weight": "4 × 24×24"})
+@entry(
+    "LSTM written as a loop, on features",
+    {"wx.weight": "input", "wh.weight": "hidden", "head.weight": "output"},
+    {"wx.weight": "4 × 24×16", "wh.weight": "4 × 24×24"},
+)
 def cell_loop() -> Entry:
     return CellLoop(), (torch.randn(2, 4, 16),), {}
 
@@ -61,7 +73,10 @@ class Seq2Seq(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.source, self.target = nn.Embedding(40, 16), nn.Embedding(40, 16)
-        self.encoder, self.decoder = nn.GRU(16, 24, batch_first=True, bidirectional=True), nn.GRUCell(16 + 48, 24)
+        self.encoder, self.decoder = (
+            nn.GRU(16, 24, batch_first=True, bidirectional=True),
+            nn.GRUCell(16 + 48, 24),
+        )
         self.keys, self.query, self.score = nn.Linear(48, 20), nn.Linear(24, 20), nn.Linear(20, 1, bias=False)
         self.head = nn.Linear(24, 40)
 
@@ -80,7 +95,6 @@ class Seq2Seq(nn.Module):
     "encoder.weight_*": "hidden", "decoder.weight_*": "hidden", "keys.weight": "hidden", "query.weight": "hidden",
 })  # fmt: skip
 def seq2seq() -> Entry:
-    torch.manual_seed(0)
     return Seq2Seq(), (IDS, IDS), {}
 
 
@@ -101,7 +115,17 @@ class WaveNet(nn.Module):
         return self.head(self.mix(total.relu()).relu())
 
 
-@entry("WaveNet", {"stem.weight": "input", "gates.*.weight": "hidden", "skips.*.weight": "hidden", "mix.weight": "hidden", "head.weight": "output"}, {"gates.0.weight": "2 × 16×32"})
+@entry(
+    "WaveNet",
+    {
+        "stem.weight": "input",
+        "gates.*.weight": "hidden",
+        "skips.*.weight": "hidden",
+        "mix.weight": "hidden",
+        "head.weight": "output",
+    },
+    {"gates.0.weight": "2 × 16×32"},
+)
 def wavenet() -> Entry:
     return WaveNet(), (torch.randn(2, 1, 20),), {}
 
@@ -112,8 +136,22 @@ class DiT(nn.Module):
     def __init__(self, d: int = 32) -> None:
         super().__init__()
         self.patch, self.place = nn.Conv2d(3, d, 4, 4), nn.Parameter(torch.zeros(1, 16, d))
-        self.time, self.label = nn.Sequential(nn.Linear(16, d), nn.SiLU(), nn.Linear(d, d)), nn.Embedding(10, d)
-        self.blocks = nn.ModuleList(nn.ModuleDict({"mod": nn.Linear(d, 6 * d), "qkv": nn.Linear(d, 3 * d), "proj": nn.Linear(d, d), "up": nn.Linear(d, 4 * d), "down": nn.Linear(4 * d, d)}) for _ in range(2))
+        self.time, self.label = (
+            nn.Sequential(nn.Linear(16, d), nn.SiLU(), nn.Linear(d, d)),
+            nn.Embedding(10, d),
+        )
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "mod": nn.Linear(d, 6 * d),
+                    "qkv": nn.Linear(d, 3 * d),
+                    "proj": nn.Linear(d, d),
+                    "up": nn.Linear(d, 4 * d),
+                    "down": nn.Linear(4 * d, d),
+                }
+            )
+            for _ in range(2)
+        )
         self.final_mod, self.final = nn.Linear(d, 2 * d), nn.Linear(d, 4 * 4 * 3)
 
     def forward(self, x, t, y):
@@ -175,7 +213,11 @@ class UNet(nn.Module):
         return self.head(F.silu(self.norm(h)))
 
 
-@entry("Diffusion UNet", {"time.0.weight": "input", "stem.weight": "input", "head.weight": "output", "*.weight": "hidden"}, {"qkv.weight": "3 × 24×24"})
+@entry(
+    "Diffusion UNet",
+    {"time.0.weight": "input", "stem.weight": "input", "head.weight": "output", "*.weight": "hidden"},
+    {"qkv.weight": "3 × 24×24"},
+)
 def unet() -> Entry:
     return UNet(), (IMAGE, torch.tensor([0.1, 0.7])), {}
 
@@ -183,14 +225,24 @@ def unet() -> Entry:
 class PointNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.local = nn.Sequential(nn.Conv1d(3, 16, 1), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 32, 1), nn.ReLU())
+        self.local = nn.Sequential(
+            nn.Conv1d(3, 16, 1), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 32, 1), nn.ReLU()
+        )
         self.tail = nn.Sequential(nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 5))
 
     def forward(self, points):
         return self.tail(self.local(points).amax(-1))
 
 
-@entry("PointNet", {"local.0.weight": "input", "local.3.weight": "hidden", "tail.0.weight": "hidden", "tail.2.weight": "output"})
+@entry(
+    "PointNet",
+    {
+        "local.0.weight": "input",
+        "local.3.weight": "hidden",
+        "tail.0.weight": "hidden",
+        "tail.2.weight": "output",
+    },
+)
 def pointnet() -> Entry:
     return PointNet(), (torch.randn(2, 3, 30),), {}
 
@@ -213,7 +265,10 @@ class GCN(nn.Module):
 EDGES = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
 
 
-@entry("Graph convolution", {"layers.0.weight": "input", "layers.1.weight": "hidden", "layers.2.weight": "output"})
+@entry(
+    "Graph convolution",
+    {"layers.0.weight": "input", "layers.1.weight": "hidden", "layers.2.weight": "output"},
+)
 def gcn() -> Entry:
     return GCN(), (torch.randn(6, 12), EDGES), {}
 
@@ -249,7 +304,15 @@ def gat() -> Entry:
 
 @entry("Autoencoder", {"0.weight": "input", "6.weight": "output", "*.weight": "hidden"})
 def autoencoder() -> Entry:
-    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16))
+    model = nn.Sequential(
+        nn.Linear(16, 32),
+        nn.ReLU(),
+        nn.Linear(32, 8),
+        nn.ReLU(),
+        nn.Linear(8, 32),
+        nn.ReLU(),
+        nn.Linear(32, 16),
+    )
     return model, (X,), {}
 
 
@@ -263,7 +326,9 @@ class TiedAutoencoder(nn.Module):
         return (z @ self.inner).relu() @ self.outer
 
 
-@entry("Autoencoder with tied weights", {"outer": "output", "inner": "hidden"})  # outer is input and output: the stricter
+@entry(
+    "Autoencoder with tied weights", {"outer": "output", "inner": "hidden"}
+)  # outer is input and output: the stricter
 def tied_autoencoder() -> Entry:
     return TiedAutoencoder(), (X,), {}
 
@@ -294,16 +359,33 @@ def vae() -> Entry:
 class VQ(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.inner, self.codes, self.decoder = nn.Linear(16, 24), nn.Linear(24, 8), nn.Embedding(12, 8), nn.Linear(8, 16)
+        self.encoder, self.inner, self.codes, self.decoder = (
+            nn.Linear(16, 24),
+            nn.Linear(24, 8),
+            nn.Embedding(12, 8),
+            nn.Linear(8, 16),
+        )
 
     def forward(self, x):
         z = self.inner(self.encoder(x).relu())
-        d = z.square().sum(1, keepdim=True) - 2 * z @ self.codes.weight.t() + self.codes.weight.square().sum(1)
+        d = (
+            z.square().sum(1, keepdim=True)
+            - 2 * z @ self.codes.weight.t()
+            + self.codes.weight.square().sum(1)
+        )
         q = self.codes(d.argmin(1))
         return self.decoder(z + (q - z).detach()), F.mse_loss(q, z.detach())
 
 
-@entry("Vector-quantized autoencoder", {"encoder.weight": "input", "inner.weight": "hidden", "codes.weight": "embedding", "decoder.weight": "output"})
+@entry(
+    "Vector-quantized autoencoder",
+    {
+        "encoder.weight": "input",
+        "inner.weight": "hidden",
+        "codes.weight": "embedding",
+        "decoder.weight": "output",
+    },
+)
 def vq() -> Entry:
     return VQ(), (X,), {}
 
@@ -311,13 +393,25 @@ def vq() -> Entry:
 class GAN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.g = nn.Sequential(nn.Linear(8, 16 * 4 * 4), nn.Unflatten(1, (16, 4, 4)), nn.ReLU(), nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh())
+        self.g = nn.Sequential(
+            nn.Linear(8, 16 * 4 * 4),
+            nn.Unflatten(1, (16, 4, 4)),
+            nn.ReLU(),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 3, 4, 2, 1),
+            nn.Tanh(),
+        )
 
     def forward(self, z):
         return self.g(z)
 
 
-@entry("GAN generator", {"g.0.weight": "input", "g.3.weight": "hidden", "g.5.weight": "output"}, {"g.3.weight": "8×256"})
+@entry(
+    "GAN generator",
+    {"g.0.weight": "input", "g.3.weight": "hidden", "g.5.weight": "output"},
+    {"g.3.weight": "8×256"},
+)
 def generator() -> Entry:
     return GAN(), (torch.randn(2, 8),), {}
 
@@ -327,7 +421,14 @@ def generator() -> Entry:
 })  # fmt: skip
 def discriminator() -> Entry:
     s = nn.utils.parametrizations.spectral_norm
-    model = nn.Sequential(s(nn.Conv2d(3, 8, 4, 2, 1)), nn.LeakyReLU(0.2), s(nn.Conv2d(8, 16, 4, 2, 1)), nn.LeakyReLU(0.2), nn.Flatten(), s(nn.Linear(16 * 16, 1)))
+    model = nn.Sequential(
+        s(nn.Conv2d(3, 8, 4, 2, 1)),
+        nn.LeakyReLU(0.2),
+        s(nn.Conv2d(8, 16, 4, 2, 1)),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        s(nn.Linear(16 * 16, 1)),
+    )
     return model, (IMAGE,), {}
 
 
@@ -335,14 +436,26 @@ class ActorCritic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh())
-        self.policy, self.value, self.log_std = nn.Linear(32, 6), nn.Linear(32, 1), nn.Parameter(torch.zeros(6))
+        self.policy, self.value, self.log_std = (
+            nn.Linear(32, 6),
+            nn.Linear(32, 1),
+            nn.Parameter(torch.zeros(6)),
+        )
 
     def forward(self, x):
         h = self.trunk(x)
         return {"policy": self.policy(h), "std": self.log_std.exp(), "value": self.value(h)}
 
 
-@entry("Actor and critic", {"trunk.0.weight": "input", "trunk.2.weight": "hidden", "policy.weight": "output", "value.weight": "output"})
+@entry(
+    "Actor and critic",
+    {
+        "trunk.0.weight": "input",
+        "trunk.2.weight": "hidden",
+        "policy.weight": "output",
+        "value.weight": "output",
+    },
+)
 def actor_critic() -> Entry:
     return ActorCritic(), (X,), {}
 
@@ -350,7 +463,12 @@ def actor_critic() -> Entry:
 class Dueling(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.v, self.adv = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 1), nn.Linear(32, 5)
+        self.a, self.b, self.v, self.adv = (
+            nn.Linear(16, 32),
+            nn.Linear(32, 32),
+            nn.Linear(32, 1),
+            nn.Linear(32, 5),
+        )
 
     def forward(self, x):
         h = self.b(self.a(x).relu()).relu()
@@ -359,7 +477,10 @@ class Dueling(nn.Module):
         return q, q.argmax(1), q.gather(1, q.argmax(1, keepdim=True))
 
 
-@entry("Dueling Q-network", {"a.weight": "input", "b.weight": "hidden", "v.weight": "output", "adv.weight": "output"})
+@entry(
+    "Dueling Q-network",
+    {"a.weight": "input", "b.weight": "hidden", "v.weight": "output", "adv.weight": "output"},
+)
 def dueling() -> Entry:
     return Dueling(), (X,), {}
 
@@ -370,7 +491,12 @@ class NeRF(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.again = nn.Linear(18, 32), nn.Linear(32, 32), nn.Linear(50, 32)
-        self.density, self.feature, self.view, self.color = nn.Linear(32, 1), nn.Linear(32, 32), nn.Linear(38, 16), nn.Linear(16, 3)
+        self.density, self.feature, self.view, self.color = (
+            nn.Linear(32, 1),
+            nn.Linear(32, 32),
+            nn.Linear(38, 16),
+            nn.Linear(16, 3),
+        )
 
     def forward(self, p, d):
         p = torch.cat([p * 2.0**k for k in range(3)], -1)
@@ -407,7 +533,16 @@ class DLRM(nn.Module):
         return {"click": torch.sigmoid(self.top(torch.cat([x, pairs], 1)))}
 
 
-@entry("Recommender with tables", {"tables.*.weight": "embedding", "dense.0.weight": "input", "dense.2.weight": "hidden", "top.0.weight": "hidden", "top.2.weight": "output"})
+@entry(
+    "Recommender with tables",
+    {
+        "tables.*.weight": "embedding",
+        "dense.0.weight": "input",
+        "dense.2.weight": "hidden",
+        "top.0.weight": "hidden",
+        "top.2.weight": "output",
+    },
+)
 def dlrm() -> Entry:
     return DLRM(), ({"dense": torch.randn(2, 6), "ids": torch.arange(8).reshape(2, 4)},), {}
 
@@ -419,7 +554,9 @@ class FTTransformer(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(5, d)), nn.Parameter(torch.randn(5, d))
         self.categories, self.cls = nn.Embedding(12, d), nn.Parameter(torch.randn(1, 1, d))
-        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(d, 4, 32, batch_first=True, dropout=0.0) for _ in range(2))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(d, 4, 32, batch_first=True, dropout=0.0) for _ in range(2)
+        )
         self.head = nn.Linear(d, 2)
 
     def forward(self, numbers, ids):
@@ -442,7 +579,16 @@ def ft_transformer() -> Entry:
 
 @entry("Tabular MLP", {"1.weight": "input", "4.weight": "hidden", "7.weight": "output"})
 def tabular() -> Entry:
-    model = nn.Sequential(nn.BatchNorm1d(16), nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32), nn.SiLU(), nn.Dropout(0.1), nn.Linear(32, 1))
+    model = nn.Sequential(
+        nn.BatchNorm1d(16),
+        nn.Linear(16, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Linear(32, 32),
+        nn.SiLU(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 1),
+    )
     return model, (X,), {}
 
 
@@ -463,7 +609,9 @@ class LoRA(nn.Module):
         return self.head(x)
 
 
-@entry("LoRA", {"embed.*": "frozen", "head.*": "frozen", "base.*": "frozen", "a.*": "hidden", "b.*": "hidden"})
+@entry(
+    "LoRA", {"embed.*": "frozen", "head.*": "frozen", "base.*": "frozen", "a.*": "hidden", "b.*": "hidden"}
+)
 def lora() -> Entry:
     return LoRA(), (IDS,), {}
 
@@ -480,7 +628,11 @@ class Merged(nn.Module):
         return self.head(F.linear(self.read(x).relu(), self.w + 0.5 * self.b @ self.a).relu())
 
 
-@entry("LoRA, merged", {"read.weight": "input", "w": "hidden", "a": "hidden", "b": "hidden", "head.weight": "output"}, {"a": "4×32", "b": "24×4"})
+@entry(
+    "LoRA, merged",
+    {"read.weight": "input", "w": "hidden", "a": "hidden", "b": "hidden", "head.weight": "output"},
+    {"a": "4×32", "b": "24×4"},
+)
 def merged() -> Entry:
     return Merged(), (X,), {}
 
@@ -500,7 +652,17 @@ class TopOne(nn.Module):
         return self.head(x + p[:, None] * torch.einsum("bf,bfd->bd", h, self.down[e]))
 
 
-@entry("Experts fetched by index", {"read.weight": "input", "gate.weight": "router", "up": "hidden", "down": "hidden", "head.weight": "output"}, {"up": "4 × 32×24", "down": "4 × 24×32"})
+@entry(
+    "Experts fetched by index",
+    {
+        "read.weight": "input",
+        "gate.weight": "router",
+        "up": "hidden",
+        "down": "hidden",
+        "head.weight": "output",
+    },
+    {"up": "4 × 32×24", "down": "4 × 24×32"},
+)
 def top_one() -> Entry:
     return TopOne(), (X,), {}
 
@@ -511,7 +673,9 @@ class Dispatch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.read, self.gate, self.head = nn.Linear(16, 24), nn.Linear(24, 4, bias=False), nn.Linear(24, 3)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(24, 32), nn.GELU(), nn.Linear(32, 24)) for _ in range(4))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(24, 32), nn.GELU(), nn.Linear(32, 24)) for _ in range(4)
+        )
 
     def forward(self, x):
         x = self.read(x).relu()
@@ -523,9 +687,11 @@ class Dispatch(nn.Module):
         return self.head(x + out)
 
 
-@entry("Experts as modules", {"read.weight": "input", "gate.weight": "router", "experts.*.weight": "hidden", "head.weight": "output"})
+@entry(
+    "Experts as modules",
+    {"read.weight": "input", "gate.weight": "router", "experts.*.weight": "hidden", "head.weight": "output"},
+)
 def dispatch() -> Entry:
-    torch.manual_seed(0)
     return Dispatch(), (torch.randn(32, 16),), {}
 
 
@@ -534,16 +700,29 @@ class MMoE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 24)) for _ in range(5))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 24)) for _ in range(5)
+        )
         self.gates = nn.ModuleList(nn.Linear(16, 5) for _ in range(2))
         self.towers = nn.ModuleList(nn.Linear(24, 1) for _ in range(2))
 
     def forward(self, x):
         e = torch.stack([expert(x) for expert in self.experts], 1)
-        return [tower((gate(x).softmax(-1)[..., None] * e).sum(1)) for gate, tower in zip(self.gates, self.towers, strict=True)]
+        return [
+            tower((gate(x).softmax(-1)[..., None] * e).sum(1))
+            for gate, tower in zip(self.gates, self.towers, strict=True)
+        ]
 
 
-@entry("Multi-gate mixture of experts", {"experts.*.0.weight": "input", "experts.*.2.weight": "hidden", "gates.*.weight": "router", "towers.*.weight": "output"})
+@entry(
+    "Multi-gate mixture of experts",
+    {
+        "experts.*.0.weight": "input",
+        "experts.*.2.weight": "hidden",
+        "gates.*.weight": "router",
+        "towers.*.weight": "output",
+    },
+)
 def mmoe() -> Entry:
     return MMoE(), (X,), {}
 
@@ -566,7 +745,11 @@ class Universal(nn.Module):
         return self.head(x)
 
 
-@entry("Shared layer with weights by head", {"embed.weight": "embedding", "head.weight": "output", "[qkvo]": "hidden"}, {"q": "32×32", "o": "32×32"})
+@entry(
+    "Shared layer with weights by head",
+    {"embed.weight": "embedding", "head.weight": "output", "[qkvo]": "hidden"},
+    {"q": "32×32", "o": "32×32"},
+)
 def universal() -> Entry:
     return Universal(), (IDS,), {}
 
@@ -583,13 +766,19 @@ class Parallel(nn.Module):
         x = self.embed(ids)
         q, k, v, gate = self.fused(F.layer_norm(x, x.shape[-1:])).split([32, 8, 8, 128], -1)
         q = q.unflatten(-1, (4, 8)).transpose(1, 2)
-        a = F.scaled_dot_product_attention(q, k[:, None].expand(-1, 4, -1, -1), v[:, None].expand(-1, 4, -1, -1))
+        a = F.scaled_dot_product_attention(
+            q, k[:, None].expand(-1, 4, -1, -1), v[:, None].expand(-1, 4, -1, -1)
+        )
         a1, a2 = gate.chunk(2, -1)
         x = x + self.attn(a.transpose(1, 2).flatten(2)) + self.ff(F.silu(a1) * a2)
         return self.head(x)
 
 
-@entry("Parallel block with one fused projection", {"embed.weight": "embedding", "head.weight": "output", "*.weight": "hidden"}, {"fused.weight": "32×32 + 2 × 8×32 + 2 × 64×32"})
+@entry(
+    "Parallel block with one fused projection",
+    {"embed.weight": "embedding", "head.weight": "output", "*.weight": "hidden"},
+    {"fused.weight": "32×32 + 2 × 8×32 + 2 × 64×32"},
+)
 def parallel() -> Entry:
     return Parallel(), (IDS,), {}
 
@@ -598,7 +787,12 @@ class Siren(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers, self.head = nn.ModuleList([nn.Linear(2, 24), nn.Linear(24, 24)]), nn.Linear(24, 3)
-        self.register_buffer("grid", torch.stack(torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5), indexing="ij"), -1).flatten(0, 1))
+        self.register_buffer(
+            "grid",
+            torch.stack(
+                torch.meshgrid(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5), indexing="ij"), -1
+            ).flatten(0, 1),
+        )
 
     def forward(self):
         x = self.grid
@@ -607,7 +801,10 @@ class Siren(nn.Module):
         return self.head(x)
 
 
-@entry("Implicit image of a fixed grid, without inputs", {"layers.0.weight": "input", "layers.1.weight": "hidden", "head.weight": "output"})
+@entry(
+    "Implicit image of a fixed grid, without inputs",
+    {"layers.0.weight": "input", "layers.1.weight": "hidden", "head.weight": "output"},
+)
 def siren() -> Entry:
     return Siren(), (), {}
 
@@ -616,7 +813,11 @@ class WeightNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         norm = nn.utils.parametrizations.weight_norm
-        self.a, self.b, self.c = norm(nn.Linear(16, 32)), norm(nn.Conv1d(32, 32, 3, padding=1)), nn.Linear(32, 4)
+        self.a, self.b, self.c = (
+            norm(nn.Linear(16, 32)),
+            norm(nn.Conv1d(32, 32, 3, padding=1)),
+            nn.Linear(32, 4),
+        )
 
     def forward(self, x):
         return self.c(self.b(self.a(x).relu()[..., None]).relu().mean(-1))

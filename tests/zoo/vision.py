@@ -17,7 +17,6 @@ VIT = {
 
 
 def _timm(name: str, **options: object) -> Entry:
-    torch.manual_seed(0)
     return timm.create_model(name, pretrained=False, num_classes=10, **options), (IMAGE,), {}
 
 
@@ -34,7 +33,11 @@ def deit() -> Entry:
     return _timm("deit_tiny_distilled_patch16_224", **SMALL_VIT)
 
 
-@entry("timm BEiT", VIT | {"*.relative_position_bias_table": "embedding"}, {"blocks.0.attn.qkv.weight": "3 × 32×32"})
+@entry(
+    "timm BEiT",
+    VIT | {"*.relative_position_bias_table": "embedding"},
+    {"blocks.0.attn.qkv.weight": "3 × 32×32"},
+)
 def beit() -> Entry:
     return _timm("beit_base_patch16_224", **SMALL_VIT)
 
@@ -52,12 +55,29 @@ def siglip() -> Entry:
     return _timm("vit_base_patch16_siglip_224", global_pool="map", reg_tokens=2, **SMALL_VIT)
 
 
-@entry("timm ResNet-18", {"conv1.weight": "input", "fc.weight": "output", "*.conv*.weight": "hidden", "*.downsample.0.weight": "hidden"})
+@entry(
+    "timm ResNet-18",
+    {
+        "conv1.weight": "input",
+        "fc.weight": "output",
+        "*.conv*.weight": "hidden",
+        "*.downsample.0.weight": "hidden",
+    },
+)
 def resnet() -> Entry:
     return _timm("resnet18", block_args=None, in_chans=3)
 
 
-@entry("timm ResNeXt", {"conv1.weight": "input", "fc.weight": "output", "*.conv*.weight": "hidden", "*.downsample.0.weight": "hidden"}, {"layer1.0.conv2.weight": "32 × 4×36"})
+@entry(
+    "timm ResNeXt",
+    {
+        "conv1.weight": "input",
+        "fc.weight": "output",
+        "*.conv*.weight": "hidden",
+        "*.downsample.0.weight": "hidden",
+    },
+    {"layer1.0.conv2.weight": "32 × 4×36"},
+)
 def resnext() -> Entry:
     return _timm("resnext50_32x4d", layers=[1, 1, 1, 1])
 
@@ -99,7 +119,14 @@ def mobilenet3() -> Entry:
     "*.attn.qkv.weight": "hidden", "*.attn.proj.weight": "hidden", "*.mlp.fc[12].weight": "hidden", "*.downsample.reduction.weight": "hidden",
 }, {"layers.0.blocks.0.attn.qkv.weight": "3 × 16×16"})  # fmt: skip
 def swin() -> Entry:
-    return _timm("swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4))
+    return _timm(
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        window_size=4,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(2, 4),
+    )
 
 
 @entry("timm Swin v2", {
@@ -109,23 +136,41 @@ def swin() -> Entry:
     "*.attn.qkv.weight": "hidden", "*.attn.proj.weight": "hidden", "*.mlp.fc[12].weight": "hidden", "*.downsample.reduction.weight": "hidden",
 })  # fmt: skip
 def swin2() -> Entry:
-    return _timm("swinv2_tiny_window8_256", img_size=32, window_size=4, embed_dim=32, depths=(2, 2), num_heads=(4, 4))
+    return _timm(
+        "swinv2_tiny_window8_256", img_size=32, window_size=4, embed_dim=32, depths=(2, 2), num_heads=(4, 4)
+    )
 
 
 @entry("timm MLP-Mixer", {
     "stem.proj.weight": "input", "head.weight": "output", "*.mlp_tokens.fc[12].weight": "hidden", "*.mlp_channels.fc[12].weight": "hidden",
 })  # fmt: skip
 def mixer() -> Entry:
-    torch.manual_seed(0)
     return timm.models.MlpMixer(10, img_size=32, patch_size=8, embed_dim=32, num_blocks=2), (IMAGE,), {}
 
 
-@entry("timm DenseNet", {"features.conv0.weight": "input", "classifier.weight": "output", "*.conv*.weight": "hidden", "*.conv.weight": "hidden"})
+@entry(
+    "timm DenseNet",
+    {
+        "features.conv0.weight": "input",
+        "classifier.weight": "output",
+        "*.conv*.weight": "hidden",
+        "*.conv.weight": "hidden",
+    },
+)
 def densenet() -> Entry:
     return _timm("densenet121", block_config=(2, 2), growth_rate=8, bn_size=2)
 
 
-@entry("timm RegNet", {"stem.conv.weight": "input", "head.fc.weight": "output", "*.conv*.weight": "hidden", "*.se.fc*.weight": "hidden", "*.downsample.conv.weight": "hidden"})
+@entry(
+    "timm RegNet",
+    {
+        "stem.conv.weight": "input",
+        "head.fc.weight": "output",
+        "*.conv*.weight": "hidden",
+        "*.se.fc*.weight": "hidden",
+        "*.downsample.conv.weight": "hidden",
+    },
+)
 def regnet() -> Entry:
     return _timm("regnety_002")
 
@@ -144,9 +189,17 @@ def maxvit() -> Entry:
     return model, (torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64),), {}
 
 
-@entry("timm PoolFormer", {"stem.conv.weight": "input", "head.fc.fc1.weight": "hidden", "head.fc.fc2.weight": "output", "*.mlp.fc[12].weight": "hidden", "*.downsample.conv.weight": "hidden"})
+@entry(
+    "timm PoolFormer",
+    {
+        "stem.conv.weight": "input",
+        "head.fc.fc1.weight": "hidden",
+        "head.fc.fc2.weight": "output",
+        "*.mlp.fc[12].weight": "hidden",
+        "*.downsample.conv.weight": "hidden",
+    },
+)
 def poolformer() -> Entry:
-    torch.manual_seed(0)
     return timm.models.metaformer.MetaFormer(num_classes=10, depths=(1, 1), dims=(16, 32)), (IMAGE,), {}
 
 
@@ -155,7 +208,15 @@ def poolformer() -> Entry:
     "*.weight": "hidden",
 })  # fmt: skip
 def hf_vit() -> Entry:
-    config = hf.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, image_size=32, patch_size=8, num_labels=5)
+    config = hf.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+    )
     return hf.ViTForImageClassification(config), (), {"pixel_values": IMAGE}
 
 
@@ -165,8 +226,25 @@ def hf_vit() -> Entry:
     "*.[qkv]_proj.weight": "hidden", "*.out_proj.weight": "hidden", "*.mlp.fc[12].weight": "hidden",
 })  # fmt: skip
 def clip() -> Entry:
-    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    text = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     config = hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
     ids = torch.arange(14).reshape(2, 7) % 60
     return hf.CLIPModel(config), (), {"input_ids": ids, "pixel_values": IMAGE, "return_loss": True}
@@ -184,7 +262,11 @@ def whisper() -> Entry:
         decoder_ffn_dim=48, num_mel_bins=16, max_source_positions=16, max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
     )  # fmt: skip
     ids = torch.arange(14).reshape(2, 7) % 60
-    return hf.WhisperForConditionalGeneration(config), (), {"input_features": torch.randn(2, 16, 32), "decoder_input_ids": ids}
+    return (
+        hf.WhisperForConditionalGeneration(config),
+        (),
+        {"input_features": torch.randn(2, 16, 32), "decoder_input_ids": ids},
+    )
 
 
 @entry("wav2vec 2", {
@@ -208,7 +290,18 @@ def wav2vec() -> Entry:
     "*.dwconv.dwconv.weight": "vector", "decode_head.classifier.weight": "output", "*.weight": "hidden",
 })  # fmt: skip
 def segformer() -> Entry:
-    config = hf.SegformerConfig(num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[16, 32], patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2], decoder_hidden_size=16, num_labels=5)
+    config = hf.SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[16, 32],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[2, 4],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=16,
+        num_labels=5,
+    )
     return hf.SegformerForSemanticSegmentation(config), (), {"pixel_values": IMAGE}
 
 
@@ -218,7 +311,9 @@ def segformer() -> Entry:
     "bbox_predictor.layers.2.weight": "output", "bbox_predictor.layers.*.weight": "hidden", "*.weight": "hidden",
 })  # fmt: skip
 def detr() -> Entry:
-    backbone = hf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", out_features=["stage2"])
+    backbone = hf.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+    )
     config = hf.DetrConfig(
         use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone, num_queries=5, d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_labels=4,

@@ -38,4 +38,5 @@ clean:
 
 .venv/test.stamp: .venv/run.stamp
 	$(PIP) -e '.[all,test,lint]'
+	$(PIP) --no-deps timm torchvision  # their own requirements would replace torch by another build
 	touch $@

@@ -129,7 +129,9 @@ class Trace(Record):
         for part in layer._flatten_layers(include_self=False, recursive=False):
             info = self._unfollowed(part, info)
         own = [v for v in layer.weights if not any(met.meeting.variable is v for met in self.uses)]
-        return self.meet([Meeting(v, Kind.UNKNOWN, type(layer).__name__) for v in own], info)
+        return self.meet(
+            [Meeting(v, Kind.UNKNOWN, type(layer).__name__, tuple(range(len(v.shape)))) for v in own], info
+        )
 
     def _stages(self, stages: Sequence[Stage], info: Info) -> Info:
         for stage in stages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import optax
 import pytest
 
 import downslope.jax as dj
+from downslope.grouping.view import MatrixView
 from tests.jax.driving import cast, run, transform
 from tests.parity.cases import BY_NAME, CASES, Case, assert_run, gradients, oracle, scale_of, start
 from tests.parity.deviations import allowed
@@ -98,28 +101,28 @@ def test_what_differs_from_optax_has_the_size_the_documentation_says() -> None:
     assert 0.05 < size < 0.2, size
 
 
-def test_optax_muon_differs_by_its_coefficients_alone() -> None:
-    rng = np.random.default_rng(0)
-    params = {"w": jnp.asarray(rng.standard_normal((12, 4)))}  # (in, out), as optax takes it
-    grads = {"w": jnp.asarray(rng.standard_normal((12, 4)))}
-    from downslope.grouping.view import MatrixView
+def test_optax_muon_takes_the_same_first_step_and_then_corrects_the_start() -> None:
+    case = BY_NAME["muon-keller5"]
+    view = {"w": MatrixView(outputs=(1,), inputs=(0,))}  # (in, out), as optax takes it
+    first = {"w": jnp.asarray(start(case)["wide"].T)}
+    given = [{"w": jnp.asarray(g["wide"].T)} for g in gradients(case)]
 
-    view = {"w": MatrixView(outputs=(1,), inputs=(0,))}
-    native = optax.contrib.muon(1.0, consistent_rms=0.2, eps=0.0, adaptive=False)
-    ours = dj.muon(view, 1.0, weight_decay=0.0, coefficients="keller5")
-    a, _ = native.update(grads, native.init(params), params)
-    b, _ = ours.update(grads, ours.init(params), params)
-    # The first look-ahead is a multiple of the gradient in either, whatever the correction.
-    assert float(jnp.max(jnp.abs(a["w"] - b["w"]))) < 1e-12 * float(jnp.max(jnp.abs(b["w"])))
-    wrong = dj.muon(
-        {"w": MatrixView(outputs=(0,), inputs=(1,))},
-        1.0,
-        weight_decay=0.0,
-        coefficients="keller5",
-        scale="original",
-    )
-    c, _ = wrong.update(grads, wrong.init(params), params)
-    assert float(jnp.max(jnp.abs(b["w"] - c["w"]))) > 0.1
+    def steps(tx: optax.GradientTransformation) -> list[np.ndarray]:
+        params, state, made = first, tx.init(first), []
+        for grads in given:
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            made.append(np.asarray(params["w"]))
+        return made
+
+    ours = steps(dj.muon(view, 0.1, weight_decay=0.0, coefficients="keller5"))
+    theirs = steps(optax.contrib.muon(0.1, consistent_rms=0.2, eps=0.0))
+    sizes = [np.max(np.abs(a - b)) / np.max(np.abs(a)) for a, b in zip(ours, theirs, strict=True)]
+    assert sizes[0] < 1e-14
+    assert 1e-3 < max(sizes) < 1e-2
+    turned = {"w": MatrixView(outputs=(0,), inputs=(1,))}
+    wrong = steps(dj.muon(turned, 0.1, weight_decay=0.0, coefficients="keller5", scale="original"))
+    assert np.max(np.abs(wrong[0] - ours[0])) > 1e-2  # which side is fan-out matters
 
 
 def test_gradients_and_parameters_are_left_alone() -> None:
@@ -130,3 +133,19 @@ def test_gradients_and_parameters_are_left_alone() -> None:
         tx.update(grads, tx.init(params), params)
         for a, b in zip(jax.tree.leaves(before), jax.tree.leaves((params, grads)), strict=True):
             np.testing.assert_array_equal(a, np.asarray(b))
+
+
+@pytest.mark.parametrize("name", ["adam-amsgrad", "muon", "rmsprop-everything"])
+def test_a_loop_of_ones_own_takes_jax_arrays_too(name: str) -> None:
+    case = BY_NAME[name]
+
+    @jax.jit
+    def step(params: Any, grads: Any, state: Any) -> Any:
+        return case.rule.step(params, grads, state, lr=case.lr)
+
+    params, made = cast(start(case), "float64"), []
+    state = case.rule.start(params)
+    for grads in gradients(case):
+        params, state = step(params, cast(grads, "float64"), state)
+        made.append({k: np.asarray(v) for k, v in params.items()})
+    assert_run(case, made, allowed("jax", name))

@@ -40,6 +40,8 @@ SHIFTING = {"neg", "dropout", "native_dropout", "fill_", "alpha_dropout", "_fuse
 FACTORIES = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_empty", "new_full", "new_ones",
              "new_empty_strided", "empty_strided", "bernoulli_", "zero_", "zeros", "ones", "empty", "full", "arange", "eye",
              "linspace", "logspace", "scalar_tensor", "bernoulli", "tril_indices", "triu_indices"}  # fmt: skip
+MIXING = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "max_pool2d_with_indices", "cumsum",
+          "sort", "_fft_r2c", "_fft_c2c", "_fft_c2r", "flip", "roll"}  # fmt: skip
 REDUCING = {"sum", "mean", "linalg_vector_norm", "norm", "amax", "amin", "var", "std", "var_mean", "logsumexp", "prod",
             "any", "all", "count_nonzero", "std_mean", "cumsum"}  # fmt: skip
 
@@ -189,7 +191,7 @@ def join(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> Non
     whole = record.merged(infos)
     for info in infos:
         absorb(record, info, Kind.JOIN, name.strip("_"), whole)
-    record.note_join(infos)
+    record.note_join(infos, beside=name in ("cat", "concat") and _along_outputs(infos, a, out.dim()))
     results = tuple(
         replace(t, dims=_side_by_side(name, a, t.dims, x, out))
         for x, i in zip(inputs, infos, strict=True)
@@ -198,6 +200,12 @@ def join(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> Non
     info = record.merged(infos, tuple(_distinct(results))[:MOST_RESULTS])
     has_parameter = any(i.weights and not i.data for i in infos)
     record.set(out, replace(info, depth=max(info.depth, 1)) if has_parameter and shape else info)
+
+
+def _along_outputs(infos: Sequence[Info], a: dict[str, Any], rank: int) -> bool:
+    """Whether results are put beside each other along the axis of their outputs."""
+    at = a.get("dim", 0) % max(rank, 1)
+    return any(axes_of((t.dims[at],)) for i in infos for t in i.results if at < len(t.dims))
 
 
 def _side_by_side(name: str, a: dict[str, Any], dims: Dims, x: torch.Tensor, out: torch.Tensor) -> Dims:
@@ -288,7 +296,7 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
         if whole.data:
             one = len(inputs) == 1
             results = tuple(
-                replace(r, linear=r.linear and name in SHIFTING)
+                replace(r, linear=r.linear and name in SHIFTING, mixed=r.mixed or name in MIXING)
                 for x, i in zip(inputs, infos, strict=True)
                 for r in i.results
                 if one and tuple(x.shape) == shape

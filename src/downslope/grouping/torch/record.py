@@ -30,7 +30,8 @@ class Trace:
     """Where the axes of an origin (a parameter, or the outputs of a use) lie in a tensor.
 
     `inner` are axes summed away before any data came in, `fetched` axes that an index picked from.
-    `linear` says that nothing but scaling and shifting has happened to a result.
+    `linear` says that nothing but scaling and shifting has happened to a result, `mixed` that its
+    positions are no longer those of the outputs one by one, as after a softmax.
     """
 
     origin: int
@@ -38,6 +39,7 @@ class Trace:
     inner: frozenset[int] = NONE
     fetched: frozenset[int] = NONE
     linear: bool = True
+    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Cut:
     period: int
     low: int
     high: int
+    bent: bool = False  # after an activation
 
 
 @dataclass(slots=True)
@@ -189,17 +192,22 @@ class Record:
     def note_cut(self, info: Info, dim: int, start: int, stop: int, step: int = 1) -> None:
         """Say that a part of a result was taken by itself."""
         for trace in info.results:
-            if trace.linear and (cut := _cut(trace, dim, start, stop, step)):
+            if not trace.mixed and stop > start and (cut := _cut(trace, dim, start, stop, step)):
                 met = self.uses[trace.origin]
+                cut = replace(cut, bent=not trace.linear)
                 if cut not in met.cuts:
                     met.cuts.append(cut)
 
-    def note_join(self, infos: Sequence[Info]) -> None:
+    def note_join(self, infos: Sequence[Info], *, beside: bool = False) -> None:
         """Say that these were added or put side by side: parts of one result that meet so are one."""
         starts: dict[tuple[int, int], set[int]] = {}
         for info in infos:
             for trace in info.results:
-                if trace.linear and self.uses[trace.origin].cuts:
+                met = self.uses[trace.origin]
+                if not trace.linear:
+                    # Channels that are put beside others after an activation are bookkeeping.
+                    met.cuts = [c for c in met.cuts if not c.bent] if beside else met.cuts
+                elif met.cuts and all(f.size for f in factors(trace.dims)):
                     for axis in axes_of(trace.dims):
                         at = sum(f.start for f in factors(trace.dims) if f.axis == axis)
                         if all(f.start >= 0 for f in factors(trace.dims)):

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 from downslope import rules
-from downslope.grouping.view import MatrixView
 from downslope.jax.elementwise import require_state
 from downslope.jax.hyper import Number, Schedule, check_rate, decay_of, is_array, make_rule, rate_at
 from downslope.jax.leaves import (
@@ -211,4 +210,4 @@ def _portions(
         yield portion
 
 
-__all__ = ["MatrixView", "MuonState", "muon"]
+__all__ = ["MuonState", "muon"]

@@ -21,15 +21,6 @@ RANKING = {"top_k", "approx_top_k", "argmax", "argmin", "sort"}
 REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 JOIN = {"concatenate", "pad", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul"}
 MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "split"}
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "pjit",
-    "jit",
-    "checkpoint",
-    "remat",
-    "closed_call",
-    "core_call",
-}
 
 
 class Walk:

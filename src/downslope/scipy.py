@@ -21,7 +21,8 @@ from scipy.optimize import OptimizeResult, approx_fprime
 
 from downslope import rules
 from downslope.errors import closest
-from downslope.rules.rule import Rule, require, require_number
+from downslope.rules.checks import require, require_number
+from downslope.rules.rule import Rule
 
 __all__ = ["RuleMethod", "method"]
 

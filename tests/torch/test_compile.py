@@ -9,7 +9,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from downslope.ops.torch import TorchOps
-from downslope.rules.rule import step
+from downslope.rules.descent import step
 from downslope.torch import AdamW, Muon
 from tests.parity.cases import CASES, Case, gradients, start
 

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, Literal
 
-from downslope.rules.rule import Array, Ops
+from downslope.ops.protocol import Array, Ops
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from downslope.jax.leaves import (
     update_of,
     widened,
 )
-from downslope.rules.rule import Array, Rule, State
+from downslope.ops.protocol import Array
+from downslope.rules.rule import Rule, State
 
 
 class RuleState(NamedTuple):

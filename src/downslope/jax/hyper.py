@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from downslope.rules.rule import Array, Rule, require_number
+from downslope.ops.protocol import Array
+from downslope.rules.checks import require_number
+from downslope.rules.rule import Rule
 
 Number: TypeAlias = float | Array
 Schedule: TypeAlias = Callable[[Array], Array]

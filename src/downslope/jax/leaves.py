@@ -17,7 +17,9 @@ from jax.tree_util import PyTreeDef, tree_flatten_with_path
 
 from downslope.grouping.jax import name_of
 from downslope.ops.jax import JaxOps
-from downslope.rules.rule import Array, Rule, State, step
+from downslope.ops.protocol import Array
+from downslope.rules.descent import step
+from downslope.rules.rule import Rule, State
 
 OPS = JaxOps()
 

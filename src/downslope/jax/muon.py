@@ -30,7 +30,8 @@ from downslope.jax.leaves import (
     widened,
 )
 from downslope.jax.plan import lay, plan_of
-from downslope.rules.rule import Array, require
+from downslope.ops.protocol import Array
+from downslope.rules.checks import require
 
 
 class MuonState(NamedTuple):

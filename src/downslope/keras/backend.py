@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from downslope.ops import ops_for
-from downslope.rules.rule import Array, Ops
+from downslope.ops.protocol import Array, Ops
 
 BACKEND: str = keras.backend.backend()
 

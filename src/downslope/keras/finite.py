@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from downslope.keras.backend import BACKEND, in_xla
-from downslope.rules.rule import Array
+from downslope.ops.protocol import Array
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 

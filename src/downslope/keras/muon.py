@@ -12,7 +12,8 @@ from downslope.grouping.partition import Assignment, Partition
 from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
 from downslope.keras.optimizer import RuleOptimizer, Setting, Work
 from downslope.keras.saved import stem
-from downslope.rules.rule import Array, require, require_number
+from downslope.ops.protocol import Array
+from downslope.rules.checks import require, require_number
 
 NS_DTYPES = ("auto", "bfloat16", "float32", "float64")
 

@@ -29,7 +29,10 @@ from downslope.keras.backend import (
 from downslope.keras.finite import ON_NONFINITE, Decision, decide, describe
 from downslope.keras.saved import KEY, check_header, header_of
 from downslope.keras.schedule import check_learning_rate
-from downslope.rules.rule import Array, Rule, State, require, require_number, step
+from downslope.ops.protocol import Array
+from downslope.rules.checks import require, require_number
+from downslope.rules.descent import step
+from downslope.rules.rule import Rule, State
 
 
 @dataclass(frozen=True)

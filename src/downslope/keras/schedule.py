@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from downslope.rules.rule import require, require_number
+from downslope.rules.checks import require, require_number
 
 _STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 

@@ -10,7 +10,7 @@ import sys
 from functools import cache
 from importlib import import_module
 
-from downslope.rules.rule import Array, Ops
+from downslope.ops.protocol import Array, Ops
 
 _BACKENDS = {"numpy": "NumpyOps", "torch": "TorchOps", "jax": "JaxOps", "tensorflow": "TensorflowOps"}
 

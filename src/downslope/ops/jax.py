@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from downslope.rules.rule import Array, bias_correction
+from downslope.ops.protocol import Array, bias_correction
 
 
 class JaxOps:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.rules.rule import Array, bias_correction
+from downslope.ops.protocol import Array, bias_correction
 
 
 class NumpyOps:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from downslope.rules.rule import Array
+from downslope.ops.protocol import Array
 
 
 class TensorflowOps:

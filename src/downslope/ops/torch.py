@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downslope.rules.rule import bias_correction
+from downslope.ops.protocol import bias_correction
 
 
 class TorchOps:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from downslope.rules.rule import Array, Ops, Rule, State, require_betas, require_number
+from downslope.ops.protocol import Array, Ops
+from downslope.rules.checks import require_betas, require_number
+from downslope.rules.rule import Rule, State
 
 
 class AdamState(NamedTuple):

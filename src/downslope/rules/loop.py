@@ -11,13 +11,12 @@ Parameters may be one array, or a nested dict, list or tuple of arrays of any fr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from downslope.ops import ops_for
-from downslope.rules.rule import Array, require_number, step
-
-if TYPE_CHECKING:
-    from downslope.rules.rule import Rule
+from downslope.ops.protocol import Array
+from downslope.rules.checks import require_number
+from downslope.rules.descent import step
 
 Tree: TypeAlias = Any
 """An array, or a dict, list or tuple of trees."""
@@ -30,7 +29,7 @@ class LoopState(NamedTuple):
     states: Tree
 
 
-def start(rule: Rule, params: Tree) -> LoopState:
+def start(rule: Any, params: Tree) -> LoopState:
     """Return the state before the first step; raise where a parameter does not fit."""
     for name, p in named(params):
         _check_parameter(rule, name, p)
@@ -38,7 +37,7 @@ def start(rule: Rule, params: Tree) -> LoopState:
 
 
 def advance(
-    rule: Rule,
+    rule: Any,
     params: Tree,
     gradients: Tree,
     state: LoopState,
@@ -106,7 +105,7 @@ def _is_branch(tree: Tree) -> bool:
     return isinstance(tree, (dict, list, tuple))
 
 
-def _check_parameter(rule: Rule, name: str, p: Array) -> None:
+def _check_parameter(rule: Any, name: str, p: Array) -> None:
     shown = name or "the parameter"
     ops_for(p)
     if "float" not in str(p.dtype):
@@ -118,7 +117,7 @@ def _check_parameter(rule: Rule, name: str, p: Array) -> None:
         )
 
 
-def _check_row(rule: Rule, name: str, p: Array, g: Array, state: Any) -> None:
+def _check_row(rule: Any, name: str, p: Array, g: Array, state: Any) -> None:
     if getattr(g, "shape", None) != p.shape:
         found = getattr(g, "shape", type(g).__name__)
         raise ValueError(

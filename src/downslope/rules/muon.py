@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+from downslope.ops.protocol import Array, Ops
+from downslope.rules.checks import require, require_number
 from downslope.rules.orthogonalize import coefficients_of, orthogonalize
-from downslope.rules.rule import Array, Ops, Rule, State, require, require_number
+from downslope.rules.rule import Rule, State
 
 SCALES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
     {

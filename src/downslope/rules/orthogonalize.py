@@ -18,7 +18,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from downslope.rules.rule import Array, Ops, require
+from downslope.ops.protocol import Array, Ops
+from downslope.rules.checks import require
 
 Triple = tuple[float, float, float]
 

@@ -8,87 +8,22 @@ operators, `@`, and the few operations of `Ops`. The same lines therefore run on
 float64: the oracle of the tests), PyTorch, JAX and TensorFlow.
 
 Learning rate and decoupled weight decay are no rule's business. They enter in one line of the
-whole library, in `step` below:
+whole library, in `descent`:
 
     step = -lr (direction + weight_decay · parameter)
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-Array: TypeAlias = Any
-"""An array of whichever framework the user came with."""
+from downslope.ops.protocol import Array, Ops
+from downslope.rules import loop
+from downslope.rules.checks import require_number
 
 State: TypeAlias = Any
 """A NamedTuple of arrays, one type a rule; a part that an option leaves out is None."""
-
-
-class Ops(Protocol):
-    """The operations a rule may use on an array, beside arithmetic and `@`.
-
-    Every operation is pure but two: `ema` and `accumulate` may consume (reuse, write over) their
-    slot, so a rule must not read the old slot again.
-    """
-
-    def zeros_like(self, a: Array) -> Array:
-        """Zeros of the shape, dtype and device of `a`."""
-
-    def full_like(self, a: Array, value: float) -> Array:
-        """`value` everywhere, in the shape, dtype and device of `a`."""
-
-    def sqrt(self, a: Array) -> Array:
-        """Element-wise square root."""
-
-    def square(self, a: Array) -> Array:
-        """Element-wise square."""
-
-    def maximum(self, a: Array, b: Array | float) -> Array:
-        """Element-wise maximum."""
-
-    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
-        """Element-wise choice: `a` where the condition holds, else `b`."""
-
-    def ema(self, slot: Array, value: Array, beta: float) -> Array:
-        """`beta · slot + (1 - beta) · value`; may consume `slot`."""
-
-    def accumulate(self, slot: Array, value: Array, decay: float) -> Array:
-        """`decay · slot + value`; may consume `slot`."""
-
-    def lerp(self, a: Array, b: Array, weight: float) -> Array:
-        """`a + weight · (b - a)`, pure."""
-
-    def debias(self, a: Array, beta: float, t: Any) -> Array:
-        """`a / (1 - beta**t)`: undoes the pull towards zero of an average that started there."""
-
-    def norm(self, a: Array) -> Array:
-        """Frobenius norm over the last two axes, kept; neither over- nor underflows on the way."""
-
-    def transpose(self, a: Array) -> Array:
-        """The last two axes exchanged."""
-
-    def gram(self, a: Array) -> Array:
-        """`a @ aᵀ`; symmetric, so half of it may be a mirror image of the other."""
-
-    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        """`beta · c + alpha · (a @ b)`."""
-
-    def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        """`addmm` where c and a @ b are known to be symmetric: half may be mirrored."""
-
-    def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
-        """Axes in the given order."""
-
-    def reshape(self, a: Array, shape: tuple[int, ...]) -> Array:
-        """The same elements in row-major order in another shape."""
-
-    def concat(self, parts: list[Array], axis: int) -> Array:
-        """Arrays joined along an axis."""
-
-    def astype(self, a: Array, dtype: Any) -> Array:
-        """The same values in another dtype."""
 
 
 class NoState(NamedTuple):
@@ -133,8 +68,6 @@ class Rule:
             ValueError: a parameter that is no matrix, where the rule needs one.
 
         """
-        from downslope.rules import loop  # it needs `ops`, which needs this module
-
         return loop.start(self, params)
 
     def step(
@@ -172,8 +105,6 @@ class Rule:
         {'w': array([0.25])}
 
         """
-        from downslope.rules import loop
-
         return loop.advance(
             self, params, gradients, state, lr=lr, weight_decay=weight_decay, cautious=cautious
         )
@@ -186,54 +117,3 @@ class Rule:
     def hyperparameters(cls) -> tuple[str, ...]:
         """Return the names of this rule's hyper-parameters."""
         return tuple(f.name for f in fields(cls))
-
-
-def step(
-    x: Ops, p: Array, direction: Array, *, lr: Any, weight_decay: float = 0.0, cautious: bool = False
-) -> Array:
-    """Return what to add to a parameter: -lr (direction + weight_decay · p).
-
-    This is the only line of the library that knows the learning rate and decoupled weight decay
-    (Loshchilov & Hutter, 2019, arXiv:1711.05101). With `cautious`, decay acts only where it pulls
-    the same way as the direction, that is where direction · p >= 0 (Chen et al., 2025,
-    arXiv:2510.12402).
-    """
-    if weight_decay:
-        decay = weight_decay * p
-        if cautious:
-            decay = x.where(direction * p >= 0, decay, x.zeros_like(decay))
-        direction = direction + decay
-    return -lr * direction
-
-
-def bias_correction(beta: float, t: int) -> float:
-    """Return 1 - beta**t without cancellation (1.3e-5 off at t = 1 in float32 if written plainly)."""
-    return 1.0 if beta == 0 else -math.expm1(t * math.log(beta))
-
-
-def require(name: str, value: Any, ok: bool, expected: str) -> None:
-    """Raise ValueError naming the hyper-parameter, its value and what was expected, unless `ok`."""
-    if not ok:
-        raise ValueError(f"{name} = {value!r}: expected {expected}")
-
-
-def require_number(
-    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = True
-) -> None:
-    """Raise unless `value` is a finite real number in [low, high), or [low, high] if not `open_high`."""
-    closing = ")" if open_high else "]"
-    expected = f"a number in [{low:g}, {high:g}{closing}"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    inside = low <= number < high if open_high else low <= number <= high
-    require(name, value, inside, expected)
-
-
-def require_betas(name: str, value: Any, count: int) -> None:
-    """Raise unless `value` is a sequence of `count` numbers in [0, 1)."""
-    ok = isinstance(value, (tuple, list)) and len(value) == count
-    require(name, value, ok, f"{count} numbers in [0, 1)")
-    for i, beta in enumerate(value):
-        require_number(f"{name}[{i}]", beta, 0.0, 1.0)

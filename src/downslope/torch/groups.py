@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from downslope import rules
-from downslope.rules.rule import Rule, require, require_number
+from downslope.rules.checks import require, require_number
+from downslope.rules.rule import Rule
 
 RULES: dict[str, type[Rule]] = {
     "sgd": rules.SGD,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from downslope.ops.torch import TorchOps
-from downslope.rules.rule import Rule, step
+from downslope.rules.descent import step
+from downslope.rules.rule import Rule
 
 OPS = TorchOps()
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
+from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
-from downslope.rules.rule import require
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.stacks import Item, fast_dtype, step_stacks

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from downslope.rules.rule import Rule, require
+from downslope.rules.checks import require
+from downslope.rules.rule import Rule
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.groups import (

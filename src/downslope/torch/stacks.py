@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from downslope.grouping.view import MatrixView
+from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
-from downslope.rules.rule import step
 from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, write
 

@@ -1,0 +1,79 @@
+"""What the operations on an array are, whichever framework it comes from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of whichever framework the user came with."""
+
+
+class Ops(Protocol):
+    """The operations a rule may use on an array, beside arithmetic and `@`.
+
+    Every operation is pure but two: `ema` and `accumulate` may consume (reuse, write over) their
+    slot, so a rule must not read the old slot again.
+    """
+
+    def zeros_like(self, a: Array) -> Array:
+        """Zeros of the shape, dtype and device of `a`."""
+
+    def full_like(self, a: Array, value: float) -> Array:
+        """`value` everywhere, in the shape, dtype and device of `a`."""
+
+    def sqrt(self, a: Array) -> Array:
+        """Element-wise square root."""
+
+    def square(self, a: Array) -> Array:
+        """Element-wise square."""
+
+    def maximum(self, a: Array, b: Array | float) -> Array:
+        """Element-wise maximum."""
+
+    def where(self, condition: Array, a: Array | float, b: Array | float) -> Array:
+        """Element-wise choice: `a` where the condition holds, else `b`."""
+
+    def ema(self, slot: Array, value: Array, beta: float) -> Array:
+        """`beta · slot + (1 - beta) · value`; may consume `slot`."""
+
+    def accumulate(self, slot: Array, value: Array, decay: float) -> Array:
+        """`decay · slot + value`; may consume `slot`."""
+
+    def lerp(self, a: Array, b: Array, weight: float) -> Array:
+        """`a + weight · (b - a)`, pure."""
+
+    def debias(self, a: Array, beta: float, t: Any) -> Array:
+        """`a / (1 - beta**t)`: undoes the pull towards zero of an average that started there."""
+
+    def norm(self, a: Array) -> Array:
+        """Frobenius norm over the last two axes, kept; neither over- nor underflows on the way."""
+
+    def transpose(self, a: Array) -> Array:
+        """The last two axes exchanged."""
+
+    def gram(self, a: Array) -> Array:
+        """`a @ aᵀ`; symmetric, so half of it may be a mirror image of the other."""
+
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        """`beta · c + alpha · (a @ b)`."""
+
+    def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        """`addmm` where c and a @ b are known to be symmetric: half may be mirrored."""
+
+    def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
+        """Axes in the given order."""
+
+    def reshape(self, a: Array, shape: tuple[int, ...]) -> Array:
+        """The same elements in row-major order in another shape."""
+
+    def concat(self, parts: list[Array], axis: int) -> Array:
+        """Arrays joined along an axis."""
+
+    def astype(self, a: Array, dtype: Any) -> Array:
+        """The same values in another dtype."""
+
+
+def bias_correction(beta: float, t: int) -> float:
+    """Return 1 - beta**t without cancellation (1.3e-5 off at t = 1 in float32 if written plainly)."""
+    return 1.0 if beta == 0 else -math.expm1(t * math.log(beta))

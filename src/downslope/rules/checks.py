@@ -1,0 +1,34 @@
+"""Hyper-parameters out of range: one error that names the value and what was expected."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def require(name: str, value: Any, ok: bool, expected: str) -> None:
+    """Raise ValueError naming the hyper-parameter, its value and what was expected, unless `ok`."""
+    if not ok:
+        raise ValueError(f"{name} = {value!r}: expected {expected}")
+
+
+def require_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_high: bool = True
+) -> None:
+    """Raise unless `value` is a finite real number in [low, high), or [low, high] if not `open_high`."""
+    closing = ")" if open_high else "]"
+    expected = f"a number in [{low:g}, {high:g}{closing}"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    inside = low <= number < high if open_high else low <= number <= high
+    require(name, value, inside, expected)
+
+
+def require_betas(name: str, value: Any, count: int) -> None:
+    """Raise unless `value` is a sequence of `count` numbers in [0, 1)."""
+    ok = isinstance(value, (tuple, list)) and len(value) == count
+    require(name, value, ok, f"{count} numbers in [0, 1)")
+    for i, beta in enumerate(value):
+        require_number(f"{name}[{i}]", beta, 0.0, 1.0)

@@ -39,7 +39,7 @@ class Restless(nn.Module):
         self.cache = h
         self.register_buffer("late", torch.ones(1))
         random.random()
-        np.random.rand()
+        np.random.rand()  # noqa: NPY002
         return self.head(self.inner(h))
 
 
@@ -55,7 +55,7 @@ def test_tensors_attributes_and_random_states(training):
     values = {n: (p.grad, p.grad.clone()) for n, p in model.named_parameters() if p.grad is not None}
     calls, log = model.calls, list(model.log)
     modes = [m.training for m in model.modules()]
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
 
     partition(model, X)
 
@@ -75,7 +75,7 @@ def test_tensors_attributes_and_random_states(training):
     assert hook.id in model.read._forward_hooks
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-    assert np.array_equal(np.random.get_state()[1], states[2])
+    assert np.array_equal(np.random.get_state()[1], states[2])  # noqa: NPY002
 
 
 def test_the_model_would_have_changed():

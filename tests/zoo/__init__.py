@@ -13,7 +13,7 @@ for _schema in (
 ):
     _LIBRARY.define(_schema)
 
-from .entry import ZOO, Architecture  # noqa: E402
 from . import language, plain, vision  # noqa: E402, F401  (each enters its architectures)
+from .entry import ZOO, Architecture  # noqa: E402
 
 __all__ = ["ZOO", "Architecture"]

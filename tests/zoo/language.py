@@ -1,5 +1,6 @@
 """Language models from transformers, in small random configurations."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import torch

@@ -6,9 +6,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers", reason="the zoo is built from transformers and timm")
 pytest.importorskip("timm", reason="the zoo is built from transformers and timm")
 
-from downslope.grouping.partition import Role  # noqa: E402
-from downslope.grouping.torch import partition  # noqa: E402
-from tests.zoo import ZOO  # noqa: E402
+from downslope.grouping.partition import Role
+from downslope.grouping.torch import partition
+from tests.zoo import ZOO
 
 # Other people's models warn about their own defaults.
 pytestmark = pytest.mark.filterwarnings("ignore")

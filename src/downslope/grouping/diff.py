@@ -53,6 +53,6 @@ def changes(old: Partition, new: Partition) -> Sequence[Change]:
 
     The reasons are not compared: they tell of the batch and of the depth, not of the update.
     """
-    found = [Change(a.name, old[a.name] if a.name in old else None, a) for a in new]
+    found = [Change(a.name, old.get(a.name), a) for a in new]
     found += [Change(a.name, a, None) for a in old if a.name not in new]
     return [c for c in found if c.what]

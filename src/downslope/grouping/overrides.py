@@ -71,14 +71,15 @@ def _override(a: Assignment, key: Key, value: Value) -> Assignment:
     if isinstance(value, str) and value in RULES:
         if value == "muon" and a.view is None:
             raise UsageError(
-                f"override {key!r}: 'muon' needs matrices, and {a.name} {a.shape} is used as none: pass a MatrixView instead"
+                f"override {key!r}: 'muon' needs matrices, and {a.name} {a.shape} is used as none: "
+                "pass a MatrixView instead"
             )
         return replace(a, rule=value, reason=f"{said}; {a.reason}", warning="")
     if isinstance(value, str) and value in {r.value for r in Role}:
         role = Role(value)
         if role.rule == "muon" and a.view is None:
             raise UsageError(
-                f"override {key!r}: role 'hidden' needs matrices: pass a MatrixView for {a.name} {a.shape} instead"
+                f"override {key!r}: role 'hidden' needs matrices: pass a MatrixView for {a.name} {a.shape}"
             )
         return replace(a, role=role, rule=role.rule, reason=f"{said}; {a.reason}", warning="")
     expected = f"a rule ({', '.join(RULES)}), a role ({', '.join(Role)}), a MatrixView or an Assignment"

@@ -107,6 +107,10 @@ class Partition:
     def __getitem__(self, name: str) -> Assignment:
         return self._by_name[name]
 
+    def get(self, name: str) -> Assignment | None:
+        """Return the assignment of a parameter, or None."""
+        return self._by_name.get(name)
+
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 

@@ -67,7 +67,8 @@ class MatrixView:
         if self.blocks and (sum(self.blocks) * self.repeats != side or min(self.blocks) < 1):
             times = f" {self.repeats} times" if self.repeats > 1 else ""
             raise ValueError(
-                f"{self} does not fit shape {tuple(shape)}: blocks must add up to {side} {self.blocks_along}{times}"
+                f"{self} does not fit shape {tuple(shape)}: blocks must add up to {side} "
+                f"{self.blocks_along}{times}"
             )
 
     def matrices(self, shape: tuple[int, ...]) -> list[tuple[int, int, int]]:
@@ -153,8 +154,8 @@ class MatrixView:
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> MatrixView:
         """Return the view that `to_dict` described."""
-        axes = (tuple(d[k]) for k in ("outputs", "inputs", "batch", "blocks"))
-        return cls(*axes, d["blocks_along"], d.get("repeats", 1))
+        outputs, inputs, batch, blocks = (tuple(d[k]) for k in ("outputs", "inputs", "batch", "blocks"))
+        return cls(outputs, inputs, batch, blocks, d["blocks_along"], d.get("repeats", 1))
 
     @property
     def _order(self) -> tuple[int, ...]:

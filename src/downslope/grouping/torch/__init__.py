@@ -14,8 +14,10 @@ from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
 from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
+from downslope.grouping.torch.blocks import blocks_of
+from downslope.grouping.torch.info import CONSTANT, RAW, Info, Met
 from downslope.grouping.torch.pointwise import absorb
-from downslope.grouping.torch.record import CONSTANT, RAW, Cut, Info, Met, Record
+from downslope.grouping.torch.record import Record
 from downslope.grouping.torch.state import plain_execution, unchanged
 from downslope.grouping.torch.trace import watching
 
@@ -141,7 +143,8 @@ def _called(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     except Exception as error:
         if not args and not kwargs and isinstance(error, TypeError):
             raise UsageError(
-                f"{type(model).__name__} needs inputs ({one_line(error)}): pass one batch after the model, as you would call it"
+                f"{type(model).__name__} needs inputs ({one_line(error)}): "
+                "pass one batch after the model, as you would call it"
             ) from error
         raise UsageError(f"the call {_shown(model, args, kwargs)} failed with {one_line(error)}") from error
 
@@ -209,49 +212,25 @@ def _facts(model: nn.Module, own: Mapping[str, nn.Parameter], record: Record, de
 
 
 def _use(met: Met, shape: tuple[int, ...]) -> Use:
-    blocks, repeats = _blocks(met, shape)
+    blocks, repeats = blocks_of(met, shape)
     return Use(
-        met.kind, *(tuple(sorted(s)) for s in (met.outputs, met.inputs, met.batch)), blocks=blocks, repeats=repeats,
-        head=met.head, groups=met.groups, depth=met.depth, deepest=met.deepest, data=met.data, last=met.last,
-        feeds=met.feeds, routes=met.routes, operation=met.operation, parts=tuple(sorted(met.ranges)),
-    )  # fmt: skip
-
-
-def _blocks(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """Return the parts that a result was cut into, and how often their pattern repeats."""
-    if len(met.outputs) != 1 or met.groups > 1:
-        return (), 1
-    (axis,) = met.outputs
-    size = shape[axis]
-    if met.gates > 1:
-        return (size // met.gates,) * met.gates, 1
-    periods = sorted({c.period for c in met.cuts if c.axis == axis}, key=lambda p: (p != 0, -p))
-    for period in periods:
-        whole = period or size
-        edges = _edges([c for c in met.cuts if c.axis == axis and c.period == period], whole)
-        edges = _without_joined(edges, met, axis, whole)
-        if len(edges) > 2 and size % whole == 0:
-            return tuple(b - a for a, b in zip(edges, edges[1:], strict=False)), size // whole
-    return (), 1
-
-
-def _edges(cuts: list[Cut], whole: int) -> list[int]:
-    """Return where the parts begin and end if they cover everything and do not overlap."""
-    parts = sorted({(c.low, c.high) for c in cuts})
-    edges = sorted({e for part in parts for e in part})
-    covered = sum(
-        b - a for a, b in zip(edges, edges[1:], strict=False) if any(lo <= a and b <= hi for lo, hi in parts)
+        met.kind,
+        tuple(sorted(met.outputs)),
+        tuple(sorted(met.inputs)),
+        tuple(sorted(met.batch)),
+        blocks=blocks,
+        repeats=repeats,
+        groups=met.groups,
+        parts=tuple(sorted(met.ranges)),
+        head=met.head,
+        depth=met.depth,
+        deepest=met.deepest,
+        data=met.data,
+        last=met.last,
+        feeds=met.feeds,
+        routes=met.routes,
+        operation=met.operation,
     )
-    return edges if edges and (edges[0], edges[-1], covered) == (0, whole, whole) else []
-
-
-def _without_joined(edges: list[int], met: Met, axis: int, whole: int) -> list[int]:
-    """Drop the edges between parts that were added to each other or put back side by side."""
-    for where, first, second in met.joined:
-        low, high = sorted((first % whole, second % whole))
-        if where == axis:
-            edges = [e for e in edges if not low < e <= high or e == whole]
-    return edges
 
 
 def _modules(model: nn.Module) -> Callable[[str], Any]:

@@ -13,10 +13,11 @@ import torch
 
 from downslope.grouping.facts import Kind
 from downslope.grouping.labels import Dim, Dims, axes_of, factors, foreign
+from downslope.grouping.torch.info import Info, Trace
 from downslope.grouping.torch.pointwise import absorb, combine, note_mixture
-from downslope.grouping.torch.record import Info, Record, Trace
+from downslope.grouping.torch.record import Record
 
-LETTERS = {
+LETTERS: dict[str, tuple[str, str, str | None]] = {
     "mm": ("self", "mat2", "ik,kj->ij"),
     "addmm": ("mat1", "mat2", "ik,kj->ij"),
     "_addmm_activation": ("mat1", "mat2", "ik,kj->ij"),
@@ -68,11 +69,13 @@ def product(record: Record, name: str, x: torch.Tensor, y: torch.Tensor, letters
     if _is_weight(ix) and iy.data:
         return weighted(record, name, Kind.CONTRACTION, iy, ix, lx, lo, ly, sizes)
     if ix.data or iy.data:
+        record.note_whole(ix)
+        record.note_whole(iy)
         note_heads(record, ix, lx, ly, lo)
         note_heads(record, iy, ly, lx, lo)
         note_mixture(record, ix, iy, [(lx.index(c), ly.index(c)) for c in lx if c in ly])
         return record.merged([replace(ix, weights=()), replace(iy, weights=())])
-    folded = [_folded(t, l, lo, sizes) for i, l in ((ix, lx), (iy, ly)) for t in i.weights]
+    folded = [_folded(t, own, lo, sizes) for i, own in ((ix, lx), (iy, ly)) for t in i.weights]
     return record.merged([Info(weights=tuple(folded))])
 
 
@@ -115,7 +118,7 @@ def weighted(
             continue
         number = record.meet(trace, kind, name, data, **axes)
         writers.add(number)
-        results.append(Trace(number, _placed(trace.dims, own, kept, sizes)))
+        results.append(record.result(number, _placed(trace.dims, own, kept, sizes)))
     depth = max(data.depth, weight.depth) + 1
     if not writers:
         return Info(data=True, depth=depth, writers=record.open(data.writers), choices=data.choices)
@@ -180,7 +183,7 @@ def _convolved(
     record.feed(x)
     writers, results = set(), []
     for trace in w.weights:
-        if len(trace.dims) != spatial + 2 or len(axes_of(trace.dims)) == 0 and not trace.inner:
+        if len(trace.dims) != spatial + 2 or (len(axes_of(trace.dims)) == 0 and not trace.inner):
             record.meet(trace, Kind.SCALING, "convolution", x)
             continue
         outputs = axes_of((trace.dims[o],))
@@ -196,5 +199,5 @@ def _convolved(
             own = foreign(out.shape[-spatial - 1])
         lead = out.dim() - spatial - 1
         dims = (*(foreign(n) for n in out.shape[:lead]), own, *(foreign(n) for n in out.shape[lead + 1 :]))
-        results.append(Trace(number, dims))
+        results.append(record.result(number, dims))
     return Info(data=True, depth=x.depth + 1, writers=record.open(writers), results=tuple(results))

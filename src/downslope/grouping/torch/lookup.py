@@ -7,7 +7,6 @@ result was ranked: where they pick other data or other weights, that result is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +14,10 @@ import torch
 
 from downslope.grouping.facts import Kind
 from downslope.grouping.labels import Dims, axes_of, blurred, cut, size_of
+from downslope.grouping.torch.info import NONE, Info, Trace, relabel
+from downslope.grouping.torch.names import INDEXING, LOOKUP
 from downslope.grouping.torch.pointwise import note_routes, tensors
-from downslope.grouping.torch.record import NONE, Info, Record, Trace, relabel
-
-LOOKUP = {"embedding": "weight", "_embedding_bag": "weight", "_embedding_bag_forward_only": "weight", "index": "self",
-          "index_select": "self", "gather": "self", "take": "self", "take_along_dim": "self", "_unsafe_index": "self",
-          "masked_select": "self", "embedding_bag": "weight", "grid_sampler_2d": "input", "grid_sampler_3d": "input"}  # fmt: skip
-INDEXING = {"index", "index_select", "gather", "_unsafe_index"}
-RANKING = {"topk", "argmax", "argmin", "sort", "argsort", "max", "min", "kthvalue", "multinomial"}
+from downslope.grouping.torch.record import Record
 
 
 def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:

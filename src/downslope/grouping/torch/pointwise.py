@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
+from math import prod
 from typing import Any
 
 import torch
@@ -22,28 +23,11 @@ from downslope.grouping.labels import (
     foreign,
     size_of,
 )
-from downslope.grouping.torch.record import CONSTANT, MOST_RESULTS, NONE, RAW, Info, Record, Trace
+from downslope.grouping.torch.info import CONSTANT, MOST_RESULTS, RAW, Info, Trace
+from downslope.grouping.torch.names import MIXING, SCALE, SHIFTING
+from downslope.grouping.torch.record import Record
 
 Shape = tuple[int, ...]
-
-ADD = {"add", "add_", "sub", "sub_", "rsub", "where", "masked_fill", "masked_fill_", "maximum", "minimum", "lerp", "lerp_",
-       "addcmul", "addcmul_", "addcdiv", "addcdiv_", "logaddexp", "hypot"}  # fmt: skip
-SCALE = {"mul", "mul_", "div", "div_", "pow", "prelu", "_prelu_kernel", "__rpow__", "float_power"}
-NORMS = {"native_layer_norm", "native_group_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit",
-         "_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional", "_batch_norm_with_update",
-         "batch_norm", "miopen_batch_norm", "_fused_rms_norm", "rms_norm", "instance_norm", "group_norm", "layer_norm"}  # fmt: skip
-JOIN = {"cat", "stack", "hstack", "vstack", "copy_", "index_copy", "index_put", "index_put_", "_index_put_impl_", "scatter",
-        "scatter_", "scatter_add", "scatter_add_", "index_add", "index_add_", "slice_scatter", "select_scatter",
-        "block_diag", "masked_scatter", "masked_scatter_", "concat", "complex", "scatter_reduce", "scatter_reduce_",
-        "index_reduce", "meshgrid"}  # fmt: skip
-SHIFTING = {"neg", "dropout", "native_dropout", "fill_", "alpha_dropout", "_fused_dropout", "nan_to_num"}
-FACTORIES = {"zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_empty", "new_full", "new_ones",
-             "new_empty_strided", "empty_strided", "bernoulli_", "zero_", "zeros", "ones", "empty", "full", "arange", "eye",
-             "linspace", "logspace", "scalar_tensor", "bernoulli", "tril_indices", "triu_indices"}  # fmt: skip
-MIXING = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax", "max_pool2d_with_indices", "cumsum",
-          "sort", "_fft_r2c", "_fft_c2c", "_fft_c2r", "flip", "roll"}  # fmt: skip
-REDUCING = {"sum", "mean", "linalg_vector_norm", "norm", "amax", "amin", "var", "std", "var_mean", "logsumexp", "prod",
-            "any", "all", "count_nonzero", "std_mean", "cumsum"}  # fmt: skip
 
 
 def absorb(
@@ -82,7 +66,10 @@ def combine(
         for (x, own), (y, other) in permutations(parts, 2):
             shared = min(len(own), len(other))
             note_mixture(record, x, y, [(len(own) - k, len(other) - k) for k in range(1, shared + 1)])
-    results = [t for k, (i, own) in enumerate(parts) for t in _kept(parts, k, kind, shape)]
+    deep = [i for i in infos if i.data and i.depth]
+    if kind is Kind.ADDITION and len(deep) > 1 and not all(map(record.fresh, deep)):
+        return record.merged(infos, products)  # a residual stream: no single projection to be cut
+    results = [t for k in range(len(parts)) for t in _kept(parts, k, kind, shape)]
     return record.merged(infos, (*_distinct(results), *products))
 
 
@@ -146,11 +133,16 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def elementwise(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label sums, products and choices between tensors."""
     kind = Kind.SCALING if name in SCALE else Kind.ADDITION
-    parts = [(record.get(t), tuple(t.shape)) for t in tensors(a)]
+    # A mask takes part in no arithmetic: it has no depth of its own here.
+    parts = [(_arithmetic(record.get(t), t), tuple(t.shape)) for t in tensors(a)]
     infos = [i for i, _ in parts]
     if any(i.choices for i in infos):
         note_routes(record, infos)
     record.set(out, combine(record, kind, name.strip("_"), parts, out))
+
+
+def _arithmetic(info: Info, t: torch.Tensor) -> Info:
+    return info if t.dtype.is_floating_point or t.dtype.is_complex else replace(info, depth=0)
 
 
 def norm(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
@@ -234,7 +226,7 @@ def size_of_all(dims: Dims) -> Shape:
 
 def reduce(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     """Label a reduction; a product of data and a matrix that is summed over is a contraction."""
-    x: torch.Tensor = a.get("self", a.get("x"))
+    x: torch.Tensor = a["self"] if "self" in a else a["x"]
     info = record.get(x)
     dims = a.get("dim")
     gone = (
@@ -289,14 +281,18 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
         note_routes(record, infos)
     whole = record.merged(infos)
     if whole.data:
-        for t, info in zip(inputs, infos, strict=True):
+        for info in infos:
             absorb(record, info, Kind.UNKNOWN, name, whole)
+            if sum(i.data for i in infos) > 1:
+                record.note_whole(info)
     for t in tensors(out if isinstance(out, (list, tuple)) else (out,)):
         shape = tuple(t.shape)
         if whole.data:
             one = len(inputs) == 1
+            # After a sum of several results, an activation's channels are no single projection's.
+            mixing = name in MIXING or (name not in SHIFTING and len(infos[0].results) > 1)
             results = tuple(
-                replace(r, linear=r.linear and name in SHIFTING, mixed=r.mixed or name in MIXING)
+                replace(r, linear=r.linear and name in SHIFTING, mixed=r.mixed or mixing)
                 for x, i in zip(inputs, infos, strict=True)
                 for r in i.results
                 if one and tuple(x.shape) == shape
@@ -306,6 +302,10 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
             parts = [(i, tuple(x.shape)) for i, x in zip(infos, inputs, strict=True)]
             weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
             record.set(t, replace(record.merged([Info(weights=weights)]), choices=whole.choices))
+
+
+def _shown(t: Trace) -> int:
+    return prod(f.size for f in factors(t.dims))
 
 
 def note_mixture(record: Record, gate: Info, mixed: Info, axes: Sequence[tuple[int, int]]) -> None:
@@ -318,7 +318,8 @@ def note_mixture(record: Record, gate: Info, mixed: Info, axes: Sequence[tuple[i
                     continue
                 own = axes_of((g.dims[i],)) & record.uses[g.origin].outputs
                 stacked = any(f.axis == MEMBERS or f.axis in batch for f in m.dims[j])
-                if not g.linear and own and stacked:
+                whole = size_of(g.dims[i]) == _shown(g)  # one weight for each of the others, and nothing else
+                if not g.linear and own and stacked and whole:
                     record.uses[g.origin].routes = True
 
 

@@ -1,16 +1,13 @@
-"""What is known of each tensor while the model runs, and of each use that has been seen.
+"""All tensors and all uses of one forward pass.
 
-A tensor is one of three things. *Weights*: made from parameters and constants only; it carries,
-for each parameter, where that parameter's axes lie. *Data*: it depends on what the model was
-given; it carries its depth, the uses whose results have reached it with no further contraction
-(`writers`), and where the outputs of those uses lie (`results`). *Constant*: neither.
 Tensors are held weakly, so that activations are freed when the model lets go of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -18,79 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.labels import Dims, axes_of, factors, of_shape, size_of
-
-NONE: frozenset[int] = frozenset()
-# A sum of more results than this is a residual stream: no single projection can be cut out of it.
-MOST_RESULTS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Where the axes of an origin (a parameter, or the outputs of a use) lie in a tensor.
-
-    `inner` are axes summed away before any data came in, `fetched` axes that an index picked from.
-    `linear` says that nothing but scaling and shifting has happened to a result, `mixed` that its
-    positions are no longer those of the outputs one by one, as after a softmax.
-    """
-
-    origin: int
-    dims: Dims
-    inner: frozenset[int] = NONE
-    fetched: frozenset[int] = NONE
-    linear: bool = True
-    mixed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What is known of a tensor."""
-
-    weights: tuple[Trace, ...] = ()
-    data: bool = False
-    depth: int = 0
-    writers: frozenset[int] = NONE
-    results: tuple[Trace, ...] = ()
-    choices: frozenset[int] = NONE
-
-
-CONSTANT = Info()
-RAW = Info(data=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A part [low, high) of every `period` positions of an axis that was taken by itself."""
-
-    axis: int
-    period: int
-    low: int
-    high: int
-    bent: bool = False  # after an activation
-
-
-@dataclass(slots=True)
-class Met:
-    """A use under observation."""
-
-    parameter: int
-    kind: Kind
-    operation: str
-    outputs: frozenset[int] = NONE
-    inputs: frozenset[int] = NONE
-    batch: frozenset[int] = NONE
-    depth: int = 0
-    deepest: int = 0
-    data: bool = True
-    last: bool = False
-    feeds: bool = False
-    routes: bool = False
-    head: int = 0
-    ranges: set[tuple[int, int, int]] = field(default_factory=set)
-    cuts: list[Cut] = field(default_factory=list)
-    joined: set[tuple[int, int, int]] = field(default_factory=set)
-    gates: int = 1
-    groups: int = 1
+from downslope.grouping.labels import Dims, axes_of, factors, of_shape
+from downslope.grouping.torch.info import MOST_RESULTS, NONE, RAW, Info, Met, Trace, best, cut_of, ranges_of
 
 
 class Record:
@@ -102,6 +28,7 @@ class Record:
         self.uses: list[Met] = []
         self.shapes: list[tuple[int, ...]] = []
         self._known: dict[Any, int] = {}
+        self._events, self._fed = 0, set[int]()
         self._written: dict[int, tuple[StorageWeakRef, Info]] = {}
         self._held: set[int] = set()
 
@@ -123,7 +50,7 @@ class Record:
         if key is None or key[0] not in self._written:
             return info
         ref, late = self._written[key[0]]
-        if ref.expired():
+        if ref.expired():  # type: ignore[no-untyped-call]
             del self._written[key[0]]
             return info
         return Info(
@@ -153,29 +80,31 @@ class Record:
                 writers=info.writers | old.writers,
                 choices=info.choices | old.choices,
             )
-            self._written[key[0]] = (StorageWeakRef(key[1]), merged)
+            self._written[key[0]] = (StorageWeakRef(key[1]), merged)  # type: ignore[no-untyped-call]
 
     def open(self, writers: Iterable[int]) -> frozenset[int]:
         """Return the uses that may still turn out to be the model's last."""
         return frozenset(w for w in writers if not self.uses[w].feeds)
 
-    def meet(self, trace: Trace, kind: Kind, operation: str, data: Info, **axes: frozenset[int]) -> int:
+    def meet(
+        self,
+        trace: Trace,
+        kind: Kind,
+        operation: str,
+        data: Info,
+        *,
+        outputs: frozenset[int] = NONE,
+        inputs: frozenset[int] = NONE,
+        batch: frozenset[int] = NONE,
+    ) -> int:
         """Enter a use of a parameter, or find the same use again; return its number."""
-        ranges = _ranges(trace, axes.get("outputs", NONE))
-        key = (trace.origin, kind, operation, tuple(sorted(axes.items())), ranges)
+        ranges = ranges_of(trace, outputs)
+        key = (trace.origin, kind, operation, outputs, inputs, batch, ranges)
         number = self._known.get(key)
         if number is None:
             number = self._known[key] = len(self.uses)
             self.uses.append(
-                Met(
-                    trace.origin,
-                    kind,
-                    operation,
-                    **axes,
-                    depth=data.depth,
-                    deepest=data.depth,
-                    data=data.data,
-                )
+                Met(trace.origin, kind, operation, outputs, inputs, batch, data.depth, data.depth, data.data)
             )
             self.uses[number].ranges.update(ranges)
         met = self.uses[number]
@@ -184,15 +113,35 @@ class Record:
             met.deepest, met.data = max(met.deepest, data.depth), True
         return number
 
+    def result(self, number: int, dims: Dims) -> Trace:
+        """Return the trace of a new result of a use."""
+        self._events += 1
+        return Trace(number, dims, event=self._events)
+
     def feed(self, info: Info) -> None:
         """Say that this tensor goes into a weighted contraction."""
         for number in info.writers:
             self.uses[number].feeds = True
+        self._fed.update(t.event for t in info.results)
+        self.note_whole(info)
+
+    def fresh(self, info: Info) -> bool:
+        """Whether this is results that no contraction has read: parts of a sum that can be cut."""
+        return bool(info.results) and not any(t.event in self._fed for t in info.results)
+
+    def note_whole(self, info: Info) -> None:
+        """Say that a result, or a part of one, is contracted as it is: it is not cut any further."""
+        for trace in info.results:
+            for axis in axes_of(trace.dims):
+                own = [f for f in factors(trace.dims) if f.axis == axis]
+                if all(f.start >= 0 for f in own):
+                    start = sum(f.start for f in own)
+                    self.uses[trace.origin].whole.add((axis, start, start + prod(f.size for f in own)))
 
     def note_cut(self, info: Info, dim: int, start: int, stop: int, step: int = 1) -> None:
         """Say that a part of a result was taken by itself."""
         for trace in info.results:
-            if not trace.mixed and stop > start and (cut := _cut(trace, dim, start, stop, step)):
+            if not trace.mixed and stop > start and (cut := cut_of(trace, dim, start, stop, step)):
                 met = self.uses[trace.origin]
                 cut = replace(cut, bent=not trace.linear)
                 if cut not in met.cuts:
@@ -219,7 +168,7 @@ class Record:
     def merged(self, infos: Sequence[Info], results: tuple[Trace, ...] = ()) -> Info:
         """Return what a tensor is that was made from these."""
         if not any(i.data for i in infos):
-            weights = _best(t for i in infos for t in i.weights)
+            weights = best(t for i in infos for t in i.weights)
             return Info(weights=weights, choices=frozenset().union(*(i.choices for i in infos)))
         return Info(
             data=True,
@@ -236,58 +185,3 @@ def _storage(tensor: torch.Tensor) -> tuple[int, Any] | None:
     except (RuntimeError, NotImplementedError):  # sparse, nested and wrapped tensors have none
         return None
     return storage._cdata, storage
-
-
-def _best(traces: Iterable[Trace]) -> tuple[Trace, ...]:
-    """Keep, for each parameter, the trace that shows most of it."""
-    best: dict[int, Trace] = {}
-    for trace in traces:
-        known = best.get(trace.origin)
-        if known is None or _shown(trace) > _shown(known):
-            best[trace.origin] = trace
-    return tuple(best.values())
-
-
-def _shown(trace: Trace) -> int:
-    n = 1
-    for f in factors(trace.dims):
-        n *= f.size
-    return n
-
-
-def _ranges(trace: Trace, outputs: frozenset[int]) -> tuple[tuple[int, int, int], ...]:
-    """Return (axis, low, high) of the contiguous part of each output axis that the tensor holds."""
-    found = []
-    for axis in sorted(outputs):
-        own = [f for f in factors(trace.dims) if f.axis == axis]
-        if all(f.start >= 0 for f in own):
-            low = sum(f.start for f in own)
-            found.append((axis, low, low + sum((f.size - 1) * f.step for f in own) + 1))
-    return tuple(found)
-
-
-def _cut(trace: Trace, dim: int, start: int, stop: int, step: int) -> Cut | None:
-    own = trace.dims[dim]
-    if not own or own[0].axis is None or any(f.start < 0 for f in own):
-        return None
-    first, inner = own[0], size_of(own[1:])
-    if step == 1 and start % inner == 0 and stop % inner == 0:
-        low, high, period = start // inner * first.step, stop // inner * first.step, first.size * first.step
-    elif inner == 1 and first.size % step == 0 and start < step:
-        return Cut(first.axis, step * first.step, start * first.step, (start + 1) * first.step)
-    else:
-        return None
-    outer = [f for f in factors(trace.dims) if f.axis == first.axis and f.step >= period]
-    if not outer:  # a part of a part, or of the whole: count from the start of the axis
-        base = sum(f.start for f in factors(trace.dims) if f.axis == first.axis)
-        return Cut(first.axis, 0, base + low, base + high)
-    return Cut(first.axis, period, low, high)
-
-
-def relabel(info: Info, move: Any) -> Info:
-    """Return the info of a view, where `move` maps the labels of one tensor to those of the other."""
-    return replace(
-        info,
-        weights=tuple(replace(t, dims=move(t.dims)) for t in info.weights),
-        results=tuple(replace(t, dims=move(t.dims)) for t in info.results),
-    )

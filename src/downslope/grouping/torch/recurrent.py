@@ -7,20 +7,12 @@ from typing import Any
 import torch
 
 from downslope.grouping.facts import Kind
+from downslope.grouping.torch.info import Info
 from downslope.grouping.torch.pointwise import absorb, tensors
-from downslope.grouping.torch.record import Info, Record
+from downslope.grouping.torch.record import Record
 
 # mkldnn counts its cells: relu RNN, tanh RNN, LSTM, GRU.
 _MKLDNN_GATES = {0: 1, 1: 1, 2: 4, 3: 3}
-_GATES = {
-    "lstm": 4,
-    "gru": 3,
-    "rnn_tanh": 1,
-    "rnn_relu": 1,
-    "_cudnn_rnn": 0,
-    "miopen_rnn": 0,
-    "mkldnn_rnn_layer": 0,
-}
 
 
 def _mkldnn(record: Record, name: str, a: dict[str, Any], out: Any) -> None:

@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.torch import contract, lookup, pointwise, recurrent, views
-from downslope.grouping.torch.record import CONSTANT, RAW, Info, Record
+from downslope.grouping.torch import contract, lookup, names, pointwise, recurrent, views
+from downslope.grouping.torch.info import CONSTANT, RAW, Info
+from downslope.grouping.torch.record import Record
 
 F = torch.nn.functional
 # Which arguments are the data, by the meaning of the function.
@@ -57,23 +58,23 @@ def _handlers() -> dict[str, Handler]:
         ("convolution", "_convolution", "convolution_overrideable"),
         lambda r, n, a, o: contract.convolution(r, a, o),
     )
-    table |= dict.fromkeys(pointwise.ADD | pointwise.SCALE, pointwise.elementwise)
-    table |= dict.fromkeys(pointwise.NORMS, pointwise.norm)
-    table |= dict.fromkeys(pointwise.JOIN, pointwise.join)
-    table |= dict.fromkeys(lookup.LOOKUP, lookup.lookup)
-    table |= dict.fromkeys(lookup.RANKING, lookup.rank)
-    table |= dict.fromkeys(pointwise.REDUCING, pointwise.reduce)
+    table |= dict.fromkeys(names.ADD | names.SCALE, pointwise.elementwise)
+    table |= dict.fromkeys(names.NORMS, pointwise.norm)
+    table |= dict.fromkeys(names.JOIN, pointwise.join)
+    table |= dict.fromkeys(names.LOOKUP, lookup.lookup)
+    table |= dict.fromkeys(names.RANKING, lookup.rank)
+    table |= dict.fromkeys(names.REDUCING, pointwise.reduce)
     return table | recurrent.HANDLERS
 
 
 HANDLERS = _handlers()
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Let every operation run, and enter what it did."""
 
     def __init__(self, record: Record, protect: Callable[[torch.Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.record, self.protect = record, protect
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,7 +104,7 @@ class Watch(TorchDispatchMode):
         known = func._schema.name.startswith(("aten::", "prims::"))
         if name in RANDOM:
             _mark(record, results, RAW)
-        elif name in pointwise.FACTORIES or (not inputs and name not in RANDOM):
+        elif name in names.FACTORIES or (not inputs and name not in RANDOM):
             _mark(record, results, CONSTANT)
         elif known and name in HANDLERS:
             HANDLERS[name](record, name, named, out)

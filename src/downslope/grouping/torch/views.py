@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from downslope.grouping.labels import Dims, blurred, cut, foreign, regroup, shifted
-from downslope.grouping.torch.record import Info, Record, relabel
+from downslope.grouping.torch.info import Info, relabel
+from downslope.grouping.torch.record import Record
 
 Arguments = dict[str, Any]
 Move = Callable[[Dims], Dims]

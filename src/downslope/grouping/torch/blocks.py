@@ -1,0 +1,71 @@
+"""From the parts that a result was cut into to the projections that a weight fuses.
+
+A cut counts if the parts cover the outputs and do not overlap, once or in a pattern that repeats
+(by head). It does not count where the parts were added to each other or put back side by side (the
+halves of a rotary embedding), where a larger part is contracted as it is, or where it only peels
+single rows off a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from downslope.grouping.policy import NARROW
+from downslope.grouping.torch.info import Cut, Met
+
+
+def blocks_of(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Return the parts that a result was cut into, and how often their pattern repeats."""
+    if len(met.outputs) != 1 or met.groups > 1:
+        return (), 1
+    (axis,) = met.outputs
+    size = shape[axis]
+    if met.gates > 1:
+        return (size // met.gates,) * met.gates, 1
+    if (axis, 0, size) in met.whole:
+        return (), 1
+    cuts = [c for c in met.cuts if c.axis == axis and not (c.period == 0 and _inside(c, met))]
+    for period in sorted({c.period for c in cuts}, key=lambda p: (p != 0, -p)):
+        whole = period or size
+        edges = _edges([c for c in cuts if c.period == period], whole)
+        edges = _without_joined(edges, met, axis, whole)
+        edges = _without_slivers(edges, cuts)
+        if len(edges) > 2 and size % whole == 0:
+            return tuple(b - a for a, b in pairwise(edges)), size // whole
+    return (), 1
+
+
+def _inside(cut: Cut, met: Met) -> bool:
+    """Whether a part lies in a larger one that is contracted as it is."""
+    return any(
+        low <= cut.low and cut.high <= high and cut.high - cut.low < high - low
+        for axis, low, high in met.whole
+        if axis == cut.axis
+    )
+
+
+def _edges(cuts: list[Cut], whole: int) -> list[int]:
+    """Return where the parts begin and end if they cover everything and do not overlap."""
+    parts = sorted({(c.low, c.high) for c in cuts})
+    edges = sorted({e for part in parts for e in part})
+    covered = sum(b - a for a, b in pairwise(edges) if any(lo <= a and b <= hi for lo, hi in parts))
+    return edges if edges and (edges[0], edges[-1], covered) == (0, whole, whole) else []
+
+
+def _without_joined(edges: list[int], met: Met, axis: int, whole: int) -> list[int]:
+    """Drop the edges between parts that were added to each other or put back side by side."""
+    for where, first, second in met.joined:
+        low, high = sorted((first % whole, second % whole))
+        if where == axis:
+            edges = [e for e in edges if not low < e <= high or e == whole]
+    return edges
+
+
+def _without_slivers(edges: list[int], cuts: Sequence[Cut]) -> list[int]:
+    """Put parts narrower than a matrix should be back into the part that they were cut from."""
+    for c in cuts:
+        within = [e for e in edges if c.low <= e <= c.high]
+        if len(within) > 2 and min(b - a for a, b in pairwise(within)) < NARROW:
+            edges = [e for e in edges if not c.low < e < c.high]
+    return edges

@@ -58,7 +58,7 @@ def compare(
     trials: Annotated[int, typer.Option(help="Tuning trials of each optimizer.")] = 8,
     seeds: Annotated[
         int, typer.Option(help="Final runs of each optimizer's best, each on a fresh seed.")
-    ] = 5,
+    ] = 9,
     steps: Annotated[int | None, typer.Option(help="Training steps of a run. Default: the task's.")] = None,
     schedule: Annotated[
         str, typer.Option(help="How the learning rate falls to zero after the warm-up: linear or cosine.")

@@ -21,7 +21,7 @@ from downslope.compare.optimizers import CANDIDATES, Candidate, Space
 from downslope.errors import MissingPackageError, UsageError, closest
 
 SCHEDULES = ("linear", "cosine")
-CURVE_POINTS = 25
+CURVE_POINTS = 20
 """How many times a final run is evaluated, about evenly spaced."""
 
 
@@ -76,6 +76,8 @@ class Plan:
                 raise UsageError(f"{name} = {getattr(self, name)}: expected a whole number above 0")
         if not self.seeds:
             raise UsageError("seeds = 0: expected at least 1 seed for the final runs")
+        if self.goal is not None and not math.isfinite(self.goal):
+            raise UsageError(f"goal = {self.goal}: expected a finite number")
         if not 0 <= self.warmup < self.steps:
             raise UsageError(
                 f"warmup = {self.warmup}: expected 0 up to {self.steps - 1}, one less than steps"

@@ -20,7 +20,7 @@ def prepare(
     *,
     optimizers: Sequence[str] = DEFAULT,
     trials: int = 8,
-    seeds: int = 5,
+    seeds: int = 9,
     seed: int = 0,
     steps: int | None = None,
     schedule: str = "linear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,10 @@ class Facts:
     device: str
 
 
-def probe(task: Task, candidates: tuple[Candidate, ...], seed: int, threads: int) -> Facts:
-    """Try every part of a task once with every optimizer; see `downslope.compare.torch.probe`.
+def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int, threads: int) -> Facts:
+    """Try every part of a task with every optimizer; see `downslope.compare.torch.probe`.
+
+    At most `steps` batches are drawn: a task need not have more.
 
     Raises:
         UsageError: a part of the task is broken.
@@ -34,4 +37,4 @@ def probe(task: Task, candidates: tuple[Candidate, ...], seed: int, threads: int
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or "torch", "torch", f"task {task.name!r}") from None
     with backend.threads(threads):
-        return backend.probe(task, candidates, seed)
+        return backend.probe(task, candidates, seed, steps)

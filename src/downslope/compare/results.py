@@ -74,7 +74,13 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     settled = [n for n, e in estimates.items() if place[n] == 1 and math.isfinite(e.median)]
     winners = [n for n in place if n in settled]
     metric = run["task"]["metric"]
-    crews = len({(r.jobs, r.threads) for r in records})
+    conditions = words.Conditions(
+        seeds=len(plan.seeds),
+        crews=len({(r.jobs, r.threads) for r in records}),
+        seconds=sum(r.seconds for r in records),
+        cpu_seconds=sum(r.cpu_seconds for r in records),
+        no_matrices=_tracer_without_matrices(plan, run["partition"]),
+    )
     return {
         "schema": SCHEMA,
         "command": run["command"],
@@ -91,7 +97,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
             "runs_total": total,
         },
         "target": None if target is None else {"value": target[0], "origin": target[1]},
-        "notes": words.notes(standings, len(plan.seeds), crews),
+        "notes": words.notes(standings, conditions),
         "optimizers": entries,
         "partition": run["partition"],
     }
@@ -105,6 +111,13 @@ def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:
         )
         for c in plan.candidates
     }
+
+
+def _tracer_without_matrices(plan: Plan, partition: Mapping[str, Any] | None) -> str | None:
+    """Return the label of the optimizer that traced a model and found no matrix for its own rule."""
+    if partition is None or any(a["rule"] == "muon" for a in partition["assignments"]):
+        return None
+    return next(c.label for c in plan.candidates if c.name == partition["optimizer"])
 
 
 def _plan(plan: Plan, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Record:
     diverged: bool
     steps: int
     seconds: float
+    cpu_seconds: float
     seconds_per_step: float
     threads: int
     jobs: int
@@ -103,21 +104,25 @@ def infinite(value: float | None) -> float:
 
 
 class Stopwatch:
-    """A clock that runs while training and stands still while evaluating."""
+    """A clock that runs while training and stands still while evaluating.
+
+    It also counts the processor's time. Where that is less than the time that passed, the run had
+    to wait for other programs.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._since: float | None = None
+        self.cpu_seconds = 0.0
+        self._since = (0.0, 0.0)
 
     def start(self) -> None:
         """Let it run."""
-        self._since = time.perf_counter()
+        self._since = (time.perf_counter(), time.process_time())
 
     def stop(self) -> None:
         """Let it stand."""
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
+        self.seconds += time.perf_counter() - self._since[0]
+        self.cpu_seconds += time.process_time() - self._since[1]
 
 
 def execute(
@@ -169,6 +174,7 @@ def execute(
         diverged=diverged,
         steps=done,
         seconds=clock.seconds,
+        cpu_seconds=clock.cpu_seconds,
         seconds_per_step=statistics.median(durations) if durations else 0.0,
         threads=threads,
         jobs=jobs,

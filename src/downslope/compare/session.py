@@ -6,11 +6,14 @@ The session knows the order of things and nothing of terminals: whoever wants to
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
+import signal
+import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,7 +126,7 @@ class Session:
 
     def look(self) -> Facts:
         """Try every part of the task once; see `downslope.compare.probe`."""
-        return probe(self.task, self.plan.candidates, self.plan.tuning_seed, self.threads)
+        return probe(self.task, self.plan.candidates, self.plan.tuning_seed, self.plan.steps, self.threads)
 
     def _open(self, facts: Facts | None) -> dict[str, Any]:
         if self.begun:
@@ -152,9 +155,10 @@ class Session:
             while left and runner.free:
                 runner.submit(left.popleft())
             record = runner.wait()
-            self.folder.append(record)
-            records.append(record)
-            studies.add(record)
+            with interrupts_deferred():
+                self.folder.append(record)
+                records.append(record)
+                studies.add(record)
             self.observer.ended(record)
 
     def _runner(self) -> Runner:
@@ -186,6 +190,22 @@ class Session:
             "jobs": self.jobs,
             "threads": self.threads,
         }
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait until a record is kept everywhere or nowhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def missing(specs: Iterable[RunSpec], records: Sequence[Record]) -> deque[RunSpec]:

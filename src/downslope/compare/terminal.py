@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -46,8 +45,11 @@ class Live:
     def began(self, plan: Plan, done: Sequence[Record]) -> None:
         """See `Observer`."""
         self.plan, self.records = plan, list(done)
-        if self.records:
-            self.console.print(f"Resuming: {len(self.records)} of {plan.total_runs()} runs are done.")
+        total = plan.total_runs()
+        if len(done) >= total:
+            self.console.print("All runs are done already.")
+        elif done:
+            self.console.print(f"Resuming: {len(done)} of {total} runs are done.")
         each = (plan.trials + len(plan.seeds)) * plan.steps
         for c in plan.candidates:
             self.ids[c.name] = self.bars.add_task(c.label, total=each, stage="")
@@ -122,8 +124,8 @@ def plan_lines(plan: Plan, jobs: int, threads: int) -> list[str]:
 def table(result: dict[str, Any]) -> Table:
     """Return the ranked table; it fits 80 columns."""
     unit = quantity(result["task"]["metric"])
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for header in ("", "optimizer", "lr", "decay", f"final {unit}", "hit", "steps", "seconds", "lr room"):
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("", "optimizer", "lr", "decay", f"final {unit}", "hit", "steps", "seconds", "lr\nroom"):
         left = header in ("optimizer", f"final {unit}")
         shown.add_column(header, justify="left" if left else "right", overflow="fold")
     winners = set(result["verdict"]["winners"])
@@ -139,12 +141,12 @@ def _row(entry: dict[str, Any]) -> list[Text | str]:
     return [
         str(entry["rank"]) if ranked else "",
         entry["label"],
-        "–" if best is None else f"{best['lr']:.2g}",
-        "–" if best is None else f"{best['weight_decay']:g}",
+        "–" if best is None else number(best["lr"], 2),
+        "–" if best is None else number(best["weight_decay"], 1),
         _final(entry),
         f"{steps['reached']}/{steps['of']}",
         "–" if steps["median"] is None else f"{steps['median']:.0f}",
-        "–" if seconds["median"] is None else f"{seconds['median']:#.3g}".removesuffix("."),
+        "–" if seconds["median"] is None else number(seconds["median"]),
         f"{room:.2f}",
     ]
 

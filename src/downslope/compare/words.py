@@ -26,17 +26,21 @@ class Standing:
     steps_to_target: float | None = None
 
 
-def number(value: float) -> str:
-    """Return a number with three significant digits.
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with so many significant digits, as short as that allows.
 
-    >>> number(0.15034), number(0.0000123), number(12345.6), number(float("inf"))
-    ('0.150', '1.23e-05', '1.23e+04', 'diverged')
+    >>> number(0.15034), number(0.00054), number(12345.6), number(0.0), number(float("inf"))
+    ('0.150', '5.40e-4', '1.23e4', '0', 'diverged')
 
     """
     if not math.isfinite(value):
         return "diverged"
-    text = f"{value:#.3g}"
-    return text.removesuffix(".")
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 10**digits:
+        return f"{value:#.{digits}g}".removesuffix(".")
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def interval(e: Estimate) -> str:
@@ -119,8 +123,26 @@ def _tuning_only(standings: Sequence[Standing]) -> str:
     return f"No final run has ended; the best learning rates are {best}."
 
 
-def notes(standings: Sequence[Standing], seeds: int, crews: int) -> list[str]:
-    """Return what a reader must know to judge the verdict; `crews` counts settings of jobs and threads."""
+def _wide_before_low(standings: Sequence[Standing]) -> list[tuple[Standing, Standing]]:
+    """Return pairs of an optimizer tied with the best and one behind that has a lower median."""
+    ended = [(s, s.final.median) for s in standings if s.final is not None]
+    return [(s, t) for s, a in ended if s.rank == 1 for t, b in ended if t.rank > 1 and b < a]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions the runs took place; `crews` counts the settings of jobs and threads."""
+
+    seeds: int
+    crews: int
+    seconds: float
+    cpu_seconds: float
+    no_matrices: str | None
+
+
+def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
+    """Return what a reader must know to judge the verdict."""
+    seeds = under.seeds
     found = []
     for s in standings:
         if s.trials and s.trials_diverged == s.trials:
@@ -143,12 +165,25 @@ def notes(standings: Sequence[Standing], seeds: int, crews: int) -> list[str]:
             found.append(
                 f"{s.label}: {s.finals_diverged} of {seeds} final runs diverged; they count as infinite."
             )
+    for s, t in _wide_before_low(standings):
+        found.append(
+            f"{s.label} stands before {t.label}, whose median is lower, because its own interval is wide "
+            f"enough to reach {standings[0].label}'s: more --seeds would narrow it."
+        )
     if 1 < seeds < 5:
         chance = coverage_of_range(seeds)
         found.append(
             f"With {seeds} seeds an interval is at most the range of the runs, which holds the true "
             f"median with a chance of {chance:.0%}: five or more seeds are better."
         )
-    if crews > 1:
+    if under.crews > 1:
         found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")
+    if under.cpu_seconds < 0.8 * under.seconds:
+        share = under.cpu_seconds / under.seconds
+        found.append(
+            f"The runs had a processor only {share:.0%} of the time (other programs, or waiting for data): "
+            "compare their steps, not their seconds."
+        )
+    if under.no_matrices is not None:
+        found.append(f"{under.no_matrices} found no hidden matrix in this model: it is AdamW here.")
     return found

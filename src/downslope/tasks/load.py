@@ -73,7 +73,7 @@ def _from_file(path: Path, name: str) -> Task:
             found = found()
     if not isinstance(found, Task):
         raise UsageError(
-            f"{path}:{name} is a {type(found).__name__}: expected a downslope.tasks.Task, "
+            f"{path}:{name} is of type {type(found).__name__}: expected a downslope.tasks.Task, "
             "or a function without arguments that returns one"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]

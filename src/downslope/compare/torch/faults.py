@@ -48,7 +48,9 @@ def require_module(task: Task, model: Any) -> None:
     """Raise unless this is a model with parameters to train."""
     if not isinstance(model, nn.Module):
         got = type(model).__name__
-        raise UsageError(f"build(seed) of task {task.name!r} returned a {got}: expected a torch.nn.Module")
+        raise UsageError(
+            f"build(seed) of task {task.name!r} returned an object of type {got}: expected a torch.nn.Module"
+        )
     if not any(p.requires_grad for p in model.parameters()):
         has = "every parameter frozen" if any(True for _ in model.parameters()) else "no parameters"
         raise UsageError(f"the model of task {task.name!r} has {has}: there is nothing to train")
@@ -58,7 +60,7 @@ def require_scalar(task: Task, loss: Any) -> None:
     """Raise unless this is a scalar tensor that knows where it came from."""
     of = f"loss(model, batch) of task {task.name!r}"
     if not isinstance(loss, Tensor):
-        raise UsageError(f"{of} returned a {type(loss).__name__}: expected a scalar tensor")
+        raise UsageError(f"{of} returned an object of type {type(loss).__name__}: expected a scalar tensor")
     if loss.numel() != 1:
         raise UsageError(f"{of} returned a tensor of shape {tuple(loss.shape)}: expected a scalar tensor")
     if not loss.requires_grad:
@@ -96,7 +98,7 @@ def as_float(task: Task, value: Any) -> float:
     except (TypeError, ValueError):
         got = type(value).__name__
         raise UsageError(
-            f"evaluate(model) of task {task.name!r} returned a {got}: expected a number"
+            f"evaluate(model) of task {task.name!r} returned an object of type {got}: expected a number"
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,8 @@ from downslope.errors import UsageError
 from downslope.tasks import Task
 
 
-def probe(task: Task, candidates: Sequence[Candidate], seed: int) -> Facts:
-    """Try every part of a task once, and return what the plan and the report need to know.
+def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int) -> Facts:
+    """Try every part of a task, and return what the plan and the report need to know.
 
     Raises:
         UsageError: a part raises or has the wrong type; the loss, its gradient or the evaluation is
@@ -37,7 +38,7 @@ def probe(task: Task, candidates: Sequence[Candidate], seed: int) -> Facts:
     parameters = list(trainers[0].model.parameters())
     return Facts(
         parameters=sum(p.numel() for p in parameters),
-        step_seconds=sum(map(seconds_of_a_step, trainers)) / len(trainers),
+        step_seconds=sum(seconds_of_a_step(t, steps) for t in trainers) / len(trainers),
         evaluation_seconds=evaluation_seconds,
         partition=partition_of(task, candidates, seed),
         framework_version=str(torch.__version__),
@@ -45,17 +46,15 @@ def probe(task: Task, candidates: Sequence[Candidate], seed: int) -> Facts:
     )
 
 
-def seconds_of_a_step(trainer: TorchTrainer, least: int = 3, budget: float = 0.3) -> float:
-    """Return the median time of a few steps, after one to warm up."""
-    trainer.step(0.0)
-    trainer.synchronize()
+def seconds_of_a_step(trainer: TorchTrainer, most: int, budget: float = 0.3) -> float:
+    """Return the median time of a few steps, the first left out where there are several."""
     taken: list[float] = []
-    while len(taken) < least or (sum(taken) < budget and len(taken) < 50):
+    while len(taken) < min(4, most) or (sum(taken) < budget and len(taken) < min(50, most)):
         begun = time.perf_counter()
         trainer.step(0.0)
         trainer.synchronize()
         taken.append(time.perf_counter() - begun)
-    return sorted(taken)[len(taken) // 2]
+    return statistics.median(taken[1:] or taken)
 
 
 def partition_of(task: Task, candidates: Sequence[Candidate], seed: int) -> dict[str, Any] | None:

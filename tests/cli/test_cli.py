@@ -1,0 +1,252 @@
+"""What can be typed, what it answers, and the exit code."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from downslope.cli import run
+
+TINY = Path(__file__).parents[1] / "compare" / "tiny.py"
+REGRESSION = f"{TINY}:regression"
+SMALL = ["--optimizers", "sgd,adamw", "--trials", "2", "--seeds", "2", "--jobs", "1", "--threads", "1"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def start(*arguments, **options):
+    """Start the command in a process of its own."""
+    command = [sys.executable, "-m", "downslope.cli", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=ENVIRONMENT, **{**pipes, **options})
+
+
+def test_help_is_quick_and_loads_no_framework():
+    code = (
+        "import sys, time; t = time.perf_counter(); from downslope.cli import run; run(['--help']);"
+        "heavy = {'torch', 'jax', 'keras', 'tensorflow', 'optuna', 'sklearn', 'scipy', 'downslope.compare'};"
+        "print(time.perf_counter() - t, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    seconds, loaded = ran.stderr.strip().split(" ", 1)
+    assert loaded == "[]"
+    # About 0.3 s on an idle machine; tests share it with others.
+    assert float(seconds) < 1.5
+    assert "compare" in ran.stdout
+    assert "report" in ran.stdout
+
+
+def test_compare_prints_verdict_table_and_page(capsys):
+    assert run(["compare", REGRESSION, *SMALL]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"tied|is best", out)
+    for word in ("SGD", "AdamW", "optimizer", "room", "Report: runs/regression-"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "each: 2 tuning trials, then the best on 2 fresh seeds" in err
+    assert "[8/8]" in err
+    page = Path(out.rpartition("Report: ")[2].strip())
+    assert page.read_text().startswith("<!doctype html>") or page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_json_is_all_that_is_printed_even_if_the_task_prints(tmp_path, capsys):
+    file = tmp_path / "loud.py"
+    file.write_text(
+        "print('importing')\n" + TINY.read_text().replace("x, y = batch", "print('step'); x, y = batch")
+    )
+    assert run(["compare", f"{file}:regression", *SMALL, "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["command"].endswith("--json")
+    assert result["command"].startswith("downslope compare ")
+    assert "importing" in err
+    assert "step" in err
+    folder = next(Path("runs").iterdir())
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_dry_run_tells_the_cost_and_writes_nothing(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "8 runs of 12 steps" in err
+    assert "About" in err
+    assert not Path("runs").exists()
+
+
+def test_report_makes_the_page_again_of_one_run_or_several(capsys):
+    for name in ("a", "b"):
+        assert run(["compare", REGRESSION, *SMALL, "--out", name]) == 0
+    Path("a/report.html").unlink()
+    Path("a/result.json").unlink()
+    capsys.readouterr()
+    assert run(["report", "a"]) == 0
+    assert Path("a/report.html").stat().st_size > 10_000
+    assert run(["report", "a", "b", "--out", "both.html", "--json"]) == 0
+    assert Path("both.html").exists()
+    assert json.loads(capsys.readouterr().out.partition("\n")[2])["report"] == "both.html"
+    assert run(["report", "a", "b"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_all_diverged_is_a_finding(capsys):
+    assert run(["compare", f"{TINY}:never", *SMALL]) == 1
+    assert "Every run diverged" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("compare digitz", "unknown task 'digitz'.*digits, text.*did you mean 'digits'"),
+        ("compare nosuch.py:task", "no task file 'nosuch.py'"),
+        (f"compare {TINY}:regresion", "has no 'regresion'.*did you mean 'regression'"),
+        (f"compare {TINY}:not_a_task", "not_a_task is of type int: expected a downslope.tasks.Task"),
+        (f"compare {TINY}", r"holds \d+ tasks .*name one"),
+        (f"compare {TINY}:nan_loss", "is nan in the first step, before any optimizer"),
+        (f"compare {TINY}:raises", "raised TypeError"),
+        ("compare digits --optimizers sgd,adamv", "unknown optimizer 'adamv'.*did you mean 'adam"),
+        ("compare digits --trails 3", "no such option: --trails; did you mean '--trials'"),
+        ("compare digits --trials x", "invalid value for '--trials'"),
+        ("compare digits --trials -1", "trials = -1: expected a whole number above 0"),
+        ("compare digits --seeds 0", "seeds = 0"),
+        ("compare digits --steps -5", "steps = -5"),
+        ("compare digits --warmup 999", "warmup = 999"),
+        ("compare digits --seed -1", "seed = -1"),
+        ("compare digits --schedule step", "unknown schedule 'step': expected linear or cosine"),
+        ("compare digits --jobs 999", "jobs = 999: this machine has"),
+        ("compare digits --goal nan", "goal = nan"),
+        ("compare digits --lr adamw", "--lr adamw: expected optimizer=low:high"),
+        ("compare digits --lr adamw=-1:1", "-1 to 1: expected 0 < low < high"),
+        ("compare digits --lr lion=1e-3:1", "'lion', which does not take part"),
+        ("compare digits --storage nosuch://x", "storage 'nosuch://x' cannot be opened"),
+        ("compare", "missing argument 'TASK'"),
+        ("compare digits extra", "unexpected extra argument"),
+        ("comprae digits", "no such command 'comprae'.*compare"),
+        ("report nosuch", "has no run.json"),
+        ("report", "missing argument 'RUN"),
+        ("--nosuch", "no such option: --nosuch"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
+    assert run(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    complaint = [line for line in err.splitlines() if line.startswith("downslope: ")]
+    assert len(complaint) == 1
+    assert err.endswith(complaint[0] + "\n")
+    assert re.search(words, complaint[0])
+    assert "Traceback" not in err
+    assert list(tmp_path.rglob("trials.jsonl")) == []
+
+
+def test_out_that_is_a_file_is_named(tmp_path, capsys):
+    Path("file").write_text("")
+    assert run(["compare", REGRESSION, *SMALL, "--out", "file"]) == 2
+    assert "file cannot be a run folder" in capsys.readouterr().err
+
+
+def test_defects_of_the_program_keep_their_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("downslope.compare.command.run_compare", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        run(["compare", "digits"])
+
+
+def records(folder: Path) -> list[dict]:
+    """Return the whole lines of the records."""
+    file = folder / "trials.jsonl"
+    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]] if file.exists() else []
+
+
+def wait_for(count: int, folder: Path, process: subprocess.Popen) -> None:
+    """Wait until so many runs have ended."""
+    deadline = time.monotonic() + 60
+    while len(records(folder)) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def outcome(folder: Path) -> list[tuple]:
+    """Return what was found, without times and in a fixed order."""
+    return sorted(
+        (r["kind"], r["optimizer"], r["index"], r["lr"], r["final"], str(r["curve"]["loss"]))
+        for r in records(folder)
+    )
+
+
+def test_killed_and_resumed_equals_undisturbed(capsys):
+    command = ["compare", f"{TINY}:slow", *SMALL, "--jobs", "2"]
+    killed = start(*command, "--out", "killed")
+    wait_for(3, Path("killed"), killed)
+    killed.kill()
+    killed.communicate()
+    kept = outcome(Path("killed"))
+    assert 3 <= len(kept) < 8
+    # The workers of a killed process notice, even in the middle of a run, and record nothing more.
+    time.sleep(1.0)
+    assert outcome(Path("killed")) == kept
+    assert not workers_in(Path("killed"))
+    assert run([*command, "--out", "killed"]) == 0
+    assert f"Resuming: {len(kept)} of 8 runs are done" in capsys.readouterr().err
+    assert run([*command, "--jobs", "1", "--out", "undisturbed"]) == 0
+    assert outcome(Path("killed")) == outcome(Path("undisturbed"))
+    assert json.loads(Path("killed/result.json").read_text())["verdict"]["complete"]
+
+
+def workers_in(folder: Path) -> list[str]:
+    """Return the processes that still write to a worker's log in a folder (where /proc tells)."""
+    log = str((folder / "worker-1.log").resolve())
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/2"):
+        try:
+            if os.readlink(link) == log:
+                found.append(str(link))
+        except OSError:
+            continue
+    return found
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(capsys):
+    command = ["compare", f"{TINY}:slow", *SMALL, "--jobs", "2", "--out", "run"]
+    process = start(*command, start_new_session=True)
+    wait_for(2, Path("run"), process)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "the same command goes on from here" in err
+    kept = len(records(Path("run")))
+    assert 2 <= kept < 8
+    assert f"Not finished ({kept} of 8 runs)" in out.replace("\n", " ")
+    assert Path("run/report.html").exists()
+    assert not workers_in(Path("run"))
+    assert run(command) == 0
+    assert "Not finished" not in capsys.readouterr().out
+    assert len(records(Path("run"))) == 8
+
+
+def test_a_task_named_twice_runs_once_at_a_time():
+    command = ["compare", f"{TINY}:slow", *SMALL, "--out", "run"]
+    first = start(*command)
+    wait_for(1, Path("run"), first)
+    try:
+        assert run(command) == 2
+    finally:
+        first.kill()
+        first.communicate()

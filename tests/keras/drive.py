@@ -20,6 +20,19 @@ MODES = {
     "jax": ("eager", "jit"),
     "torch": ("eager",),
 }[BACKEND]
+EVERY = MODES[-1]
+"""The mode in which every option is run; in the others, which compile or dispatch each operation by
+itself, each rule is run with its defaults and with each kind of decay."""
+
+
+def modes_of(case: Case) -> tuple[str, ...]:
+    if BACKEND == "torch" or not case.options:
+        return MODES
+    if BACKEND == "tensorflow" and isinstance(case.rule, ds.Muon):  # XLA takes seconds for each of these
+        return ("eager",)
+    return (EVERY,)
+
+
 OPTIMIZERS = {ds.SGD: SGD, ds.AdaGrad: AdaGrad, ds.RMSProp: RMSProp, ds.Adam: Adam, ds.Muon: Muon}
 
 

@@ -156,10 +156,10 @@ def test_replicas_step_as_one(kind):
     y = np.random.default_rng(1).standard_normal((8, 2)).astype("float32")
 
     def trained():
-        model = keras.Sequential(
-            [keras.Input((6,)), *(keras.layers.Dense(8, "tanh", kernel_initializer=keras.initializers.GlorotNormal(i)) for i in range(3)),
-             keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotNormal(9))]
-        )  # fmt: skip
+        init = iter(keras.initializers.GlorotNormal(k) for k in range(4))
+        hidden = [keras.layers.Dense(8, "tanh", kernel_initializer=next(init)) for _ in range(3)]
+        head = keras.layers.Dense(2, kernel_initializer=next(init))
+        model = keras.Sequential([keras.Input((6,)), *hidden, head])
         model.compile(kind(learning_rate=1e-2), loss="mse")
         model.fit(x, y, batch_size=8, epochs=4, verbose=0, shuffle=False)
         return model.get_weights()

@@ -18,7 +18,10 @@ Axes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Meeting:
-    """How a variable meets the data, before it is known where in the model that happens."""
+    """How a variable meets the data, before it is known where in the model that happens.
+
+    `again` says that the data is a state made by earlier results.
+    """
 
     variable: Any
     kind: Kind
@@ -28,6 +31,7 @@ class Meeting:
     batch: Axes = ()
     blocks: tuple[int, ...] = ()
     head: int = 0
+    again: bool = False
 
 
 Stage = list[Meeting]
@@ -43,6 +47,7 @@ class Met:
     last: bool = False
     feeds: bool = False
     routes: bool = False
+    parts: set[tuple[int, int, int]] = field(default_factory=set)
 
     def use(self) -> Use:
         """Return the use as the policy reads it."""
@@ -53,6 +58,7 @@ class Met:
             m.inputs,
             m.batch,
             blocks=m.blocks,
+            parts=tuple(sorted(self.parts)),
             head=m.head,
             depth=self.depth,
             deepest=self.deepest,
@@ -67,12 +73,14 @@ class Met:
 class Info:
     """What is known of a tensor: how deep it is, and which uses have reached it with no further contraction.
 
-    `choices` are the uses whose results were ranked to make it.
+    `choices` are the uses whose results were ranked to make it; `fresh` those whose outputs are its
+    last axis, untouched.
     """
 
     depth: int = 0
     writers: frozenset[int] = frozenset()
     choices: frozenset[int] = frozenset()
+    fresh: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -99,10 +107,12 @@ class Record:
             return info
         multiplied = [m for m in stage if m.kind.multiplies]
         writers = set() if multiplied else set(info.writers)
+        fresh: set[int] = set()
         for m in stage:
             number = self._enter(m, info)
             if m.kind.multiplies:
                 writers.add(number)
+                fresh.add(number)
             if m.kind is Kind.RECURRENCE:  # the state reads every earlier result of both kernels
                 self.uses[number].feeds = True
         depth, choices = info.depth, info.choices
@@ -112,12 +122,18 @@ class Record:
             depth, choices = depth + 1, frozenset()
         if any(m.kind is Kind.LOOKUP for m in stage):
             depth, writers = max(depth, 1), set()
-        return Info(depth, frozenset(w for w in writers if not self.uses[w].feeds), choices)
+        return Info(depth, frozenset(w for w in writers if not self.uses[w].feeds), choices, frozenset(fresh))
+
+    def part(self, info: Info, low: int, high: int) -> None:
+        """Say that positions [low, high) of a result's last axis were used by themselves."""
+        for number in info.fresh:
+            met = self.uses[number]
+            if len(met.meeting.outputs) == 1 and not met.meeting.blocks:
+                met.parts.add((met.meeting.outputs[0], low, high))
 
     def _enter(self, meeting: Meeting, info: Info) -> int:
         depth = info.depth
-        if meeting.kind is Kind.RECURRENCE and meeting.variable.name.startswith("recurrent"):
-            depth += 1
+        depth += meeting.again
         for number, met in enumerate(self.uses):
             same = met.meeting
             if same.variable is meeting.variable and (same.kind, same.outputs) == (

@@ -59,7 +59,8 @@ def partition(
     Args:
         module: called as `module(*example_inputs, **example_kwargs)`; nothing is computed.
         *example_inputs: tensors, arrays or `tf.TensorSpec`s.
-        overrides, heads: as in `downslope.keras.partition`.
+        overrides: as in `downslope.keras.partition`.
+        heads: likewise.
         **example_kwargs: keyword arguments of the module.
 
     Raises:
@@ -90,8 +91,9 @@ def _traced(module: Any, named: Mapping[str, Any], args: tuple[Any, ...], kwargs
     try:
         concrete = tf.function(lambda *a, **k: module(*a, **k)).get_concrete_function(*args, **kwargs)
     except Exception as error:
+        n = len(args) + len(kwargs)
         raise UsageError(
-            f"{type(module).__name__} could not be traced with {len(args) + len(kwargs)} inputs: {one_line(error)}"
+            f"{type(module).__name__} could not be traced with {n} inputs: {one_line(error)}"
         ) from error
     handles = {id(v.handle): v for v in named.values()}
     record, weights, infos = Record(), {}, {}

@@ -10,8 +10,9 @@ import keras
 from downslope import rules
 from downslope.grouping.partition import Assignment, Partition
 from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
-from downslope.keras.optimizer import RuleOptimizer, Setting, Work
+from downslope.keras.optimizer import RuleOptimizer
 from downslope.keras.saved import stem
+from downslope.keras.slots import Setting, Work
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require, require_number
 

@@ -9,13 +9,10 @@ every new value is known and the gradients were found fit to use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
-import numpy as np
 
-from downslope.grouping.view import MatrixView
 from downslope.keras.backend import (
     BACKEND,
     dense,
@@ -29,73 +26,11 @@ from downslope.keras.backend import (
 from downslope.keras.finite import ON_NONFINITE, Decision, decide, describe
 from downslope.keras.saved import KEY, check_header, header_of
 from downslope.keras.schedule import check_learning_rate
+from downslope.keras.slots import Initializers, Setting, Slot, Slots, Work
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require, require_number
 from downslope.rules.descent import step
-from downslope.rules.rule import Rule, State
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How one variable is stepped."""
-
-    rule: Rule
-    weight_decay: float
-    cautious: bool = False
-    lr_ratio: float = 1.0
-    view: MatrixView | None = None
-
-
-@dataclass
-class Slot:
-    """One variable with its setting and the parts of its state, None where an option leaves one out."""
-
-    variable: Any
-    setting: Setting
-    parts: tuple[Any, ...]
-
-    @property
-    def name(self) -> str:
-        return name_of(self.variable)
-
-
-@dataclass
-class Work:
-    """One variable's step on the way: what goes in, then the direction and state that come out."""
-
-    slot: Slot
-    variable: Any
-    g: Array
-    p: Array
-    state: State
-    direction: Array = None
-    new: State = None
-
-    @property
-    def setting(self) -> Setting:
-        return self.slot.setting
-
-
-class _Slots:
-    """The slots in the order of the variables; not a list, which Keras and TensorFlow would track."""
-
-    def __init__(self, slots: Sequence[Slot | None]) -> None:
-        self.all = tuple(slots)
-
-    @property
-    def used(self) -> list[Slot]:
-        return [slot for slot in self.all if slot is not None]
-
-
-class _Initializers:
-    """`Ops` for `Rule.init` alone: an array becomes the Keras initializer that makes it."""
-
-    def zeros_like(self, a: Any) -> Any:
-        return keras.initializers.Zeros()
-
-    def full_like(self, a: Any, value: float) -> Any:
-        # Keras's own Constant rounds to float32 on the way.
-        return lambda shape, dtype=None: keras.ops.convert_to_tensor(np.full(shape, value, dtype))
+from downslope.rules.rule import Rule
 
 
 class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
@@ -105,8 +40,6 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         rule: the rule, with its hyper-parameters.
 
     """
-
-    own_arguments: ClassVar[tuple[str, ...]] = ("cautious", "on_nonfinite")
 
     def __init__(
         self,
@@ -128,7 +61,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.rule = rule
         self.cautious = cautious
         self.on_nonfinite = on_nonfinite
-        self._slots: _Slots | None = None
+        self._slots: Slots | None = None
         self._skipped: Any = None
 
     # -- building ----------------------------------------------------------------------------
@@ -153,7 +86,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         super().build(variables)
         if self._may_leave_out:
             self._skipped = self.add_variable(shape=(), dtype="int", name="skipped_steps")
-        self._slots = _Slots([self._slot(v, setting) for v, setting in zip(variables, settings, strict=True)])
+        self._slots = Slots([self._slot(v, setting) for v, setting in zip(variables, settings, strict=True)])
 
     def _settings(self, variables: Sequence[Any]) -> list[Setting | None]:
         """Return the setting of each variable, None where it is to stay as it is."""
@@ -166,7 +99,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         # Keras itself writes the scales of float8 training, and gives such a variable no state.
         if setting is None or self._overwrite_variable_with_gradient(variable):
             return None
-        made = setting.rule.init(_Initializers(), variable)  # type: ignore[arg-type]
+        made = setting.rule.init(Initializers(), variable)  # type: ignore[arg-type]
         parts = []
         for field, initializer in made._asdict().items():
             part = None
@@ -344,20 +277,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             variable.assign(store[str(i)])
 
     def _rows(self) -> list[dict[str, Any]]:
-        assert self._slots is not None
-        return [
-            {
-                "name": slot.name,
-                "shape": list(slot.variable.shape),
-                "rule": type(slot.setting.rule).__name__,
-                "state": [
-                    f
-                    for f, part in zip(slot.setting.rule.state_type._fields, slot.parts, strict=True)
-                    if part is not None
-                ],
-            }
-            for slot in self._slots.used
-        ]
+        return [] if self._slots is None else [slot.describe() for slot in self._slots.used]
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """Return the variables after a step; what is passed in stays as it was."""

@@ -35,14 +35,14 @@ def check_learning_rate(learning_rate: Any) -> Any:
         return learning_rate
     if callable(learning_rate):
         return learning_rate
-    if isinstance(learning_rate, Real) and not isinstance(learning_rate, bool):
+    if isinstance(learning_rate, Real) and learning_rate is not True and learning_rate is not False:
         require_number("learning_rate", learning_rate, 0.0)
         return float(learning_rate)
     if getattr(learning_rate, "shape", None) == ():
         return check_learning_rate(float(learning_rate))
     raise TypeError(
-        f"learning_rate = {learning_rate!r}: expected a number, a keras.optimizers.schedules.LearningRateSchedule "
-        "or a callable without arguments"
+        f"learning_rate = {learning_rate!r}: expected a number, a callable without arguments, "
+        "or a schedule of keras.optimizers.schedules"
     )
 
 

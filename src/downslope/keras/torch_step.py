@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from downslope.grouping.view import MatrixView
-from downslope.keras.optimizer import Work
+from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block

@@ -55,8 +55,12 @@ def partition(
     ['input', 'hidden', 'output']
 
     """
-    if (other := _tensorflow_module(model)) is not None:
-        return other(model, *example_inputs, overrides=overrides, heads=heads, **example_kwargs)
+    if _is_tensorflow_module(model):
+        from downslope.grouping import tensorflow
+
+        return tensorflow.partition(
+            model, *example_inputs, overrides=overrides, heads=heads, **example_kwargs
+        )
     if heads not in ("fused", "split"):
         raise UsageError(f"heads = {heads!r}: expected 'fused' or 'split'")
     found, variables = facts(model, *example_inputs, **example_kwargs)
@@ -113,17 +117,12 @@ def facts(model: Any, *example_inputs: Any, **example_kwargs: Any) -> tuple[Mode
     return ModelFacts(tuple(parameters), trace.depth), [*trained, *frozen]
 
 
-def _tensorflow_module(model: Any) -> Any:
-    """Return the tracer of plain TensorFlow modules where this is one."""
+def _is_tensorflow_module(model: Any) -> bool:
     if isinstance(model, keras.Layer) or "tensorflow" not in sys.modules:
-        return None
+        return False
     import tensorflow as tf
 
-    if not isinstance(model, tf.Module):
-        return None
-    from downslope.grouping import tensorflow
-
-    return tensorflow.partition
+    return isinstance(model, tf.Module)
 
 
 def _names(variables: Sequence[Any]) -> list[str]:

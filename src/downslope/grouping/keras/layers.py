@@ -139,7 +139,11 @@ def _cell(layer: Any) -> list[Stage]:
         units = getattr(layer, "units", None) or layer.filters
         gates = v.shape[last] // units
         blocks = (units,) * gates if gates > 1 else ()
-        stage.append(Meeting(v, Kind.RECURRENCE, "recurrence", (last,), tuple(range(last)), blocks=blocks))
+        again = v.name.startswith("recurrent")
+        kernel = Meeting(
+            v, Kind.RECURRENCE, "recurrence", (last,), tuple(range(last)), blocks=blocks, again=again
+        )
+        stage.append(kernel)
     return [stage + _biases(layer)]
 
 

@@ -85,14 +85,31 @@ class Trace(Record):
         if isinstance(operation, keras.Layer):
             return self._layer(operation, args, kwargs, infos, len(node.outputs))
         self.routes(infos)
+        name = type(operation).__name__
+        if len(infos) == 1:
+            self._parts(name, node, infos[0])
         found = meetings_of(operation, args, kwargs)
         info = self.meet(found, merged(infos))
-        name = type(operation).__name__
         if name in RANKS:
             info = Info(info.depth, info.writers, info.choices | info.writers)
         elif name in PICKS and any(m.kind is Kind.LOOKUP for m in found):
             info = Info(max(info.depth, 1), frozenset(), info.choices)
         return [info] * len(node.outputs)
+
+    def _parts(self, name: str, node: Any, info: Info) -> None:
+        """Note which parts of a projection's outputs are used by themselves: fused Q, K and V, or a gate."""
+        size = node.input_tensors[0].shape[-1]
+        if name == "Split" and node.operation.axis in (-1, len(node.input_tensors[0].shape) - 1):
+            high = 0
+            for output in node.outputs:
+                low, high = high, high + output.shape[-1]
+                self.part(info, low, high)
+        elif name == "GetItem":
+            key = node.arguments.args[1] if len(node.arguments.args) > 1 else node.arguments.kwargs["key"]
+            last = key[-1] if isinstance(key, (tuple, list)) else None
+            reaches = last is not None and (Ellipsis in key or len(key) == len(node.input_tensors[0].shape))
+            if reaches and isinstance(last, slice) and last.step in (None, 1):
+                self.part(info, *last.indices(size)[:2])
 
     def _layer(
         self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], infos: list[Info], results: int

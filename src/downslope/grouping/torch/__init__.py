@@ -104,7 +104,7 @@ def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
     """Return what forward passes show of each parameter, one for each (arguments, keyword arguments)."""
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"a {type(model).__name__} is no torch.nn.Module: pass the model, then one batch of its inputs"
+            f"expected a torch.nn.Module and one batch of its inputs, got a {type(model).__name__}"
         )
     inner = unwrapped(model)
     own = dict(inner.named_parameters())
@@ -128,7 +128,12 @@ def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
 
 def _enter(record: Record, model: nn.Module, own: Mapping[str, nn.Parameter], given: Any) -> None:
     """Say what each tensor is that the model holds or is given."""
-    record.begin(own.values())
+    numbers = {name: number for number, name in enumerate(own)}
+
+    def slot(tensor: torch.Tensor) -> int | None:
+        return next((numbers[n] for n, p in model.named_parameters() if p is tensor and n in numbers), None)
+
+    record.begin(own.values(), slot)
     for b in model.buffers():
         record.set(b, CONSTANT)
     for t in _tensors(given, set()):

@@ -5,7 +5,7 @@ Tensors are held weakly, so that activations are freed when the model lets go of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -25,6 +25,7 @@ class Record:
     def __init__(self) -> None:
         self.infos: Any = WeakIdKeyDictionary()
         self.unknown = RAW
+        self.slot: Callable[[torch.Tensor], int | None] = lambda _: None
         self.uses: list[Met] = []
         self.shapes: list[tuple[int, ...]] = []
         self._known: dict[Any, int] = {}
@@ -32,8 +33,14 @@ class Record:
         self._written: dict[int, tuple[StorageWeakRef, Info]] = {}
         self._held: set[int] = set()
 
-    def begin(self, parameters: Iterable[torch.Tensor]) -> None:
-        """Begin a forward pass: tensors of an earlier one are forgotten, uses are kept."""
+    def begin(
+        self, parameters: Iterable[torch.Tensor], slot: Callable[[torch.Tensor], int | None] = lambda _: None
+    ) -> None:
+        """Begin a forward pass: tensors of an earlier one are forgotten, uses are kept.
+
+        `slot` returns the number of the parameter in whose place a tensor stands by now, if any.
+        """
+        self.slot = slot
         self.infos = WeakIdKeyDictionary()
         self._written, self._held, self.shapes = {}, set(), []
         for number, tensor in enumerate(parameters):
@@ -45,7 +52,7 @@ class Record:
 
     def get(self, tensor: torch.Tensor) -> Info:
         """Return what is known; a tensor never seen before is what `unknown` says."""
-        info: Info = self.infos.get(tensor, self.unknown)
+        info: Info = self.infos[tensor] if tensor in self.infos else self._first_seen(tensor)
         key = _storage(tensor) if self._written else None
         if key is None or key[0] not in self._written:
             return info
@@ -62,9 +69,24 @@ class Record:
             info.choices | late.choices,
         )
 
+    def _first_seen(self, tensor: torch.Tensor) -> Info:
+        """Return what a tensor is that no operation made: a part of another, a parameter, a literal."""
+        inner = getattr(tensor, "_local_tensor", None)  # a distributed tensor, made from a local one
+        if inner is not None and inner in self.infos:
+            return _resized(self.infos[inner], tuple(inner.shape) == tuple(tensor.shape))
+        number = self.slot(tensor) if isinstance(tensor, torch.nn.Parameter) else None
+        if number is None:
+            return self.unknown
+        info = Info(weights=(Trace(number, of_shape(tuple(tensor.shape))),))
+        self.infos[tensor] = info  # FSDP has put an unsharded parameter in the place of its shard
+        return info
+
     def set(self, tensor: torch.Tensor, info: Info) -> None:
         """Say what a new tensor is."""
         self.infos[tensor] = info
+        inner = getattr(tensor, "_local_tensor", None)
+        if inner is not None:
+            self.infos[inner] = _resized(info, tuple(inner.shape) == tuple(tensor.shape))
 
     def write(self, tensor: torch.Tensor, info: Info) -> None:
         """Say what was written into a tensor, and so into all that share its memory."""
@@ -177,6 +199,11 @@ class Record:
             results=results if len(results) <= MOST_RESULTS else (),
             choices=frozenset().union(*(i.choices for i in infos)),
         )
+
+
+def _resized(info: Info, same: bool) -> Info:
+    """Return what a shard is: its axes are not those of the whole, unless there is one shard."""
+    return info if same else replace(info, weights=(), results=())
 
 
 def _storage(tensor: torch.Tensor) -> tuple[int, Any] | None:

@@ -37,6 +37,10 @@ def unchanged(model: nn.Module) -> Iterator[Protect]:
         try:
             yield protect
         finally:
+            for m in model.modules():
+                reshard: Any = getattr(m, "reshard", None)
+                if callable(reshard) and hasattr(m, "unshard"):  # FSDP: give up what it gathered
+                    reshard()
             for current, before in attributes:
                 _put_back(current, before)
             with torch.no_grad():

@@ -4,6 +4,8 @@ timm and transformers import torchvision, whose operators have no CPU build besi
 they are declared here, without a body, before anything imports it.
 """
 
+import contextlib
+
 import torch
 
 _LIBRARY = torch.library.Library("torchvision", "DEF")
@@ -11,7 +13,8 @@ for _schema in (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 ):
-    _LIBRARY.define(_schema)
+    with contextlib.suppress(RuntimeError):  # a build that has them has been imported already
+        _LIBRARY.define(_schema)
 
 from . import language, plain, vision  # noqa: E402, F401  (each enters its architectures)
 from .entry import ZOO, Architecture  # noqa: E402

@@ -849,3 +849,135 @@ class Capsule(nn.Module):
 @entry("Capsules", {"conv.weight": "input", "primary.weight": "hidden", "w": "output"}, {"w": "20 × 16×8"})
 def capsule() -> Entry:
     return Capsule(), (torch.randn(2, 3, 16, 16),), {}
+
+
+class CrossDecoder(nn.Module):
+    """torch's own decoder layer: one packed weight serves queries from here, keys and values from there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids, self.memory = nn.Embedding(40, 32), nn.Linear(12, 32)
+        self.layer, self.head = nn.TransformerDecoderLayer(32, 4, 48, batch_first=True), nn.Linear(32, 40)
+
+    def forward(self, ids, memory):
+        return self.head(self.layer(self.ids(ids), self.memory(memory)))
+
+
+@entry(
+    "Decoder with cross-attention",
+    {"ids.weight": "embedding", "memory.weight": "input", "head.weight": "output", "layer.*": "hidden"},
+    {"layer.self_attn.in_proj_weight": "3 × 32×32", "layer.multihead_attn.in_proj_weight": "3 × 32×32"},
+)
+def cross_decoder() -> Entry:
+    return CrossDecoder(), (IDS, torch.randn(2, 5, 12)), {}
+
+
+class SetTransformer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.points, self.read = nn.Parameter(torch.randn(1, 6, 32)), nn.Linear(3, 32)
+        self.a, self.b = (nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x):
+        x = self.read(x)
+        h, _ = self.a(self.points.repeat(x.shape[0], 1, 1), x, x)
+        return self.head(self.b(x, h, h)[0].mean(1))
+
+
+@entry(
+    "Set transformer with inducing points",
+    {
+        "points": "embedding",
+        "read.weight": "input",
+        "head.weight": "output",
+        "*.weight": "hidden",
+        "*.in_proj_weight": "hidden",
+    },
+)
+def set_transformer() -> Entry:
+    return SetTransformer(), (torch.randn(2, 9, 3),), {}
+
+
+class Ode(nn.Module):
+    """One field applied again and again: raw data goes in once, its own results ever after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.field, self.head = (
+            nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)),
+            nn.Linear(16, 2),
+        )
+
+    def forward(self, x):
+        for _ in range(4):
+            x = x + 0.1 * self.field(x)
+        return self.head(x)
+
+
+@entry("Neural ordinary differential equation", {"field.*.weight": "hidden", "head.weight": "output"})
+def ode() -> Entry:
+    return Ode(), (X,), {}
+
+
+class Siamese(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8))
+
+    def forward(self, a, b):
+        return F.cosine_similarity(self.tower(a), self.tower(b))
+
+
+@entry("Siamese network", {"tower.0.weight": "input", "tower.2.weight": "output"})
+def siamese() -> Entry:
+    return Siamese(), (X, X.flip(0)), {}
+
+
+class GatedConv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.inner, self.pair, self.head = (
+            nn.Linear(16, 64),
+            nn.Conv1d(32, 64, 3, padding=1),
+            nn.Bilinear(32, 32, 8),
+            nn.Linear(8, 3),
+        )
+
+    def forward(self, x):
+        h = F.glu(self.read(x))
+        g = F.glu(self.inner(h[..., None]), 1)[..., 0]
+        return self.head(self.pair(h, g).relu())
+
+
+@entry(
+    "Gated convolution and bilinear layer",
+    {"read.weight": "input", "inner.weight": "hidden", "pair.weight": "hidden", "head.weight": "output"},
+    {"inner.weight": "2 × 32×96", "pair.weight": "8×1024"},
+)
+def gated_conv() -> Entry:
+    return GatedConv(), (X,), {}
+
+
+class SharedStack(nn.Module):
+    """All layers in one parameter, taken by number; bias by layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(40, 16), nn.Linear(16, 40)
+        self.w, self.b = nn.Parameter(torch.randn(3, 16, 16)), nn.Parameter(torch.randn(3, 16))
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for k in range(3):
+            x = x + (x @ self.w[k] + self.b[k]).tanh()
+        return self.head(x)
+
+
+@entry(
+    "Layers stacked in one parameter",
+    {"embed.weight": "embedding", "head.weight": "output", "w": "hidden", "b": "vector"},
+    {"w": "3 × 16×16"},
+)
+def shared_stack() -> Entry:
+    return SharedStack(), (IDS,), {}

@@ -14,7 +14,7 @@ from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
 from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
-from downslope.grouping.torch.blocks import blocks_of
+from downslope.grouping.torch.blocks import blocks_of, parts_of
 from downslope.grouping.torch.info import CONSTANT, RAW, Info, Met
 from downslope.grouping.torch.pointwise import absorb
 from downslope.grouping.torch.record import Record
@@ -226,7 +226,7 @@ def _use(met: Met, shape: tuple[int, ...]) -> Use:
         blocks=blocks,
         repeats=repeats,
         groups=met.groups,
-        parts=tuple(sorted(met.ranges)),
+        parts=parts_of(met, shape),
         head=met.head,
         depth=met.depth,
         deepest=met.deepest,

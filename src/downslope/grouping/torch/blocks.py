@@ -27,13 +27,30 @@ def blocks_of(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         return (), 1
     cuts = [c for c in met.cuts if c.axis == axis and not (c.period == 0 and _inside(c, met))]
     for period in sorted({c.period for c in cuts}, key=lambda p: (p != 0, -p)):
-        whole = period or size
-        edges = _edges([c for c in cuts if c.period == period], whole)
-        edges = _without_joined(edges, met, axis, whole)
-        edges = _without_slivers(edges, cuts)
-        if len(edges) > 2 and size % whole == 0:
-            return tuple(b - a for a, b in pairwise(edges)), size // whole
+        edges = _projections(cuts, period, met, axis, 0, period or size)
+        if len(edges) > 2 and size % (period or size) == 0:
+            return tuple(b - a for a, b in pairwise(edges)), size // (period or size)
     return (), 1
+
+
+def parts_of(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    """Return (axis, low, high) of each range of the outputs that was used, or cut, by itself.
+
+    A packed weight may be used in two parts, queries and the rest, and the rest be cut in two.
+    """
+    found: list[tuple[int, int, int]] = []
+    for axis, low, high in sorted(met.ranges):
+        cuts = [c for c in met.cuts if c.axis == axis and c.period == 0 and not _inside(c, met)]
+        partial = (low, high) != (0, shape[axis]) and (axis, low, high) not in met.whole
+        edges = _projections(cuts, 0, met, axis, low, high) if partial else []
+        found += [(axis, a, b) for a, b in pairwise(edges or [low, high])]
+    return tuple(found)
+
+
+def _projections(cuts: Sequence[Cut], period: int, met: Met, axis: int, low: int, high: int) -> list[int]:
+    """Return where the projections within [low, high) begin and end."""
+    edges = _edges([c for c in cuts if c.period == period], low, high)
+    return _without_slivers(_without_joined(edges, met, axis, high - low, high), cuts)
 
 
 def _inside(cut: Cut, met: Met) -> bool:
@@ -45,20 +62,21 @@ def _inside(cut: Cut, met: Met) -> bool:
     )
 
 
-def _edges(cuts: list[Cut], whole: int) -> list[int]:
+def _edges(cuts: list[Cut], low: int, high: int) -> list[int]:
     """Return where the parts begin and end if they cover everything and do not overlap."""
     parts = sorted({(c.low, c.high) for c in cuts})
     edges = sorted({e for part in parts for e in part})
     covered = sum(b - a for a, b in pairwise(edges) if any(lo <= a and b <= hi for lo, hi in parts))
-    return edges if edges and (edges[0], edges[-1], covered) == (0, whole, whole) else []
+    return edges if edges and (edges[0], edges[-1], covered) == (low, high, high - low) else []
 
 
-def _without_joined(edges: list[int], met: Met, axis: int, whole: int) -> list[int]:
+def _without_joined(edges: list[int], met: Met, axis: int, whole: int, end: int) -> list[int]:
     """Drop the edges between parts that were added to each other or put back side by side."""
     for where, first, second in met.joined:
-        low, high = sorted((first % whole, second % whole))
+        # Places are counted from the start of the axis; in a pattern, from the start of a repeat.
+        low, high = sorted((first, second) if end != whole else (first % whole, second % whole))
         if where == axis:
-            edges = [e for e in edges if not low < e <= high or e == whole]
+            edges = [e for e in edges if not low < e <= high or e == end]
     return edges
 
 

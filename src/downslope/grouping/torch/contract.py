@@ -201,3 +201,19 @@ def _convolved(
         dims = (*(foreign(n) for n in out.shape[:lead]), own, *(foreign(n) for n in out.shape[lead + 1 :]))
         results.append(record.result(number, dims))
     return Info(data=True, depth=x.depth + 1, writers=record.open(writers), results=tuple(results))
+
+
+def bilinear(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:
+    """Label the result of x Wₖ y: each matrix of the weight is summed over whole."""
+    x, w, y = (record.get(a[k]) for k in ("i1", "i2", "i3"))
+    data = record.merged([replace(x, weights=()), replace(y, weights=())])
+    if not data.data or w.data or not w.weights:
+        record.set(out, record.merged([x, w, y]))
+        return
+    record.feed(x)
+    record.feed(y)
+    writers = set()
+    for trace in w.weights:
+        outputs, inputs = axes_of(trace.dims[:1]), axes_of(trace.dims[1:])
+        writers.add(record.meet(trace, Kind.CONTRACTION, "bilinear", data, outputs=outputs, inputs=inputs))
+    record.set(out, Info(data=True, depth=data.depth + 1, writers=record.open(writers)))

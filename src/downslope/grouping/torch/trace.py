@@ -64,6 +64,8 @@ def _handlers() -> dict[str, Handler]:
     table |= dict.fromkeys(names.LOOKUP, lookup.lookup)
     table |= dict.fromkeys(names.RANKING, lookup.rank)
     table |= dict.fromkeys(names.REDUCING, pointwise.reduce)
+    table["_trilinear"] = lambda r, n, a, o: contract.bilinear(r, a, o)
+    table["glu"] = lambda r, n, a, o: views.gated(r, a, o)
     return table | recurrent.HANDLERS
 
 

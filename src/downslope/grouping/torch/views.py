@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -169,3 +170,13 @@ def _selected(info: Info, at: int, i: int) -> Info:
         return shifted(rest, cut(dims[at], i, i + 1))
 
     return relabel(info, move)
+
+
+def gated(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:
+    """Label a gated linear unit: one half of a result gates the other."""
+    x: torch.Tensor = a["self"]
+    info, at = record.get(x), a.get("dim", -1) % x.dim()
+    half = x.shape[at] // 2
+    record.note_cut(info, at, 0, half)
+    record.note_cut(info, at, half, 2 * half)
+    record.set(out, replace(info, results=()))

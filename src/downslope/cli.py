@@ -19,7 +19,7 @@ from downslope.errors import UsageError, closest
 
 app = typer.Typer(
     name="downslope",
-    help="Gradient-based optimization: choose an optimizer, with evidence.",
+    help="Gradient-based optimization: the right rule for every parameter, chosen with evidence.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -127,6 +127,35 @@ def report(
     from downslope.compare.command import run_report
 
     return run_report(runs, out, as_json=as_json)
+
+
+@app.command()
+def groups(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="path.py:name, the name of (model, *inputs) or of a task; or a task that comes along.",
+            metavar="MODEL",
+        ),
+    ],
+    heads: Annotated[
+        str, typer.Option(help="fused, or split: each head of attention a matrix of its own.")
+    ] = "fused",
+    every: Annotated[bool, typer.Option("--every", help="A row for each kind of gain and bias too.")] = False,
+    lint: Annotated[
+        bool, typer.Option("--lint", help="Exit with 1 where a parameter is unused or unclear.")
+    ] = False,
+    save: Annotated[Path | None, typer.Option(help="Write the partition to this file.")] = None,
+    diff: Annotated[
+        Path | None,
+        typer.Option(help="Compare with a saved partition; exit with 1 where the update would differ."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the partition as JSON.")] = False,
+) -> int:
+    """Which parameter gets which rule, and why: from one forward pass on one batch."""
+    from downslope.grouping.command import run_groups
+
+    return run_groups(model, heads=heads, as_json=as_json, lint=lint, diff=diff, save=save, every=every)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -82,6 +82,7 @@ def score() -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
     from tests.zoo import ZOO
 
     transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)  # the models are small
     names = ["Downslope", *PEERS]
     right = {n: {"models": 0, "matrices": 0, "views": 0} for n in names}
     wrong: dict[str, list[str]] = {n: [] for n in names}

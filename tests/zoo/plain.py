@@ -1,6 +1,6 @@
 """Architectures in plain torch: sequences, images, points, graphs, tables, agents."""
 
-# ruff: noqa: E501, N812
+# ruff: noqa: E501
 from __future__ import annotations
 
 import torch

@@ -333,3 +333,16 @@ def perceiver() -> Entry:
         vocab_size=64, max_position_embeddings=16, num_labels=5,
     )  # fmt: skip
     return hf.PerceiverForSequenceClassification(config), (), {"inputs": torch.arange(14).reshape(2, 7) % 60}
+
+
+@entry("EnCodec", {
+    "*.original0": "vector",  # the lengths of weight-normed kernels
+    "encoder.layers.0.conv.parametrizations.weight.original1": "input", "decoder.layers.9.conv.parametrizations.weight.original1": "output",
+    "*.original1": "hidden", "*.lstm.weight_*": "hidden",
+}, {"encoder.layers.7.lstm.weight_ih_l0": "4 × 32×32"})  # fmt: skip
+def encodec() -> Entry:
+    config = hf.EncodecConfig(
+        num_filters=8, upsampling_ratios=[4, 2], codebook_size=16, hidden_size=16, codebook_dim=16, num_lstm_layers=1, sampling_rate=800,
+        target_bandwidths=[1.5],
+    )  # fmt: skip
+    return hf.EncodecModel(config), (), {"input_values": torch.randn(1, 1, 800)}

@@ -113,7 +113,8 @@ def weighted(
         _settle(sides, trace)
         axes = {side: frozenset(found) for side, found in sides.items()}
         summed = prod(sizes[letter] for letter in own if letter in other and letter not in kept)
-        if not axes["inputs"] and (summed > 1 or not axes["outputs"]):  # stretched along the sum: a gain
+        stays = prod(sizes[letter] for letter in own if letter not in other and letter in kept)
+        if _is_gain(axes["outputs"], axes["inputs"], stays, summed):
             record.meet(trace, Kind.SCALING, name, data, outputs=axes["outputs"])
             continue
         number = record.meet(trace, kind, name, data, **axes)
@@ -123,6 +124,11 @@ def weighted(
     if not writers:
         return Info(data=True, depth=depth, writers=record.open(data.writers), choices=data.choices)
     return Info(data=True, depth=depth, writers=record.open(writers), results=tuple(results))
+
+
+def _is_gain(outputs: frozenset[int], inputs: frozenset[int], stays: int, summed: int) -> bool:
+    """Whether a parameter is only stretched along a side of the weight: the gain of a weight norm."""
+    return (not inputs and summed > 1) or (not outputs and stays > 1) or not (outputs or inputs)
 
 
 def _settle(sides: dict[str, set[int]], trace: Trace) -> None:
@@ -165,10 +171,10 @@ def note_heads(record: Record, info: Info, own: str, other: str, kept: str) -> N
 def convolution(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label the result of a convolution of any rank, transposed or grouped."""
     x, w = record.get(a["input"]), record.get(a["weight"])
-    groups, spatial = a.get("groups", 1), a["weight"].dim() - 2
+    groups = a.get("groups", 1)
     if w.weights and not w.data:
-        o, i = (1, 0) if a.get("transposed", False) else (0, 1)
-        info = _convolved(record, x, w, o, i, spatial, groups, out)
+        o = 1 if a.get("transposed", False) else 0
+        info = _convolved(record, x, w, tuple(a["weight"].shape), o, groups, out)
     else:
         record.feed(x)
         info = record.merged([x, w])
@@ -178,8 +184,9 @@ def convolution(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:
 
 
 def _convolved(
-    record: Record, x: Info, w: Info, o: int, i: int, spatial: int, groups: int, out: torch.Tensor
+    record: Record, x: Info, w: Info, shape: tuple[int, ...], o: int, groups: int, out: torch.Tensor
 ) -> Info:
+    spatial = len(shape) - 2
     record.feed(x)
     writers, results = set(), []
     for trace in w.weights:
@@ -191,6 +198,10 @@ def _convolved(
         sides = {"outputs": set(outputs), "inputs": set(inputs), "batch": set()}
         _settle(sides, trace)
         axes = {side: frozenset(found) for side, found in sides.items()}
+        summed = prod(n for k, n in enumerate(shape) if k != o)
+        if _is_gain(axes["outputs"], axes["inputs"], shape[o], summed):
+            record.meet(trace, Kind.SCALING, "convolution", x, outputs=axes["outputs"] | axes["inputs"])
+            continue
         number = record.meet(trace, Kind.CONVOLUTION, "convolution", x, **axes)
         record.uses[number].groups = groups
         writers.add(number)

@@ -107,7 +107,8 @@ def plain_execution() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and its import takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())
         # True here, and no fault of the model's: this pass runs without gradients.
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")

@@ -18,7 +18,7 @@ from downslope.errors import UsageError, closest, one_line
 from downslope.grouping.diff import changes
 from downslope.grouping.partition import Partition
 from downslope.grouping.table import table
-from downslope.tasks.load import KNOWN, _import, importing, where
+from downslope.tasks.load import KNOWN, import_file, importing, where
 from downslope.tasks.load import load as load_task
 from downslope.tasks.task import Task
 
@@ -102,7 +102,7 @@ def load(target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     file = Path(f"{path}.py")
     if not file.is_file():
         raise UsageError(f"no file {str(file)!r}: expected an existing file, as in path.py:name")
-    module = _import(file)
+    module = import_file(file)
     if not hasattr(module, name):
         known = [k for k in vars(module) if not k.startswith("_")]
         raise UsageError(f"{file} has no {name!r}{closest(name, known)}")

@@ -58,7 +58,7 @@ def _that_comes_along(name: str) -> Task:
 def _from_file(path: Path, name: str) -> Task:
     if not path.is_file():
         raise UsageError(f"no task file {str(path)!r}: expected an existing file, as in path.py:name")
-    module = _import(path)
+    module = import_file(path)
     tasks = {key: value for key, value in vars(module).items() if isinstance(value, Task)}
     known = ", ".join(tasks) or "none"
     if not name:
@@ -80,7 +80,7 @@ def _from_file(path: Path, name: str) -> Task:
     return replace(found, fingerprint=f"{found.fingerprint}{digest}")
 
 
-def _import(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Run the file as a module of its own, its folder importable as for `python path.py`."""
     path = path.resolve()
     module_name = f"downslope_task_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"

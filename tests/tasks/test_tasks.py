@@ -100,7 +100,7 @@ def test_text_is_split_without_overlap():
     assert len(data.validation) / (len(data.train) + len(data.validation)) == pytest.approx(0.1, abs=0.01)
     train, validation = data.train.tobytes(), data.validation.tobytes()
     pieces = [validation[i : i + 100] for i in range(0, len(validation) - 100, 100)]
-    # 1.4 % in Python 3.11, the rules of tables; a quarter before repeated paragraphs were left out.
+    # 1.4 % in Python 3.11, the rules of tables; half before repeated paragraphs were left out.
     assert sum(p in train for p in pieces) < 0.03 * len(pieces)
 
 

@@ -77,6 +77,8 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     conditions = words.Conditions(
         seeds=len(plan.seeds),
         crews=len({(r.jobs, r.threads) for r in records}),
+        most_jobs=max((r.jobs for r in records), default=1),
+        on_cpu=run["environment"]["device"] == "cpu",
         seconds=sum(r.seconds for r in records),
         cpu_seconds=sum(r.cpu_seconds for r in records),
         no_matrices=_tracer_without_matrices(plan, run["partition"]),

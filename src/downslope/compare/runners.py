@@ -182,3 +182,5 @@ class Workers:
                 if stream is not None:
                     with contextlib.suppress(BrokenPipeError):
                         stream.close()
+            if worker.log.stat().st_size == 0:
+                worker.log.unlink()

@@ -135,8 +135,10 @@ class Conditions:
 
     seeds: int
     crews: int
+    most_jobs: int
     seconds: float
     cpu_seconds: float
+    on_cpu: bool
     no_matrices: str | None
 
 
@@ -178,7 +180,9 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         )
     if under.crews > 1:
         found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")
-    if under.cpu_seconds < 0.8 * under.seconds:
+    if under.most_jobs > 1 and not under.on_cpu:
+        found.append("Runs shared a device: compare their steps, not their seconds, or use --jobs 1.")
+    if under.on_cpu and under.cpu_seconds < 0.8 * under.seconds:
         share = under.cpu_seconds / under.seconds
         found.append(
             f"The runs had a processor only {share:.0%} of the time (other programs, or waiting for data): "

@@ -135,11 +135,18 @@ class Transformer(nn.Module):
         angle = torch.outer(torch.arange(length), frequency)  # (length, width / heads / 2)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
-        for name, p in self.named_parameters():
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draw the matrices: each keeps the variance of what it is given."""
+        for p in (self.embed.weight, self.head.weight):
+            nn.init.normal_(p, std=0.02)
+        for name, p in self.layers.named_parameters():
             if p.ndim == 2:
-                # What adds to the residual stream starts smaller, so that depth does not raise its variance.
+                # What adds to the residual stream starts smaller, or depth would raise its variance.
                 into_stream = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(p, std=0.02 / (2 * layers) ** 0.5 if into_stream else 0.02)
+                scale = (2 * len(self.layers)) ** -0.5 if into_stream else 1.0
+                nn.init.normal_(p, std=scale * p.shape[1] ** -0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (batch, length) to logits (batch, length, 256)."""

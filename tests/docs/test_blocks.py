@@ -36,6 +36,7 @@ def test_blocks_are_of_a_kind_that_is_run(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
     program = []
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for language, text in blocks(page):
         if language == "python" and (named := re.match(r"# file: (\S+)\n", text)):
             (tmp_path / named[1]).write_text(text)

@@ -26,6 +26,8 @@ itself, each rule is run with its defaults and with each kind of decay."""
 
 
 def modes_of(case: Case) -> tuple[str, ...]:
+    if BACKEND == "jax" and isinstance(case.rule, ds.Muon):  # eagerly, JAX compiles each operation by itself
+        return (EVERY,)
     if BACKEND == "torch" or not case.options:
         return MODES
     if BACKEND == "tensorflow" and isinstance(case.rule, ds.Muon):  # XLA takes seconds for each of these

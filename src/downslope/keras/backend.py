@@ -47,6 +47,8 @@ def dense(gradient: Any, dtype: str) -> Array:
         import tensorflow as tf
 
         return tf.cast(tf.convert_to_tensor(gradient), dtype)
+    if BACKEND == "torch" and str(gradient.dtype) == f"torch.{dtype}":
+        return gradient  # the way through keras.ops.cast takes longer than a small variable's step
     if hasattr(gradient, "todense"):
         gradient = gradient.todense()
     return keras.ops.cast(gradient, dtype)

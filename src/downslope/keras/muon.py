@@ -9,11 +9,13 @@ import keras
 
 from downslope import rules
 from downslope.grouping.partition import Assignment, Partition
+from downslope.grouping.view import MatrixView
 from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
 from downslope.keras.optimizer import RuleOptimizer
 from downslope.keras.saved import stem
 from downslope.keras.slots import Setting, Work
 from downslope.ops.protocol import Array
+from downslope.rules import orthogonalize
 from downslope.rules.checks import require, require_number
 
 NS_DTYPES = ("auto", "bfloat16", "float32", "float64")
@@ -194,28 +196,50 @@ class _Choices:
 
 
 def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
-    """Fill in the directions of Muon's variables: matrices of one shape make one stack."""
+    """Fill in the directions of Muon's variables: matrices of one shape make one stack.
+
+    A matrix may be taken transposed, since polar(Gᵀ) = polar(G)ᵀ: so Keras's kernels, whose outputs
+    are the last axis, are reshaped and never permuted.
+    """
     x, dtype = operations(work[0].p), None if ns_dtype is None else native_dtype(ns_dtype)
     pieces: list[list[Array]] = []
     places: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, w in enumerate(work):
-        rule, view = w.setting.rule, w.setting.view
+        rule = w.setting.rule
         assert isinstance(rule, rules.Muon)
-        assert view is not None
         u, w.new = rule.momentum_of(x, w.g, w.state, w.p)
-        stacks = view.split(x, u)
+        stacks = _as_laid_out(w).split(x, u)
         pieces.append(stacks)
         for j, stack in enumerate(stacks):
             places.setdefault((rule, u.dtype, stack.shape[1], stack.shape[2]), []).append((i, j))
     for (rule, *_), where in places.items():
         parts = [pieces[i][j] for i, j in where]
-        done = rule.matrix_direction(x, parts[0] if len(parts) == 1 else x.concat(parts, 0), dtype=dtype)
+        whole = parts[0] if len(parts) == 1 else x.concat(parts, 0)
+        done = orthogonalize(x, whole, coefficients=rule.coefficients, steps=rule.ns_steps, dtype=dtype)
         low = 0
         for (i, j), part in zip(where, parts, strict=True):
             pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]
             low += part.shape[0]
     for w, stacks in zip(work, pieces, strict=True):
-        w.direction = w.setting.view.join(x, stacks, tuple(w.slot.variable.shape))  # type: ignore[union-attr]
+        w.direction = _as_laid_out(w).join(x, _scaled(w, stacks), tuple(w.slot.variable.shape))
+
+
+def _as_laid_out(w: Work) -> MatrixView:
+    """Return the view of a variable, or the transposed one where that is how its memory lies."""
+    view = w.setting.view
+    assert view is not None
+    flipped = view.transposed()
+    in_order = (*flipped.batch, *flipped.outputs, *flipped.inputs) == tuple(range(len(w.slot.variable.shape)))
+    return flipped if in_order else view
+
+
+def _scaled(w: Work, stacks: Sequence[Array]) -> list[Array]:
+    """Return a variable's polar factors times the scale of their shape as the view has it."""
+    rule, view = w.setting.rule, w.setting.view
+    assert isinstance(rule, rules.Muon)
+    assert view is not None
+    shapes = view.matrices(tuple(w.slot.variable.shape))
+    return [rule.scale_of(o, i) * stack for (_, o, i), stack in zip(shapes, stacks, strict=True)]
 
 
 def match(partition: Partition, variables: Sequence[Any]) -> list[Assignment]:

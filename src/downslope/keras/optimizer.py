@@ -152,17 +152,15 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         """Take one step of these variables, or none."""
         assert self._slots is not None
-        slots = [self._slots.all[self._get_variable_index(v)] for v in variables]
-        grads = [dense(g, working_dtype(v)) for g, v in zip(grads, variables, strict=True)]
-        decision = self._decide(slots, grads, learning_rate)
+        work = [
+            self._work(slot, v, g)
+            for v, g in zip(variables, grads, strict=True)
+            if (slot := self._slots.all[self._get_variable_index(v)]) is not None
+        ]
+        decision = self._decide(work, learning_rate)
         if not decision.go:
             self._count_skipped(1)
             return
-        work = [
-            self._work(slot, v, g)
-            for slot, v, g in zip(slots, variables, grads, strict=True)
-            if slot is not None
-        ]
         t = self._t()
         if BACKEND == "torch" and not in_stateless_scope():
             from downslope.keras.torch_step import step_in_place
@@ -183,14 +181,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         t = self.iterations + 1
         return t if self._skipped is None else t - tensor_of(self._skipped)
 
-    def _work(self, slot: Slot, variable: Any, g: Array) -> Work:
-        p = tensor_of(variable)
-        if working_dtype(variable) != dtype_of(variable):
-            p = keras.ops.cast(p, working_dtype(variable))
-        state = slot.setting.rule.state_type(
-            *(part if part is None else tensor_of(part) for part in slot.parts)
+    def _work(self, slot: Slot, variable: Any, gradient: Any) -> Work:
+        value = tensor_of(variable)
+        p = keras.ops.cast(value, slot.working) if slot.half else value
+        parts = (None if part is None else tensor_of(part) for part in slot.parts)
+        return Work(
+            slot, variable, dense(gradient, slot.working), value, p, slot.setting.rule.state_type(*parts)
         )
-        return Work(slot, variable, g, p, state)
 
     def _directions(self, work: Sequence[Work], t: Array) -> None:
         """Fill in every direction and new state; nothing is written."""
@@ -200,7 +197,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _write(self, w: Work, learning_rate: Any, decision: Decision) -> None:
         setting, x = w.setting, operations(w.p)
-        lr = keras.ops.cast(learning_rate, working_dtype(w.variable))
+        lr = keras.ops.cast(learning_rate, w.slot.working)
         lr = lr if setting.lr_ratio == 1 else lr * setting.lr_ratio
         change = step(
             x, w.p, w.direction, lr=lr, weight_decay=setting.weight_decay, cautious=setting.cautious
@@ -212,16 +209,16 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 )
         if decision.mask is not None:
             change = x.where(decision.mask, change, x.zeros_like(change))
-        if working_dtype(w.variable) == dtype_of(w.variable):
-            self.assign_add(w.variable, change)
-        else:
+        if w.slot.half:
             self.assign(w.variable, keras.ops.cast(w.p + change, dtype_of(w.variable)))
+        else:
+            self.assign_add(w.variable, change)
 
-    def _decide(self, slots: Sequence[Slot | None], grads: Sequence[Array], learning_rate: Any) -> Decision:
+    def _decide(self, work: Sequence[Work], learning_rate: Any) -> Decision:
         names, values = [], []
         if self.on_nonfinite != "ignore":
-            names = [f"the gradient of {slot.name}" for slot in slots if slot is not None]
-            values = [g for slot, g in zip(slots, grads, strict=True) if slot is not None]
+            names = [f"the gradient of {w.slot.name}" for w in work]
+            values = [w.g for w in work]
         if not isinstance(self._learning_rate, keras.Variable):
             names, values = [*names, "the learning rate"], [*values, learning_rate]
         return decide(names, values, "skip" if self.on_nonfinite == "skip" else "raise")

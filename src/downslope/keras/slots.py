@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from downslope.grouping.view import MatrixView
-from downslope.keras.backend import name_of
+from downslope.keras.backend import dtype_of, name_of, working_dtype
 from downslope.ops.protocol import Array
 from downslope.rules.rule import Rule, State
 
@@ -28,11 +28,23 @@ class Setting:
 
 @dataclass
 class Slot:
-    """One variable with its setting and the parts of its state, None where an option leaves one out."""
+    """One variable with its setting and the parts of its state, None where an option leaves one out.
+
+    `working` is what its step is computed in, wider than its own dtype if that is `half` a word;
+    `shared` is what variables must have in common to be stepped together.
+    """
 
     variable: Any
     setting: Setting
     parts: tuple[Any, ...]
+    working: str = field(init=False)
+    half: bool = field(init=False)
+    shared: Setting = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.working = working_dtype(self.variable)  # asked for at every step, which is slow to find out
+        self.half = self.working != dtype_of(self.variable)
+        self.shared = replace(self.setting, view=None)
 
     @property
     def name(self) -> str:
@@ -50,11 +62,15 @@ class Slot:
 
 @dataclass
 class Work:
-    """One variable's step on the way: what goes in, then the direction and state that come out."""
+    """One variable's step on the way: what goes in, then the direction and state that come out.
+
+    `value` is the variable's own tensor, `p` the same in the dtype that the step is computed in.
+    """
 
     slot: Slot
     variable: Any
     g: Array
+    value: Array
     p: Array
     state: State
     direction: Array = None

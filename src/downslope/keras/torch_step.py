@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from downslope.grouping.view import MatrixView
@@ -22,22 +21,20 @@ def step_in_place(
     """Take the step of every variable; those of one setting and dtype share the work."""
     alike: dict[Any, list[Work]] = {}
     for w in work:
-        s = replace(w.setting, view=None)
-        key = (s, w.variable.value.dtype, w.g.device)
-        alike.setdefault(key, []).append(w)
+        alike.setdefault((w.slot.shared, w.value.dtype, w.value.device), []).append(w)
     t, lr = int(t), float(learning_rate)
     for group in alike.values():
         setting = group[0].setting
         rate = lr * setting.lr_ratio
         if isinstance(setting.rule, Muon):
-            items = [Item(w.variable.value, w.g, w.state.momentum_buffer, _view(w)) for w in group]
+            items = [Item(w.value, w.g, w.state.momentum_buffer, _view(w)) for w in group]
             step_stacks(
                 setting.rule,
                 items,
                 lr=rate,
                 weight_decay=setting.weight_decay,
                 cautious=setting.cautious,
-                ns_dtype=NS_DTYPES[ns_dtype] or fast_dtype(group[0].variable.value),
+                ns_dtype=NS_DTYPES[ns_dtype] or fast_dtype(group[0].value),
                 max_stack_bytes=max_stack_bytes,
             )
         else:
@@ -46,7 +43,7 @@ def step_in_place(
 
 def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
     rule, decay, cautious = group[0].setting.rule, group[0].setting.weight_decay, group[0].setting.cautious
-    params, grads = [w.variable.value for w in group], [w.g for w in group]
+    params, grads = [w.value for w in group], [w.g for w in group]
     states = [[part for part in w.state if part is not None] for w in group]
     columns = [list(column) for column in zip(*states, strict=True)]
     launch = fused.kernel_for(rule, decay, cautious)

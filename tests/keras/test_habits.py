@@ -93,6 +93,22 @@ def test_a_saved_model_goes_on_as_if_never_stopped(kind, tmp_path):
     close(weights(again), weights(whole), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_sequential_model_is_loaded_though_its_variables_change_names(pinned, tmp_path):
+    """Keras puts the names of the model and of a wrapper before its variables', and may not when it loads."""
+    hidden = [layers.Bidirectional(layers.GRU(4, return_sequences=True)), layers.Dense(8), layers.Dense(8)]
+    m = keras.Sequential([keras.Input((3, 4)), *hidden, layers.GlobalAveragePooling1D(), layers.Dense(2)])
+    m.compile(Muon(partition(m) if pinned else None), loss="mse")
+    x, y = np.ones((4, 3, 4)), np.ones((4, 2))
+    m.train_on_batch(x, y)
+    m.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for each in (m, again):
+        each.train_on_batch(x, y)
+    close(weights(m), weights(again), rtol=1e-6, atol=1e-7)
+    assert [a.rule for a in again.optimizer.partition] == [a.rule for a in m.optimizer.partition]
+
+
 @pytest.mark.parametrize("kind", ALL, ids=lambda k: k.__name__)
 def test_a_config_makes_the_same_optimizer_again(kind):
     options = {SGD: {"momentum": 0.5, "nesterov": True}, RMSProp: {"centered": True}}.get(kind, {})

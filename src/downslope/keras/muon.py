@@ -12,7 +12,7 @@ from downslope.grouping.partition import Assignment, Partition
 from downslope.grouping.view import MatrixView
 from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
 from downslope.keras.optimizer import RuleOptimizer
-from downslope.keras.saved import stem
+from downslope.keras.saved import same_place
 from downslope.keras.slots import Setting, Work
 from downslope.ops.protocol import Array
 from downslope.rules import orthogonalize
@@ -246,7 +246,7 @@ def match(partition: Partition, variables: Sequence[Any]) -> list[Assignment]:
     """Return the assignment of each variable.
 
     A partition made from the model knows the variables themselves. A loaded one knows their names;
-    where automatic numbers differ ("dense_3"), variables are taken in order.
+    where they differ in what Keras itself changes (`same_place`), it goes by order.
 
     Raises:
         ValueError: a variable that the partition lacks, or of another shape.
@@ -256,7 +256,9 @@ def match(partition: Partition, variables: Sequence[Any]) -> list[Assignment]:
     names = [known.get(id(v), name_of(v)) for v in variables]
     if any(name not in partition for name in names):
         trained = [a for a in partition if a.rule != "none"]
-        if [stem(a.name) for a in trained] == [stem(name) for name in names]:
+        if len(trained) == len(names) and all(
+            same_place(a.name, name) for a, name in zip(trained, names, strict=True)
+        ):
             names = [a.name for a in trained]
     for name, v in zip(names, variables, strict=True):
         if name not in partition:

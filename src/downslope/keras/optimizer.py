@@ -140,8 +140,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._update(grads, trainable_variables, learning_rate)
 
     def _distributed_tf_update_step(self, distribution: Any, grads_and_vars: Any, learning_rate: Any) -> None:
+        import tensorflow as tf
+
         grads, variables = (list(column) for column in zip(*grads_and_vars, strict=True))
 
+        @tf.autograph.experimental.do_not_convert  # nothing here is control flow of the graph's
         def on_one_device(_: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
             self._update(grads, variables, learning_rate)
 

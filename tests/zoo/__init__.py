@@ -6,9 +6,9 @@ they are declared here, without a body, before anything imports it.
 
 import contextlib
 
-import torch
+from torch import library
 
-_LIBRARY = torch.library.Library("torchvision", "DEF")
+_LIBRARY = library.Library("torchvision", "DEF")
 for _schema in (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

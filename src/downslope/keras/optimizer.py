@@ -144,12 +144,14 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         grads, variables = (list(column) for column in zip(*grads_and_vars, strict=True))
 
-        @tf.autograph.experimental.do_not_convert  # nothing here is control flow of the graph's
         def on_one_device(_: Any, grads: Any, variables: Any, learning_rate: Any) -> None:
             self._update(grads, variables, learning_rate)
 
+        as_it_is: Any = (
+            tf.autograph.experimental.do_not_convert
+        )  # nothing here is control flow of the graph's
         distribution.extended.update(
-            variables[0], on_one_device, args=(grads, variables, learning_rate), group=False
+            variables[0], as_it_is(on_one_device), args=(grads, variables, learning_rate), group=False
         )
 
     def _update(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:

@@ -20,8 +20,12 @@ format: .venv/test.stamp  ## put the code into the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/test.stamp  ## the figures of benchmarks/README.md that need no peers
-	OMP_NUM_THREADS= $(BIN)/python benchmarks/step_time.py
+bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes each
+	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/frameworks.py
+	$(BIN)/python benchmarks/orthogonality.py
+	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one
+	$(BIN)/python benchmarks/grouping.py
 
 docs: .venv/test.stamp  ## run every code block of the documentation
 	$(BIN)/python tests/run.py docs

@@ -16,6 +16,9 @@ CHOSEN = os.environ.get("KERAS_BACKEND")
 if CHOSEN in BACKENDS:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    if CHOSEN == "jax":  # compiling takes longer here than running
+        flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+        os.environ.setdefault("XLA_FLAGS", flags)
     pytest.importorskip("keras", reason="Keras is not installed")
     if CHOSEN == "tensorflow":
         import tensorflow as tf

@@ -11,7 +11,7 @@ from downslope.keras import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
 from tests.keras.drive import BACKEND
 
 JIT = {"tensorflow": (False, True), "jax": (True,), "torch": (False,)}[BACKEND]
-FITTED = [SGD, AdamW, Muon]  # fit compiles, which takes longer than all else here
+FITTED = [AdamW, Muon]  # fit compiles, which takes longer than all else here
 ALL = [SGD, AdaGrad, RMSProp, Adam, AdamW, Muon]
 
 
@@ -60,8 +60,9 @@ def test_fit_lowers_the_loss(kind, jit):
 
 
 def test_muon_finds_its_partition_when_it_is_built():
-    optimizer = Muon(learning_rate=1e-2)
-    m, _ = fitted(optimizer, epochs=1)
+    optimizer, m = Muon(learning_rate=1e-2), model()
+    m.compile(keras.optimizers.LossScaleOptimizer(optimizer))
+    m.optimizer.build(m.trainable_variables)
     roles = {a.name: a.role.value for a in optimizer.partition}
     assert roles["tokens/embeddings"] == "embedding"
     assert (roles["first/kernel"], roles["second/kernel"], roles["head/kernel"]) == (
@@ -200,13 +201,16 @@ def test_variables_can_be_kept_from_decay():
 
 
 def test_loss_scaling_leaves_the_steps_as_they_are():
-    plain, _ = fitted(Muon(learning_rate=1e-2), epochs=2)
-    scaled, _ = fitted(keras.optimizers.LossScaleOptimizer(Muon(learning_rate=1e-2), initial_scale=2.0**10))
+    kind = AdamW if BACKEND == "jax" else Muon  # which XLA takes ten seconds to compile inside a condition
+    plain, _ = fitted(kind(learning_rate=1e-2), epochs=2)
+    scaled, _ = fitted(keras.optimizers.LossScaleOptimizer(kind(learning_rate=1e-2), initial_scale=2.0**10))
     close(weights(plain), weights(scaled), rtol=1e-4, atol=1e-5)
     assert len(scaled.optimizer.inner_optimizer.variables) > 2
 
 
-@pytest.mark.parametrize(("kind", "policy"), [(AdamW, "mixed_float16"), (Muon, "mixed_bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "policy"), [(AdamW if BACKEND != "jax" else SGD, "mixed_float16"), (Muon, "mixed_bfloat16")]
+)
 def test_mixed_precision_trains(kind, policy):
     keras.config.set_dtype_policy(policy)
     try:

@@ -93,6 +93,10 @@ def _cases() -> list[Case]:
         "muon-original": ds.Muon(scale="original"),
         "muon-spectral": ds.Muon(scale="spectral"),
         "muon-l2": ds.Muon(l2=0.1),
+        "muon-normuon": ds.Muon(normuon=True),
+        "muon-normuon-beta": ds.Muon(normuon=True, normuon_beta=0.5),
+        "muon-warmup": ds.Muon(momentum_warmup=10),
+        "muon-warmup-start": ds.Muon(momentum_warmup=7, momentum_start=0.2, nesterov=False),
     }
     shapes = {True: VECTORS, False: MATRICES}
     plain = [Case(name, rule, shapes=shapes[rule.elementwise]) for name, rule in rules.items()]

@@ -158,11 +158,13 @@ def test_an_elementwise_rule_commutes_with_any_rearrangement(case: Case) -> None
 def test_muon_commutes_with_transposing_the_parameter_and_its_view(case: Case) -> None:
     view = MatrixView((1,), (0,))  # of the transposed parameter, which is (fan_in, fan_out)
     p = start(case)["wide"].T
+    rows = case.rule.init(OPS, view.split(OPS, p)[0]).row_square
     state = case.rule.init(OPS, p)
-    for g, expected in zip(gradients(case), oracle(case), strict=True):
-        u, state = case.rule.momentum_of(OPS, g["wide"].T, state, p)  # type: ignore[attr-defined]
+    for t, (g, expected) in enumerate(zip(gradients(case), oracle(case), strict=True), start=1):
+        u, state = case.rule.momentum_of(OPS, g["wide"].T, state, p, t)  # type: ignore[attr-defined]
         (stack,) = view.split(OPS, u)
-        d = view.join(OPS, [case.rule.matrix_direction(OPS, stack)], p.shape)  # type: ignore[attr-defined]
+        d, rows = case.rule.matrix_direction(OPS, stack, rows)  # type: ignore[attr-defined]
+        d = view.join(OPS, [d], p.shape)
         p = p + step(OPS, p, d, lr=case.lr, weight_decay=case.weight_decay, cautious=case.cautious)
         # A transposed operand may be summed in another order by the matrix product: see the deviations.
         assert_ulp(p.T, expected["wide"], 64, scale_of(oracle(case), "wide"))

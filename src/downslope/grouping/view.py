@@ -114,6 +114,23 @@ class MatrixView:
         inverse = tuple(order.index(axis) for axis in range(len(shape)))
         return x.permute(x.reshape(whole, tuple(shape[axis] for axis in order)), inverse)
 
+    def rows(self, shape: tuple[int, ...]) -> int:
+        """Return how many rows all matrices of an array of this shape have together."""
+        return sum(count * fan_out for count, fan_out, _ in self.matrices(shape))
+
+    def split_rows(self, x: Ops, rows: Array, shape: tuple[int, ...]) -> list[Array]:
+        """Return one number a row, (rows,), as the stacks (count, fan_out, 1) that `split` goes with."""
+        stacks, low = [], 0
+        for count, fan_out, _ in self.matrices(shape):
+            stacks.append(x.reshape(rows[low : low + count * fan_out], (count, fan_out, 1)))
+            low += count * fan_out
+        return stacks
+
+    def join_rows(self, x: Ops, stacks: list[Array]) -> Array:
+        """Return the (rows,) whose `split_rows` is `stacks`."""
+        flat = [x.reshape(s, (-1,)) for s in stacks]
+        return flat[0] if len(flat) == 1 else x.concat(flat, 0)
+
     def _join_outputs(self, x: Ops, stacks: list[Array], count: int, fan_out: int, fan_in: int) -> Array:
         r, parts = self.repeats, []
         if r == 1:

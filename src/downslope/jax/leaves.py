@@ -7,7 +7,7 @@ it. Where a parameter is not the rule's, the tree has `optax.MaskedNode()`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,15 +82,24 @@ def init_state(rule: Rule, leaves: Sequence[Array | None], treedef: PyTreeDef) -
 def pack(rule: Rule, states: Sequence[State | None], treedef: PyTreeDef) -> State:
     """Return one state of trees, of one state a leaf."""
     parts: list[Any] = []
-    empty: State = rule.init(OPS, jnp.zeros(()))
+    empty: State = rule.init(OPS, jnp.zeros(1))
     for i, part in enumerate(empty):
         column = [optax.MaskedNode() if s is None else s[i] for s in states]
         parts.append(None if part is None else treedef.unflatten(column))
     return rule.state_type(*parts)
 
 
-def unpack(rule: Rule, state: State, treedef: PyTreeDef, params: Sequence[Array | None]) -> list[State]:
-    """Return one state a leaf, of one state of trees; raise where it is another rule's or tree's."""
+def unpack(
+    rule: Rule,
+    state: State,
+    treedef: PyTreeDef,
+    params: Sequence[Array | None],
+    shapes: Mapping[str, Sequence[tuple[int, ...]]] | None = None,
+) -> list[State]:
+    """Return one state a leaf, of one state of trees; raise where it is another rule's or tree's.
+
+    `shapes` has, by name, the shapes of a part that are not the parameters'.
+    """
     name = type(rule).__name__
     if type(state) is not rule.state_type:
         raise TypeError(
@@ -99,7 +108,7 @@ def unpack(rule: Rule, state: State, treedef: PyTreeDef, params: Sequence[Array 
         )
     columns: list[list[Any] | None] = []
     parts: State = state
-    for field, part, wanted in zip(parts._fields, parts, rule.init(OPS, jnp.zeros(())), strict=True):
+    for field, part, wanted in zip(parts._fields, parts, rule.init(OPS, jnp.zeros(1)), strict=True):
         if (part is None) != (wanted is None):
             raise ValueError(
                 f"the state {'lacks' if part is None else 'has'} {field}, which {name} with these options "
@@ -107,9 +116,12 @@ def unpack(rule: Rule, state: State, treedef: PyTreeDef, params: Sequence[Array 
             )
         columns.append(None if part is None else flatten_like(treedef, part, f"the state's {field}"))
     rows = [rule.state_type(*(c if c is None else c[i] for c in columns)) for i in range(treedef.num_leaves)]
-    for row, p in zip(rows, params, strict=True):
+    for i, (row, p) in enumerate(zip(rows, params, strict=True)):
         for field, slot in zip(row._fields, row, strict=True):
-            if p is not None and slot is not None and getattr(slot, "shape", None) != p.shape:
+            if p is None or slot is None:
+                continue
+            expected = shapes[field][i] if shapes and field in shapes else p.shape
+            if getattr(slot, "shape", None) != expected:
                 raise ValueError(
                     f"the state's {field} has {getattr(slot, 'shape', type(slot).__name__)} where the "
                     f"parameter has shape {p.shape}: it was made for other parameters"

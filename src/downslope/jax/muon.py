@@ -20,6 +20,7 @@ from downslope.jax.leaves import (
     OPS,
     check_gradients,
     check_parameters,
+    exact,
     flatten_like,
     init_state,
     kept,
@@ -29,7 +30,7 @@ from downslope.jax.leaves import (
     update_of,
     widened,
 )
-from downslope.jax.plan import lay, plan_of
+from downslope.jax.plan import Item, lay, plan_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 
@@ -52,6 +53,10 @@ def muon(
     coefficients: str = "polar_express",
     ns_steps: int | None = None,
     scale: str = "match_rms_adamw",
+    normuon: bool = False,
+    normuon_beta: Number = 0.95,
+    momentum_warmup: int = 0,
+    momentum_start: Number = 0.85,
     ns_dtype: Any = None,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: Number = 1e-8,
@@ -68,7 +73,8 @@ def muon(
     AdamW's, so one :math:`\eta` and one schedule serve both. Gains and biases are not decayed.
     The rules are `downslope.Muon` and `downslope.Adam`.
 
-    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982; NorMuon: Li et al., 2025,
+    arXiv:2510.05491.
 
     Args:
         partition: what `downslope.jax.partition` returns; or a tree like the parameters with a
@@ -81,6 +87,10 @@ def muon(
         coefficients: "polar_express" or "keller5".
         ns_steps: how many Newton-Schulz iterations; None is 5.
         scale: "match_rms_adamw", "original" or "spectral".
+        normuon: even out the rows of each step by their running mean square (NorMuon).
+        normuon_beta: decay of that mean, in [0, 1).
+        momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; 0 is none.
+        momentum_start: in [0, 1).
         ns_dtype: what the iterations run in; None is the parameter's own dtype, at least float32.
             `jnp.bfloat16` is enough for training, and faster on GPUs and TPUs.
         betas: AdamW's.
@@ -103,7 +113,13 @@ def muon(
     [-0.1, -0.1, -0.1]
 
     """
-    for name, value in (("ns_steps", ns_steps), ("max_stack_bytes", max_stack_bytes)):
+    fixed = {
+        "ns_steps": ns_steps,
+        "max_stack_bytes": max_stack_bytes,
+        "normuon": normuon,
+        "momentum_warmup": momentum_warmup,
+    }
+    for name, value in fixed.items():
         if is_array(value):
             raise TypeError(
                 f"{name} is an array, but decides what is traced: expected a Python int "
@@ -115,6 +131,8 @@ def muon(
     plan = plan_of(partition)
     steps = {} if ns_steps is None else {"ns_steps": ns_steps}
     own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale, **steps}
+    own |= {"normuon": normuon, "normuon_beta": normuon_beta}
+    own |= {"momentum_warmup": momentum_warmup, "momentum_start": momentum_start}
     matrix_rule = make_rule(rules.Muon, **own)
     adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)
     decay = decay_of(weight_decay)
@@ -122,10 +140,12 @@ def muon(
     def init(params: Any) -> MuonState:
         names, leaves, treedef = named_leaves(params)
         check_parameters(names, leaves)
-        kinds = [item.rule for item in lay(plan, params)]
+        items = lay(plan, params)
+        kinds = [item.rule for item in items]
+        started = [start_of(matrix_rule, *row) for row in zip(items, leaves, strict=True)]
         return MuonState(
             jnp.zeros([], jnp.int32),
-            init_state(matrix_rule, only("muon", kinds, leaves), treedef),
+            pack(matrix_rule, started, treedef),
             init_state(adam_rule, only("adamw", kinds, leaves), treedef),
         )
 
@@ -138,7 +158,8 @@ def muon(
         items = lay(plan, updates)
         kinds = [item.rule for item in items]
         require_state(state, MuonState)
-        old = unpack(matrix_rule, state.muon, treedef, only("muon", kinds, grads))
+        shapes = {"row_square": [rows_of(*row) for row in zip(items, grads, strict=True)]}
+        old = unpack(matrix_rule, state.muon, treedef, only("muon", kinds, grads), shapes)
         old_adam = unpack(adam_rule, state.adamw, treedef, only("adamw", kinds, grads))
         rate, t = rate_at(lr, state.count), optax.safe_increment(state.count)
 
@@ -148,13 +169,16 @@ def muon(
         for i, (kind, g, p) in enumerate(zip(kinds, grads, leaves, strict=True)):
             wide, wide_p = widened(g, p)
             if kind == "muon":
-                to_orthogonalize[i], made = matrix_rule.momentum_of(OPS, wide, old[i], wide_p)
+                to_orthogonalize[i], made = matrix_rule.momentum_of(OPS, wide, old[i], wide_p, t)
                 new[i] = kept(made, old[i])
             elif kind == "adamw":
                 changes[i], averages = adam_rule.direction(OPS, wide, old_adam[i], wide_p, t)
                 new[i] = kept(averages, old_adam[i])
         views = {i: items[i].view for i in to_orthogonalize}
-        directions = orthogonal(matrix_rule, to_orthogonalize, views, ns_dtype, limit)
+        row_squares = {i: new[i].row_square for i in to_orthogonalize} if matrix_rule.normuon else {}
+        directions = orthogonal(matrix_rule, to_orthogonalize, views, row_squares, ns_dtype, limit)
+        for i, row_square in row_squares.items():
+            new[i] = new[i]._replace(row_square=row_square)
         for i, (item, g, p) in enumerate(zip(items, grads, leaves, strict=True)):
             if item.rule != "none":
                 d = directions.get(i, changes[i])
@@ -168,16 +192,41 @@ def muon(
     return optax.GradientTransformation(init, update)
 
 
+def rows_of(item: Item, leaf: Array) -> tuple[int, ...]:
+    """Return the shape of NorMuon's state of a leaf: one number a row of its matrices."""
+    return () if item.rule != "muon" or item.view is None else (item.view.rows(leaf.shape),)
+
+
+def start_of(rule: rules.Muon, item: Item, p: Array) -> Any:
+    """Return the state of a leaf before the first step; None where another rule steps it."""
+    if item.rule != "muon":
+        return None
+    wide = p.astype(exact(p.dtype))
+    state = rule.init(OPS, wide)
+    if state.row_square is None:
+        return state
+    return state._replace(row_square=jnp.zeros(rows_of(item, p), wide.dtype))
+
+
 def only(rule: str, kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:
     """Return the values of one rule's leaves, and None for the others."""
     return [value if kind == rule else None for kind, value in zip(kinds, values, strict=True)]
 
 
 def orthogonal(
-    rule: Any, updates: dict[int, Array], views: dict[int, Any], ns_dtype: Any, max_stack_bytes: int
+    rule: Any,
+    updates: dict[int, Array],
+    views: dict[int, Any],
+    row_squares: dict[int, Array],
+    ns_dtype: Any,
+    max_stack_bytes: int,
 ) -> dict[int, Array]:
-    """Return the direction of each parameter in its shape, orthogonalised in stacks of equal matrices."""
+    """Return the direction of each parameter in its shape, orthogonalised in stacks of equal matrices.
+
+    The values of `row_squares`, empty without NorMuon, are replaced by the next ones.
+    """
     pieces = {i: views[i].split(OPS, u) for i, u in updates.items()}
+    squares = {i: views[i].split_rows(OPS, r, updates[i].shape) for i, r in row_squares.items()}
     alike: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, stacks in pieces.items():
         for j, stack in enumerate(stacks):
@@ -186,11 +235,15 @@ def orthogonal(
         for portion in _portions(places, pieces, max_stack_bytes):
             parts = [pieces[i][j] for i, j in portion]
             stack = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-            done = rule.matrix_direction(OPS, stack, dtype=ns_dtype)
+            rows = jnp.concatenate([squares[i][j] for i, j in portion]) if squares else None
+            done, rows = rule.matrix_direction(OPS, stack, rows, dtype=ns_dtype)
             start = 0
             for (i, j), part in zip(portion, parts, strict=True):
                 pieces[i][j] = done[start : start + len(part)]
+                if squares:
+                    squares[i][j] = rows[start : start + len(part)]
                 start += len(part)
+    row_squares.update({i: views[i].join_rows(OPS, stacks) for i, stacks in squares.items()})
     return {i: views[i].join(OPS, stacks, updates[i].shape) for i, stacks in pieces.items()}
 
 

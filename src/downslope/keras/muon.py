@@ -38,7 +38,8 @@ class Muon(RuleOptimizer):
     :math:`\eta` and one schedule serve both. Gains and biases (role "vector") are not decayed unless
     `by_role` says so.
 
-    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982; NorMuon: Li et al., 2025,
+    arXiv:2510.05491.
 
     Args:
         partition: a `Partition` made earlier, or a built model; by default it is found on building.
@@ -49,6 +50,11 @@ class Muon(RuleOptimizer):
         coefficients: "polar_express" or "keller5".
         ns_steps: how many Newton-Schulz iterations.
         scale: "match_rms_adamw", "original" or "spectral".
+        normuon: even out the rows of each step by their running mean square (NorMuon).
+        normuon_beta: decay of that mean, in [0, 1).
+        momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; 0 is none.
+        momentum_start: in [0, 1).
+        heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
             on accelerators, the variable's precision elsewhere.
         betas: AdamW's.
@@ -87,6 +93,11 @@ class Muon(RuleOptimizer):
         coefficients: str = "polar_express",
         ns_steps: int = 5,
         scale: str = "match_rms_adamw",
+        normuon: bool = False,
+        normuon_beta: float = 0.95,
+        momentum_warmup: int = 0,
+        momentum_start: float = 0.85,
+        heads: str = "fused",
         ns_dtype: str = "auto",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -104,6 +115,10 @@ class Muon(RuleOptimizer):
             coefficients=coefficients,
             ns_steps=ns_steps,
             scale=scale,
+            normuon=normuon,
+            normuon_beta=normuon_beta,
+            momentum_warmup=momentum_warmup,
+            momentum_start=momentum_start,
             l2=l2,
         )
         adamw = rules.Adam(betas=tuple(betas), eps=eps, l2=l2)  # type: ignore[arg-type]
@@ -111,15 +126,16 @@ class Muon(RuleOptimizer):
         require("max_stack_bytes", max_stack_bytes, max_stack_bytes > 0, "a positive number of bytes")
         _check_by_role(by_role or {})
         given = _given(partition)
-        if given is not None and overrides:
-            raise ValueError("a given partition is used as it is: pass no overrides beside it")
+        require("heads", heads, heads in ("fused", "split"), "'fused' or 'split'")
+        if given is not None and (overrides or heads != "fused"):
+            raise ValueError("a given partition is used as it is: pass no overrides or heads beside it")
         own: dict[str, Any] = {
             "weight_decay": weight_decay,
             "cautious": cautious,
             "on_nonfinite": on_nonfinite,
         }
         super().__init__(rule, learning_rate, **own, **kwargs)
-        self._muon = _Choices(adamw, given, dict(by_role or {}), dict(overrides or {}))
+        self._muon = _Choices(adamw, given, dict(by_role or {}), dict(overrides or {}), heads)
         self.ns_dtype = ns_dtype
         self.max_stack_bytes = max_stack_bytes
 
@@ -133,7 +149,9 @@ class Muon(RuleOptimizer):
         if choices.partition is None:
             from downslope.grouping.keras import partition_of_variables
 
-            choices.partition = partition_of_variables(variables, overrides=choices.overrides, optimizer=self)
+            choices.partition = partition_of_variables(
+                variables, overrides=choices.overrides, heads=choices.heads, optimizer=self
+            )
         assigned = match(choices.partition, variables)
         unknown = set(choices.by_role) - {a.role.value for a in assigned}
         require("by_role", sorted(unknown), not unknown, "roles that this model has")
@@ -149,11 +167,16 @@ class Muon(RuleOptimizer):
         ratio = float(values.get("lr_ratio", 1.0))
         return Setting(rule, decay, self.cautious, ratio, a.view if a.rule == "muon" else None)
 
+    def _shape_of(self, field: str, variable: Any, setting: Setting) -> tuple[int, ...]:
+        if field == "row_square" and setting.view is not None:
+            return (setting.view.rows(tuple(variable.shape)),)
+        return super()._shape_of(field, variable, setting)
+
     def _directions(self, work: Sequence[Work], t: Array) -> None:
         matrices = [w for w in work if isinstance(w.setting.rule, rules.Muon)]
         super()._directions([w for w in work if not isinstance(w.setting.rule, rules.Muon)], t)
         if matrices:
-            orthogonal_directions(matrices, self._ns_dtype)
+            orthogonal_directions(matrices, self._ns_dtype, t)
 
     @property
     def _ns_dtype(self) -> str | None:
@@ -175,6 +198,7 @@ class Muon(RuleOptimizer):
             "ns_dtype": self.ns_dtype,
             "by_role": choices.by_role or None,
             "overrides": choices.overrides or None,
+            "heads": choices.heads,
             "max_stack_bytes": self.max_stack_bytes,
         }
 
@@ -188,14 +212,16 @@ class _Choices:
         given: Partition | None,
         by_role: dict[str, Any],
         overrides: dict[str, Any],
+        heads: str,
     ) -> None:
         self.adamw = adamw
         self.given = self.partition = given
         self.by_role = by_role
         self.overrides = overrides
+        self.heads = heads
 
 
-def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
+def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) -> None:
     """Fill in the directions of Muon's variables: matrices of one shape make one stack.
 
     A matrix may be taken transposed, since polar(Gᵀ) = polar(G)ᵀ: so Keras's kernels, whose outputs
@@ -207,7 +233,7 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
     for i, w in enumerate(work):
         rule = w.setting.rule
         assert isinstance(rule, rules.Muon)
-        u, w.new = rule.momentum_of(x, w.g, w.state, w.p)
+        u, w.new = rule.momentum_of(x, w.g, w.state, w.p, t)
         stacks = _as_laid_out(w).split(x, u)
         pieces.append(stacks)
         for j, stack in enumerate(stacks):
@@ -221,6 +247,8 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None) -> None:
             pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]
             low += part.shape[0]
     for w, stacks in zip(work, pieces, strict=True):
+        if w.new.row_square is not None:
+            stacks = _evened(w, stacks)
         w.direction = _as_laid_out(w).join(x, _scaled(w, stacks), tuple(w.slot.variable.shape))
 
 
@@ -231,6 +259,21 @@ def _as_laid_out(w: Work) -> MatrixView:
     flipped = view.transposed()
     in_order = (*flipped.batch, *flipped.outputs, *flipped.inputs) == tuple(range(len(w.slot.variable.shape)))
     return flipped if in_order else view
+
+
+def _evened(w: Work, stacks: Sequence[Array]) -> list[Array]:
+    """Return a variable's polar factors with NorMuon's even rows, and keep the next mean squares."""
+    rule, view, x = w.setting.rule, w.setting.view, operations(w.p)
+    assert isinstance(rule, rules.Muon)
+    assert view is not None
+    turned = _as_laid_out(w) is not view  # then a stack's rows are its columns
+    squares = view.split_rows(x, w.new.row_square, tuple(w.slot.variable.shape))
+    pairs = [
+        rule.evened(x, x.transpose(stack) if turned else stack, square)
+        for stack, square in zip(stacks, squares, strict=True)
+    ]
+    w.new = w.new._replace(row_square=view.join_rows(x, [square for _, square in pairs]))
+    return [x.transpose(stack) if turned else stack for stack, _ in pairs]
 
 
 def _scaled(w: Work, stacks: Sequence[Array]) -> list[Array]:

@@ -104,19 +104,24 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         for field, initializer in made._asdict().items():
             part = None
             if initializer is not None:
-                part = self._part(variable, field, initializer)
+                part = self._part(variable, field, initializer, self._shape_of(field, variable, setting))
             parts.append(part)
         return Slot(variable, setting, tuple(parts))
 
-    def _part(self, variable: Any, field: str, initializer: Any) -> Any:
-        if working_dtype(variable) == dtype_of(variable):
+    def _shape_of(self, field: str, variable: Any, setting: Setting) -> tuple[int, ...]:
+        """Return the shape of a part of a variable's state."""
+        return tuple(variable.shape)
+
+    def _part(self, variable: Any, field: str, initializer: Any, shape: tuple[int, ...]) -> Any:
+        alike = shape == tuple(variable.shape)
+        if alike and working_dtype(variable) == dtype_of(variable):
             return self.add_variable_from_reference(variable, name=field, initializer=initializer)
         return self.add_variable(
-            shape=variable.shape,
+            shape=shape,
             initializer=initializer,
             dtype=working_dtype(variable),
             name=f"{name_of(variable).replace('/', '_')}_{field}",
-            layout=getattr(variable, "_layout", None),
+            layout=getattr(variable, "_layout", None) if alike else None,
         )
 
     # -- the step ----------------------------------------------------------------------------

@@ -27,10 +27,11 @@ def step_in_place(
         setting = group[0].setting
         rate = lr * setting.lr_ratio
         if isinstance(setting.rule, Muon):
-            items = [Item(w.value, w.g, w.state.momentum_buffer, _view(w)) for w in group]
+            items = [Item(w.value, w.g, w.state.momentum_buffer, _view(w), w.state.row_square) for w in group]
             step_stacks(
                 setting.rule,
                 items,
+                t=t,
                 lr=rate,
                 weight_decay=setting.weight_decay,
                 cautious=setting.cautious,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from downslope.ops.protocol import Array, bias_correction
+from downslope.ops.protocol import Array, bias_correction, ramp
 
 
 class JaxOps:
@@ -48,6 +48,15 @@ class JaxOps:
         # The correction is one number: it is computed at least in float32 and rounded once.
         wide = jnp.asarray(t, jnp.promote_types(a.dtype, jnp.float32))
         return a / (-jnp.expm1(wide * math.log(beta))).astype(a.dtype)
+
+    def ramp(self, like: Array, t: Any, steps: int) -> Any:
+        if isinstance(t, int):
+            return ramp(t, steps)
+        wide = jnp.asarray(t, jnp.promote_types(like.dtype, jnp.float32))
+        return jnp.minimum((wide - 1) / steps, 1).astype(like.dtype)
+
+    def row_rms(self, a: Array) -> Array:
+        return self.norm(a[..., None, :])[..., 0] / math.sqrt(max(1, a.shape[-1]))
 
     def norm(self, a: Array) -> Array:
         largest = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True, initial=0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from downslope.ops.protocol import Array, bias_correction
+from downslope.ops.protocol import Array, bias_correction, ramp
 
 
 class NumpyOps:
@@ -41,6 +42,12 @@ class NumpyOps:
 
     def debias(self, a: Array, beta: float, t: Any) -> Array:
         return a / bias_correction(beta, t)
+
+    def ramp(self, like: Array, t: Any, steps: int) -> Any:
+        return ramp(t, steps)
+
+    def row_rms(self, a: Array) -> Array:
+        return self.norm(a[..., None, :])[..., 0] / math.sqrt(max(1, a.shape[-1]))
 
     def norm(self, a: Array) -> Array:
         if a.size == 0:

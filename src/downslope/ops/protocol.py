@@ -35,7 +35,7 @@ class Ops(Protocol):
         """Element-wise choice: `a` where the condition holds, else `b`."""
 
     def ema(self, slot: Array, value: Array, beta: float) -> Array:
-        """`beta · slot + (1 - beta) · value`; may consume `slot`."""
+        """`beta · slot + (1 - beta) · value`; may consume `slot`. `beta` may be an array of one number."""
 
     def accumulate(self, slot: Array, value: Array, decay: float) -> Array:
         """`decay · slot + value`; may consume `slot`."""
@@ -45,6 +45,12 @@ class Ops(Protocol):
 
     def debias(self, a: Array, beta: float, t: Any) -> Array:
         """`a / (1 - beta**t)`: undoes the pull towards zero of an average that started there."""
+
+    def ramp(self, like: Array, t: Any, steps: int) -> Any:
+        """`min(1, (t - 1) / steps)`: 0 at the first step, a number that `like` can be multiplied by."""
+
+    def row_rms(self, a: Array) -> Array:
+        """Root mean square along the last axis, kept; neither over- nor underflows on the way."""
 
     def norm(self, a: Array) -> Array:
         """Frobenius norm over the last two axes, kept; neither over- nor underflows on the way."""
@@ -72,6 +78,11 @@ class Ops(Protocol):
 
     def astype(self, a: Array, dtype: Any) -> Array:
         """The same values in another dtype."""
+
+
+def ramp(t: int, steps: int) -> float:
+    """Return min(1, (t - 1) / steps)."""
+    return min(1.0, (t - 1) / steps)
 
 
 def bias_correction(beta: float, t: int) -> float:

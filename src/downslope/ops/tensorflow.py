@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from downslope.ops.protocol import Array
+from downslope.ops.protocol import Array, ramp
 
 
 class TensorflowOps:
@@ -46,6 +46,14 @@ class TensorflowOps:
         # The scalar is computed in float64 whatever `a` is: float32 would lose a digit at t = 1.
         correction = -tf.math.expm1(tf.cast(t, tf.float64) * math.log(beta))
         return a / tf.cast(correction, a.dtype)
+
+    def ramp(self, like: Array, t: Any, steps: int) -> Any:
+        if isinstance(t, int):
+            return ramp(t, steps)
+        return tf.cast(tf.minimum((tf.cast(t, tf.float64) - 1) / steps, 1), like.dtype)
+
+    def row_rms(self, a: Array) -> Array:
+        return self.norm(a[..., None, :])[..., 0] / math.sqrt(max(1, a.shape[-1]))
 
     def norm(self, a: Array) -> Array:
         if 0 in a.shape:

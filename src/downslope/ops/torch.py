@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downslope.ops.protocol import bias_correction
+from downslope.ops.protocol import bias_correction, ramp
 
 
 class TorchOps:
@@ -35,19 +35,29 @@ class TorchOps:
     def where(self, condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
         return torch.where(condition, a, b)
 
-    def ema(self, slot: Tensor, value: Tensor, beta: float) -> Tensor:
+    def ema(self, slot: Tensor, value: Tensor, beta: float | Tensor) -> Tensor:
+        if isinstance(beta, Tensor):
+            return slot.mul_(beta).add_(value * (1 - beta))
         return slot.mul_(beta).add_(value, alpha=1 - beta)
 
     def accumulate(self, slot: Tensor, value: Tensor, decay: float) -> Tensor:
         return (slot if decay == 1 else slot.mul_(decay)).add_(value)
 
-    def lerp(self, a: Tensor, b: Tensor, weight: float) -> Tensor:
+    def lerp(self, a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
         return torch.lerp(a, b, weight)
 
     def debias(self, a: Tensor, beta: float, t: Any) -> Tensor:
         if isinstance(t, Tensor):
             return a if beta == 0 else a / -torch.expm1(t.double() * math.log(beta))
         return a / bias_correction(beta, t)
+
+    def ramp(self, like: Tensor, t: Any, steps: int) -> Any:
+        if not isinstance(t, Tensor):
+            return ramp(t, steps)
+        return ((t.double() - 1) / steps).clamp(max=1).to(like.dtype)
+
+    def row_rms(self, a: Tensor) -> Tensor:
+        return self.norm(a.unsqueeze(-2)).squeeze(-1) / math.sqrt(max(1, a.shape[-1]))
 
     def norm(self, a: Tensor) -> Tensor:
         if a.numel() == 0:

@@ -25,11 +25,20 @@ def state_fields(rule: Rule) -> tuple[str, ...]:
     return tuple(k for k, v in rule.init(OPS, torch.empty(0))._asdict().items() if v is not None)
 
 
-def first_state(rule: Rule, p: Tensor) -> dict[str, Tensor]:
-    """Return the parts of a parameter's state before its first step, by name."""
-    like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p
-    parts = rule.init(OPS, like.detach())._asdict()
-    return {name: parts[name] for name in state_fields(rule)}
+def first_state(
+    rule: Rule, p: Tensor, shape_of: Callable[[str, Tensor], tuple[int, ...]] | None = None
+) -> dict[str, Tensor]:
+    """Return the parts of a parameter's state before its first step, by name.
+
+    `shape_of` says which shape a part has, the parameter's by default; another one starts at zero.
+    """
+    like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p.detach()
+    parts = rule.init(OPS, like)._asdict()
+    made = {}
+    for name in state_fields(rule):
+        shape = tuple(p.shape) if shape_of is None else shape_of(name, p)
+        made[name] = parts[name] if shape == tuple(p.shape) else like.new_zeros(shape)
+    return made
 
 
 def elementwise_kernel(

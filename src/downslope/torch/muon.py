@@ -36,7 +36,8 @@ class Muon(RuleOptimizer):
     and one schedule serve both. Gains and biases (role "vector") are not decayed unless `by_role`
     says so.
 
-    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982.
+    Sources: Jordan et al., 2024; Liu et al., 2025, arXiv:2502.16982; NorMuon: Li et al., 2025,
+    arXiv:2510.05491.
 
     Args:
         params: a model, followed by example inputs; or a `Partition`; or parameters, named
@@ -51,6 +52,11 @@ class Muon(RuleOptimizer):
         coefficients: "polar_express" or "keller5".
         ns_steps: how many Newton-Schulz iterations.
         scale: "match_rms_adamw", "original" or "spectral".
+        normuon: even out the rows of each step by their running mean square (NorMuon).
+        normuon_beta: decay of that mean, in [0, 1).
+        momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; 0 is none.
+        momentum_start: in [0, 1).
+        heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
             where its matrix products are fast, the parameter's precision elsewhere.
         betas: AdamW's.
@@ -93,6 +99,11 @@ class Muon(RuleOptimizer):
         coefficients: str = "polar_express",
         ns_steps: int = 5,
         scale: str = "match_rms_adamw",
+        normuon: bool = False,
+        normuon_beta: float = 0.95,
+        momentum_warmup: int = 0,
+        momentum_start: float = 0.85,
+        heads: str = "fused",
         ns_dtype: str = "auto",
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
@@ -108,15 +119,19 @@ class Muon(RuleOptimizer):
         fine = max_stack_bytes is None or max_stack_bytes > 0
         require("max_stack_bytes", max_stack_bytes, fine, "a positive number of bytes, or None")
         self.max_stack_bytes = max_stack_bytes
+        require("heads", heads, heads in ("fused", "split"), "'fused' or 'split'")
         if isinstance(params, nn.Module):
-            partition = _partition_of(params, example_inputs, partition, overrides)
+            partition = _partition_of(params, example_inputs, partition, overrides, heads)
         elif isinstance(params, Partition):
             partition = params
         if partition is not None:
             params = _groups_of(partition, by_role or {})
-        elif example_inputs or by_role or overrides:
+            if heads != "fused":
+                raise ValueError('heads="split" goes into the partition: partition(model, heads="split")')
+        elif example_inputs or by_role or overrides or heads != "fused":
             raise ValueError(
-                "example inputs, by_role and overrides go with a model: expected Muon(model, *example_inputs)"
+                "example inputs, by_role, overrides and heads go with a model: "
+                "expected Muon(model, *example_inputs)"
             )
         defaults = common_defaults(
             "muon",
@@ -132,8 +147,11 @@ class Muon(RuleOptimizer):
             "nesterov": nesterov,
             "coefficients": coefficients,
             "ns_steps": ns_steps,
+            "scale": scale,
+            "ns_dtype": ns_dtype,
         }
-        muon |= {"scale": scale, "ns_dtype": ns_dtype}
+        muon |= {"normuon": normuon, "normuon_beta": normuon_beta}
+        muon |= {"momentum_warmup": momentum_warmup, "momentum_start": momentum_start}
         adamw = {"betas": betas, "eps": eps, "amsgrad": False, "bias_correction": True}
         super().__init__(params, {**defaults, **muon, **adamw})
 
@@ -182,16 +200,22 @@ class Muon(RuleOptimizer):
         group = job.group
         chosen = NS_DTYPES[group["ns_dtype"]] or fast_dtype(job.params[0])
         rows = zip(job.params, job.grads, *job.columns, strict=True)
-        items = [Item(p, g, momentum, self._views[p]) for p, g, momentum in rows]
+        items = [Item(p, g, momentum, self._views[p], *rest) for p, g, momentum, *rest in rows]
         step_stacks(
             job.rule,
             items,
+            t=job.t,
             lr=group["lr"],
             weight_decay=decoupled_decay(group),
             cautious=group["cautious"],
             ns_dtype=chosen,
             max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
         )
+
+    def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
+        if field == "row_square":
+            return (self._views[p].rows(tuple(p.shape)),)
+        return super()._state_shape(field, p)
 
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
         if not isinstance(rule, MuonRule):
@@ -205,17 +229,23 @@ class Muon(RuleOptimizer):
 
 
 def _partition_of(
-    model: nn.Module, example_inputs: tuple[Any, ...], partition: Partition | None, overrides: Any
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    partition: Partition | None,
+    overrides: Any,
+    heads: Any,
 ) -> Partition:
     """Return the partition of a model, bound to its parameters."""
     own = dict(model.named_parameters())
     if partition is None:
         from downslope.grouping.torch import partition as trace
 
-        traced: Partition = trace(model, *example_inputs, overrides=overrides)
+        traced: Partition = trace(model, *example_inputs, overrides=overrides, heads=heads)
         return traced
-    if example_inputs or overrides:
-        raise ValueError("a given partition is used as it is: pass no example inputs or overrides beside it")
+    if example_inputs or overrides or heads != "fused":
+        raise ValueError(
+            "a given partition is used as it is: pass no example inputs, overrides or heads beside it"
+        )
     for a in partition:
         if a.name not in own:
             raise ValueError(f"the partition names {a.name!r}, which this model lacks")

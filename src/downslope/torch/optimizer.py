@@ -163,12 +163,16 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _apply(self, job: Job) -> None:
         if job.t == 1:
             for p, slot in zip(job.params, job.slots, strict=True):
-                slot.update(first_state(job.rule, p))
+                slot.update(first_state(job.rule, p, self._state_shape))
                 self.state[p] = slot
         for slot in job.slots:
             slot["step"] = job.t
         job.columns = [[slot[field] for slot in job.slots] for field in state_fields(job.rule)]
         self._update(job)
+
+    def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
+        """Return the shape of a part of a parameter's state."""
+        return tuple(p.shape)
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
@@ -228,10 +232,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
             )
         for key in sorted(wanted - {"step"}):
-            if slot[key].shape != p.shape:
-                raise ValueError(
-                    f"{key} of {name} has shape {tuple(slot[key].shape)}, the parameter {tuple(p.shape)}"
-                )
+            expected = self._state_shape(key, p)
+            if slot[key].shape != expected:
+                whose = "the parameter" if expected == p.shape else "expected"
+                raise ValueError(f"{key} of {name} has shape {tuple(slot[key].shape)}, {whose} {expected}")
 
     def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
         """Undo the cast of states to a half-precision parameter's dtype that torch makes on loading."""

@@ -35,6 +35,7 @@ class Item:
     g: Tensor
     momentum: Tensor
     view: MatrixView
+    row_square: Tensor | None = None
 
     @property
     def matrices(self) -> list[tuple[int, int, int]]:
@@ -54,6 +55,7 @@ def step_stacks(
     rule: Muon,
     items: Sequence[Item],
     *,
+    t: Any,
     lr: Any,
     weight_decay: float,
     cautious: bool,
@@ -62,10 +64,13 @@ def step_stacks(
 ) -> None:
     """Take one Muon step of every item; results do not depend on how items were stacked."""
     for portion in _portions(items, max_stack_bytes):
-        stacks = _gather(rule, portion)
+        stacks = _gather(rule, portion, t)
+        squares = _row_squares(portion) if rule.normuon else {}
         for (fan_out, fan_in), stack in stacks.items():
             prepared = _normalised(stack, ns_dtype)
             polar = newton_schulz(OPS, prepared, rule.coefficients, rule.ns_steps)
+            if rule.normuon:
+                polar = _evened(rule, polar, squares[fan_out, fan_in])
             stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
         rows = list(zip((item.p for item in portion), _scatter(portion, stacks), strict=True))
 
@@ -92,7 +97,7 @@ def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item
         yield portion
 
 
-def _gather(rule: Muon, portion: Sequence[Item]) -> dict[Shape, Tensor]:
+def _gather(rule: Muon, portion: Sequence[Item], t: Any) -> dict[Shape, Tensor]:
     """Update the momenta; return the stacks (count, fan_out, fan_in) to be orthogonalised."""
     stacks = _empty_stacks(portion)
     taken: Counter[Shape] = Counter()
@@ -112,7 +117,7 @@ def _gather(rule: Muon, portion: Sequence[Item]) -> dict[Shape, Tensor]:
 
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
         dtype = momentum.dtype
-        u, new = rule.momentum_of(OPS, g.to(dtype), rule.state_type(momentum), p.to(dtype))
+        u, new = rule.momentum_of(OPS, g.to(dtype), rule.state_type(momentum), p.to(dtype), t)
         if new.momentum_buffer is not momentum:
             momentum.copy_(new.momentum_buffer)
         out.copy_(u)
@@ -122,6 +127,25 @@ def _gather(rule: Muon, portion: Sequence[Item]) -> dict[Shape, Tensor]:
         for place, piece in zip(places, item.view.split(OPS, out), strict=True):
             place.copy_(piece)
     return stacks
+
+
+def _row_squares(portion: Sequence[Item]) -> dict[Shape, list[Tensor]]:
+    """Return NorMuon's running mean squares, (count, fan_out, 1), in the order of the stacks."""
+    found: dict[Shape, list[Tensor]] = {}
+    for item in portion:
+        assert item.row_square is not None
+        pieces = item.view.split_rows(OPS, item.row_square, tuple(item.p.shape))
+        for (_, fan_out, fan_in), piece in zip(item.matrices, pieces, strict=True):
+            found.setdefault((fan_out, fan_in), []).append(piece)
+    return found
+
+
+def _evened(rule: Muon, polar: Tensor, squares: Sequence[Tensor]) -> Tensor:
+    """Return a stack with its rows evened out, and write the next mean squares to where they came from."""
+    evened, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(list(squares)))
+    for square, value in zip(squares, new.split([len(s) for s in squares]), strict=True):
+        square.copy_(value)
+    return evened
 
 
 def _scatter(portion: Sequence[Item], stacks: dict[Shape, Tensor]) -> list[Tensor]:

@@ -70,7 +70,11 @@ def partition(
 
 
 def partition_of_variables(
-    variables: Sequence[Any], *, overrides: Overrides | None = None, optimizer: Any = None
+    variables: Sequence[Any],
+    *,
+    overrides: Overrides | None = None,
+    heads: Literal["fused", "split"] = "fused",
+    optimizer: Any = None,
 ) -> Partition:
     """Say which rule each of these variables gets: the living models that own them are traced.
 
@@ -81,7 +85,7 @@ def partition_of_variables(
     parts, named = [], {}
     for owner, own in owners_of(variables, optimizer):
         found, theirs = facts(owner)
-        for a, v in zip(assign(found), theirs, strict=True):
+        for a, v in zip(assign(found, split_heads=heads == "split"), theirs, strict=True):
             if any(v is mine for mine in own):
                 parts.append(a)
                 named[a.name] = v

@@ -61,7 +61,7 @@ def test_normuon_of_a_row_that_is_always_zero() -> None:
     rule = ds.Muon(normuon=True)
     g = np.random.default_rng(0).standard_normal((5, 3))
     g[2] = 0.0
-    d, state = rule.direction(OPS, g, rule.init(OPS, g), g, 1)
+    d, _ = rule.direction(OPS, g, rule.init(OPS, g), g, 1)
     assert np.isfinite(d).all()
     np.testing.assert_array_equal(d[2], 0.0)
     zero, _ = rule.direction(OPS, 0 * g, rule.init(OPS, g), g, 1)

@@ -212,7 +212,7 @@ class _Choices:
         given: Partition | None,
         by_role: dict[str, Any],
         overrides: dict[str, Any],
-        heads: str,
+        heads: Any,
     ) -> None:
         self.adamw = adamw
         self.given = self.partition = given

@@ -147,13 +147,12 @@ class Muon(Rule):
         by default.
         """
         polar = orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps, dtype=dtype)
-        polar, row_square = self.evened(x, polar, row_square)
+        if row_square is not None:
+            polar, row_square = self.evened(x, polar, row_square)
         return self.scale_of(u.shape[-2], u.shape[-1]) * polar, row_square
 
-    def evened(self, x: Ops, polar: Array, row_square: Array | None) -> tuple[Array, Array | None]:
-        """Return polar factors with their rows evened out, where NorMuon is asked for."""
-        if row_square is None:
-            return polar, None
+    def evened(self, x: Ops, polar: Array, row_square: Array) -> tuple[Array, Array]:
+        """Return polar factors with NorMuon's even rows, and the next `row_square`."""
         rms = x.row_rms(polar)
         row_square = x.ema(row_square, x.square(rms), self.normuon_beta)
         factor = 1 / (x.sqrt(row_square) + _EPS)

@@ -145,7 +145,8 @@ def _evened(rule: Muon, polar: Tensor, squares: Sequence[Tensor]) -> Tensor:
     evened, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(list(squares)))
     for square, value in zip(squares, new.split([len(s) for s in squares]), strict=True):
         square.copy_(value)
-    return evened
+    out: Tensor = evened
+    return out
 
 
 def _scatter(portion: Sequence[Item], stacks: dict[Shape, Tensor]) -> list[Tensor]:

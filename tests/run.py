@@ -57,6 +57,7 @@ SESSIONS = (
     Session("keras-torch", ("tests/keras",), {"KERAS_BACKEND": "torch"}),
     Session("torch", ("tests/torch", "tests/grouping", "src/downslope/torch", *GROUPING)),
     Session("report", ("tests/report", "src/downslope/report")),
+    Session("foreign", ("tests/foreign",)),
     Session("docs", ("tests/docs",)),
     Session(
         "core",

@@ -55,7 +55,17 @@ SESSIONS = (
     Session("keras-tensorflow", ("tests/keras", "src/downslope/keras"), {"KERAS_BACKEND": "tensorflow"}),
     Session("keras-jax", ("tests/keras",), {"KERAS_BACKEND": "jax"}),
     Session("keras-torch", ("tests/keras",), {"KERAS_BACKEND": "torch"}),
-    Session("torch", ("tests/torch", "tests/grouping", "src/downslope/torch", *GROUPING)),
+    Session(
+        "torch",
+        (
+            "tests/torch",
+            "tests/grouping",
+            "src/downslope/torch",
+            "--ignore=src/downslope/torch/kernels",
+            *GROUPING,
+        ),
+    ),
+    Session("triton", ("tests/triton",), {"TRITON_INTERPRET": "1"}),
     Session("report", ("tests/report", "src/downslope/report")),
     Session("foreign", ("tests/foreign",)),
     Session("docs", ("tests/docs",)),

@@ -1,0 +1,36 @@
+"""The operations on tensors, with Triton kernels for symmetric products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from downslope.ops.torch import TorchOps
+from downslope.torch.kernels.symmetric import TILE, symmetric_product
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_MOST = 65535  # matrices in a launch: the limit of a grid's second axis
+
+
+class KernelOps(TorchOps):
+    """`TorchOps` on a GPU of so many multiprocessors.
+
+    A product is sent to the kernel where it pays: mirroring saves nearly half of the tiles, but time
+    only if the whole product has more tiles than the device takes at once. Below, cuBLAS is as good.
+    """
+
+    def __init__(self, multiprocessors: int) -> None:
+        self.multiprocessors = multiprocessors
+
+    def gram(self, a: Tensor) -> Tensor:
+        return symmetric_product(a, a.mT) if self._pays(a) else super().gram(a)
+
+    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+        if not self._pays(a):
+            return super().addmm_symmetric(c, a, b, beta, alpha)
+        return symmetric_product(a, b, c, beta, alpha)
+
+    def _pays(self, a: Tensor) -> bool:
+        count = a.shape[:-2].numel()
+        tiles = count * (-(-a.shape[-2] // TILE)) ** 2
+        return a.dtype in _DTYPES and 0 < count <= _MOST and tiles > self.multiprocessors

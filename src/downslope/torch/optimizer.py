@@ -30,6 +30,7 @@ from downslope.torch.groups import (
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.nonfinite import nonfinite
+from downslope.torch.regions import region
 
 
 @dataclass
@@ -117,10 +118,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @_disable_dynamo  # inside a compiled step it runs as it is: kernels need no compiler
     def _run(self) -> None:
-        jobs = self._collect()
-        if self._all_finite(jobs):
+        with region("check"):
+            jobs = self._collect()
+            fine = self._all_finite(jobs)
+        if fine:
             for job in jobs:
-                self._apply(job)
+                with region(job.group["rule"]):
+                    self._apply(job)
 
     def _collect(self) -> list[Job]:
         """Return the work to do; nothing is changed."""

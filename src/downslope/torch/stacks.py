@@ -23,6 +23,7 @@ from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
 from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, write
+from downslope.torch.regions import region
 
 Shape = tuple[int, int]
 
@@ -64,14 +65,16 @@ def step_stacks(
 ) -> None:
     """Take one Muon step of every item; results do not depend on how items were stacked."""
     for portion in _portions(items, max_stack_bytes):
-        stacks = _gather(rule, portion, t)
+        with region("momentum"):
+            stacks = _gather(rule, portion, t)
         squares = _row_squares(portion) if rule.normuon else {}
-        for (fan_out, fan_in), stack in stacks.items():
-            prepared = _normalised(stack, ns_dtype)
-            polar = newton_schulz(OPS, prepared, rule.coefficients, rule.ns_steps)
-            if rule.normuon:
-                polar = _evened(rule, polar, squares[fan_out, fan_in])
-            stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
+        with region("orthogonalise"):
+            for (fan_out, fan_in), stack in stacks.items():
+                prepared = _normalised(stack, ns_dtype)
+                polar = newton_schulz(OPS, prepared, rule.coefficients, rule.ns_steps)
+                if rule.normuon:
+                    polar = _evened(rule, polar, squares[fan_out, fan_in])
+                stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
         rows = list(zip((item.p for item in portion), _scatter(portion, stacks), strict=True))
 
         def write_step(p: Tensor, d: Tensor) -> None:
@@ -79,7 +82,8 @@ def step_stacks(
             d = d.to(exact.dtype)
             write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))
 
-        for_each_block(write_step, rows, (True, False))
+        with region("write"):
+            for_each_block(write_step, rows, (True, False))
 
 
 def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item]]:

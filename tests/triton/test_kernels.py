@@ -15,7 +15,7 @@ from downslope.torch.kernels import elementwise, symmetric
 from downslope.torch.kernels.ops import KernelOps
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
-"""The error of one conversion: half an ulp of float32; the interpreter cuts the narrower ones off, a whole one."""
+"""The error of one conversion: half an ulp of float32, a whole one where the interpreter cuts off."""
 DTYPES = list(ROUNDING)
 SIZES = [(2, 40, 70), (33, 33), (1, 16, 100), (3, 65, 20), (2, 2, 1, 7), (17, 1)]
 EVERYWHERE = KernelOps(multiprocessors=-1)  # any product pays

@@ -1,5 +1,7 @@
 """The operations on tensors, with Triton kernels for symmetric products."""
 
+# ruff: noqa: D102  (the protocol says it)
+
 from __future__ import annotations
 
 import torch

@@ -13,7 +13,7 @@ differences or from the complex step. `Provenance` says which, and at what cost 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -149,8 +149,7 @@ class Given:
     hessian_vector: Callable[..., Any] | None = None
     noise: float | None = None
     vectorized: bool = False
-    name: str = field(default="fun", kw_only=True)
-    derivative: str = field(default="gradient", kw_only=True)
+    bounds: tuple[Any, Any] | None = None
 
 
 def objective(
@@ -162,6 +161,7 @@ def objective(
     hessian: Callable[..., Any] | None = None,
     hessian_vector: Callable[..., Any] | None = None,
     noise: float | None = None,
+    bounds: tuple[Array, Array] | None = None,
     batch: bool = False,
     vectorized: bool = False,
 ) -> Objective:
@@ -181,6 +181,7 @@ def objective(
             differences of gradients.
         hessian_vector: takes (x, v, *args), returns ∇²f v.
         noise: standard deviation of the function's noise, where known; it is estimated otherwise.
+        bounds: (lower, upper) over the flat vector, that no difference may cross.
         batch: whether x0 holds many problems. A NumPy function is then called with all of them and
             returns (B,); functions of other frameworks are written for one problem and vectorised.
         vectorized: a batch whose `fun` is written for all problems at once in PyTorch, JAX or
@@ -191,7 +192,8 @@ def objective(
             evaluation.
 
     >>> import numpy as np
-    >>> f = objective(lambda x: (x["a"] ** 2).sum() + 3 * x["b"], {"a": np.array([1.0, 2.0]), "b": np.array(1.0)})
+    >>> x0 = {"a": np.array([1.0, 2.0]), "b": np.array(1.0)}
+    >>> f = objective(lambda x: (x["a"] ** 2).sum() + 3 * x["b"], x0)
     >>> value, gradient = f.value_and_gradient(f.x0)
     >>> print(value, gradient.round(6))
     8.0 [2. 4. 3.]
@@ -202,7 +204,7 @@ def objective(
         _callable("fun", fun), _tuple(args), _gradient("gradient", gradient),
         None if hessian is None else _callable("hessian", hessian),
         None if hessian_vector is None else _callable("hessian_vector", hessian_vector),
-        noise, vectorized,
+        noise, vectorized, bounds,
     )  # fmt: skip
     own = import_module(f"downslope.gradients.{structure.framework}")
     made: Objective = own.Objective(given, structure, vector)
@@ -216,26 +218,25 @@ def residuals(
     args: tuple[Any, ...] = (),
     jacobian: Callable[..., Any] | str | bool | None = None,
     noise: float | None = None,
+    bounds: tuple[Array, Array] | None = None,
     batch: bool = False,
     vectorized: bool = False,
 ) -> Residuals:
-    """Return a vector function with its derivatives; arguments as those of `objective`.
+    """Return a vector function with its derivatives; what is not said here is as in `objective`.
 
-    Args:
-        fun: returns one array (m,), or a nested dict, list or tuple of arrays of any shape, which are
-            laid end to end.
-        jacobian: a function that returns (m, n) as an array, a SciPy sparse matrix or a
-            `LinearOperator`, over the flat vector; the names of differences; True where `fun` returns
-            (residuals, Jacobian); or None.
+    `fun` returns one array (m,), or a nested dict, list or tuple of arrays of any shape, which are laid
+    end to end. `jacobian` is a function that returns (m, n) over the flat vector, as an array, a SciPy
+    sparse matrix or a `LinearOperator`; True where `fun` returns (residuals, Jacobian); the name of a
+    difference; or None.
 
     Raises:
         UsageError: as of `objective`.
 
-    """  # noqa: D417
+    """
     structure, vector = structure_of(x0, batch=batch)
     given = Given(
         _callable("fun", fun), _tuple(args), _gradient("jacobian", jacobian), noise=noise,
-        vectorized=vectorized, derivative="jacobian",
+        vectorized=vectorized, bounds=bounds,
     )  # fmt: skip
     own = import_module(f"downslope.gradients.{structure.framework}")
     made: Residuals = own.Residuals(given, structure, vector)

@@ -224,7 +224,7 @@ def _one_batch(leaves: list[tuple[str, Any]], name: str) -> int:
     for where, leaf in leaves:
         if len(leaf.shape) == 0:
             raise UsageError(
-                f"{name}{bracketed(where)} is a single number: a batch has the problems along the leading axis"
+                f"{name}{bracketed(where)} is one number: a batch has the problems along the leading axis"
             )
         found[int(leaf.shape[0])] = name + bracketed(where)
     if len(found) > 1:

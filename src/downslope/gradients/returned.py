@@ -1,0 +1,59 @@
+"""What a user's function may return, and the one error for all that it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from downslope.errors import UsageError
+
+
+def describe(value: Any) -> str:
+    """Return how a wrong value is called in an error."""
+    if value is None:
+        return "None: is a return missing?"
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None:
+        name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+        return f"a {type(value).__name__} of shape {tuple(shape)} and dtype {name}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def no_scalar(value: Any, expected: str, *, name: str = "fun") -> UsageError:
+    """Return the error for a value that is no real number (or no row of them, in a batch)."""
+    hint = ""
+    size = getattr(value, "shape", None)
+    if isinstance(value, tuple) and len(value) == 2:
+        hint = "; where it returns (value, gradient), say gradient=True"
+    elif size is not None and len(size) > 0:
+        hint = "; sum or average it, or give residuals to least_squares"
+    elif "complex" in describe(value):
+        hint = "; return its real part"
+    return UsageError(f"{name} returned {describe(value)}: expected {expected}{hint}")
+
+
+def is_of(value: Any, framework: str) -> bool:
+    """Return whether a value is an array of a framework, without importing it."""
+    return any(kind.__module__.partition(".")[0].startswith(framework) for kind in type(value).__mro__)
+
+
+def foreign_array(value: Any) -> str | None:
+    """Return the framework of an array that is not NumPy's, or None."""
+    names = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
+    return next((shown for name, shown in names.items() if is_of(value, name)), None)
+
+
+def changed_argument(where: str) -> UsageError:
+    """Return the error for a function that writes to what it is given."""
+    return UsageError(f"fun changed its argument x{where}: work on a copy, as in `x = x.copy()`")
+
+
+def pair(returned: Any, derivative: str) -> tuple[Any, Any]:
+    """Return what a function with `gradient=True` or `jacobian=True` returned; raise where it is no pair."""
+    if not (isinstance(returned, (tuple, list)) and len(returned) == 2):
+        first, second = ("value", "gradient") if derivative == "gradient" else ("residuals", "Jacobian")
+        raise UsageError(
+            f"fun returned {describe(returned)}: with {derivative}=True expected ({first}, {second})"
+        )
+    return returned[0], returned[1]

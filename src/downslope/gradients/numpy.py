@@ -181,13 +181,9 @@ class Objective(_Function):
     def _gradient_step(self) -> float:
         """Return the relative step for a central difference of gradients."""
         eps = float(np.finfo(self.structure.dtype).eps)
-        error, noisy = (
-            self._differences.error,
-            not (callable(self.given.gradient) or self.given.gradient is True),
-        )
-        if noisy and self._own is None and self._complex is None and error is not None:
-            return float(np.clip(max(error, eps) ** (1 / 3), eps ** (1 / 3), 0.03))
-        return eps ** (1 / 3)
+        least = float(eps ** (1 / 3))
+        error, differenced = self._differences.error, not self._is_given and self._complex is None
+        return float(np.clip(error ** (1 / 3), least, 0.03)) if differenced and error is not None else least
 
     def _differenced_lanes(self, x: Vector, value: Any) -> Vector:
         """Return differences where the value is finite, NaN elsewhere."""

@@ -177,7 +177,8 @@ class Objective(_Function):
                 made = self._call(self.given.hessian, x)
             if tuple(made.shape) != shape:
                 raise UsageError(f"hessian returned the shape {tuple(made.shape)}: expected {shape}")
-            return made.detach().to(x.dtype)
+            matrix: Tensor = made.detach().to(x.dtype)
+            return matrix
         require_memory(
             shape, self.structure.dtype, _free(x), "a Hessian", "use method='newton-cg' or 'l-bfgs'"
         )
@@ -220,7 +221,7 @@ class Objective(_Function):
         return pair(returned, "gradient")[0] if self.given.gradient is True else returned
 
     def _scalar(self, value: Any, differentiable: bool) -> Tensor:
-        shape = (self.structure.batch,) if self.batch else ()
+        shape = () if self.structure.batch is None else (self.structure.batch,)
         expected = (
             f"a floating tensor of shape {shape}" if self.batch else "one floating number, a 0-d tensor"
         )
@@ -324,7 +325,8 @@ class Residuals(_Function):
             def along(p: Tensor) -> Tensor:
                 return self._vector(self._call(self.given.fun, p), detach=False)
 
-            return torch.func.jvp(along, (x,), (seed.expand_as(x),))[1]
+            pushed: Tensor = torch.func.jvp(along, (x,), (seed.expand_as(x),))[1]
+            return pushed
 
         self.counts.values -= 1
         columns: Tensor = torch.func.vmap(column, randomness="same")(eye)

@@ -68,6 +68,7 @@ SESSIONS = (
     Session("triton", ("tests/triton",), {"TRITON_INTERPRET": "1"}),
     Session("report", ("tests/report", "src/downslope/report")),
     Session("foreign", ("tests/foreign",)),
+    Session("problems", ("tests/problems",)),
     Session("docs", ("tests/docs",)),
     Session(
         "core",

@@ -31,7 +31,7 @@ class Minimum(NamedTuple):
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A smooth function to minimize.
 

@@ -1,0 +1,148 @@
+"""The part of a state that every method has: the iterate, the best point, counts and the ending."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from downslope.ops.protocol import Array
+from downslope.solvers.spaces.protocol import Condition, Number, Space
+from downslope.solvers.status import Status
+
+
+class Problem(NamedTuple):
+    """What stays the same in a run.
+
+    Attributes:
+        low, high: bounds, vectors or None; every point asked for lies within.
+        noise: what the value is uncertain by beyond its rounding, a standard deviation.
+
+    """
+
+    low: Array | None = None
+    high: Array | None = None
+    noise: Number = 0.0
+
+
+class Limits(NamedTuple):
+    """What `Stop` asks for, in numbers; None of a criterion that is off."""
+
+    gradient: Number
+    absolute: Number
+    value: Number | None
+    step: Number | None
+    target: Number | None
+    steps: Number
+    evaluations: Number
+
+
+class Core(NamedTuple):
+    """The part of a state that every method has, and all that a driver knows of it.
+
+    Attributes:
+        ask: the point to evaluate next.
+        x, value, gradient: the iterate.
+        best_x, best_value, best_gradient: the lowest value seen, the gradient there being finite.
+        size: ‖g‖∞ of the iterate, projected where there are bounds.
+        scale: what `Stop.gradient` is relative to.
+        origin: where the run began.
+        steps, evaluations: counts.
+        small_falls, short_steps: how many steps in a row were small, by `Stop.value` and `Stop.step`.
+        accepted: whether the last turn ended a step.
+        status: a `Status`, as a number.
+
+    """
+
+    ask: Array
+    x: Array
+    value: Number
+    gradient: Array
+    best_x: Array
+    best_value: Number
+    best_gradient: Array
+    size: Number
+    scale: Number
+    origin: Array
+    steps: Number
+    evaluations: Number
+    small_falls: Number
+    short_steps: Number
+    accepted: Condition
+    status: Number
+
+
+def begin(space: Space, problem: Problem, x: Array, value: Number, gradient: Array) -> Core:
+    """Return the core after the first evaluation; its status is NONFINITE where that is not finite."""
+    size = projected_size(space, problem, x, gradient)
+    known = space.finite(value) & space.finite(space.dot(gradient, gradient))
+    zero = space.full(size, 0)
+    status = space.where(known, int(Status.RUNNING), int(Status.NONFINITE))
+    return Core(
+        x, x, value, gradient, x, value, gradient, size, size, x,
+        zero, zero + 1, zero, zero, known, status,
+    )  # fmt: skip
+
+
+def projected_size(space: Space, problem: Problem, x: Array, gradient: Array) -> Number:
+    """Return ‖x - P(x - g)‖∞, which is ‖g‖∞ where nothing bounds x."""
+    if problem.low is None:
+        return space.norm_inf(gradient)
+    # Taken apart by side, so that x - (x - g) does not round a small gradient away.
+    down = space.select(gradient > 0, space.least(gradient, x - problem.low), gradient)
+    return space.norm_inf(space.select(down < 0, space.most(down, x - problem.high), down))
+
+
+def tolerance(space: Space, limits: Limits, core: Core) -> Number:
+    """Return the size of the gradient within which a run has converged."""
+    return space.maximum(limits.gradient * core.scale, limits.absolute)
+
+
+def seen(space: Space, core: Core, value: Number, gradient: Array, finite: Condition) -> Core:
+    """Return the core with the point just evaluated as the best, where it is."""
+    better = finite & (value < core.best_value)
+    return core._replace(
+        best_x=space.pick(better, core.ask, core.best_x),
+        best_value=space.where(better, value, core.best_value),
+        best_gradient=space.pick(better, gradient, core.best_gradient),
+    )
+
+
+def moved(
+    space: Space, problem: Problem, limits: Limits, core: Core, x: Array, value: Number, gradient: Array
+) -> Core:
+    """Return the core after a step to `x`; `ask` is left for the method to set."""
+    size = projected_size(space, problem, x, gradient)
+    falls = shorts = core.small_falls
+    if limits.value is not None:
+        fall, of = core.value - value, space.maximum(space.absolute(core.value), space.absolute(value))
+        falls = space.where(fall <= limits.value * of, core.small_falls + 1, 0)
+    if limits.step is not None:
+        far = space.maximum(space.norm_inf(x), space.norm_inf(x - core.origin))
+        short = space.norm_inf(x - core.x) <= limits.step * far
+        shorts = space.where(short, core.short_steps + 1, 0)
+    return core._replace(
+        x=x, value=value, gradient=gradient, size=size,
+        scale=space.maximum(core.scale, space.minimum(size, 1.0)),
+        steps=core.steps + 1, small_falls=falls, short_steps=shorts,
+    )  # fmt: skip
+
+
+def settle(space: Space, limits: Limits, core: Core) -> Core:
+    """Return the core with its status, where a criterion of `Stop` now holds.
+
+    A method's own ending (round-off, a kink) is kept, unless the gradient is within the tolerance.
+    """
+    where = space.where
+    running = core.status == int(Status.RUNNING)
+    status = where(running & (core.evaluations >= limits.evaluations), int(Status.EVALUATIONS), core.status)
+    status = where(running & (core.steps >= limits.steps), int(Status.STEPS), status)
+    if limits.step is not None:
+        status = where(running & (core.short_steps >= 2), int(Status.STEP), status)
+    if limits.value is not None:
+        status = where(running & (core.small_falls >= 2), int(Status.VALUE), status)
+    if limits.target is not None:
+        status = where(core.best_value <= limits.target, int(Status.TARGET), status)
+    status = where(core.best_value < -1.0 / space.eps**2, int(Status.UNBOUNDED), status)
+    known = core.status != int(Status.NONFINITE)
+    return core._replace(
+        status=where(known & (core.size <= tolerance(space, limits, core)), int(Status.GRADIENT), status)
+    )

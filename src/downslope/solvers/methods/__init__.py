@@ -1,0 +1,47 @@
+"""The methods by name, one file each; a file is imported when its method is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from downslope.errors import UsageError, closest
+from downslope.solvers.method import Method
+
+METHODS: dict[str, str] = {
+    "l-bfgs": "lbfgs",
+}
+"""Name → module `downslope.solvers.methods.MODULE`, whose `method(**options)` returns the method."""
+
+SCIPY = {
+    "l-bfgs-b": "l-bfgs",
+    "bfgs": "bfgs",
+    "cg": "cg",
+    "newton-cg": "newton-cg",
+    "trust-ncg": "trust-ncg",
+    "trust-krylov": "trust-ncg",
+    "trust-exact": "newton",
+    "dogleg": "newton",
+    "nelder-mead": "pattern",
+    "powell": "pattern",
+}
+"""SciPy's names of what is nearest to a method here."""
+
+
+def method_of(name: str | Method, **options: object) -> Method:
+    """Return a method by its name, with its options; a `Method` is returned as it is.
+
+    Raises:
+        UsageError: no method of this name, or an option that it has not.
+
+    """
+    if not isinstance(name, str):
+        if hasattr(name, "turn") and hasattr(name, "init"):
+            return name
+        raise UsageError(f"method is a {type(name).__name__}: expected a name or a Method")
+    known = name.lower()
+    known = known if known in METHODS else SCIPY.get(known, known)
+    if known not in METHODS:
+        raise UsageError(f"method = {name!r}: expected one of {', '.join(METHODS)}{closest(known, METHODS)}")
+    module = import_module(f"downslope.solvers.methods.{METHODS[known]}")
+    made: Method = module.method(known, **options)
+    return made

@@ -1,0 +1,94 @@
+"""L-BFGS: curvature from the last m steps, in memory of 2 m vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from downslope.ops.protocol import Array
+from downslope.solvers.linesearch import LineSearch
+from downslope.solvers.searches.wolfe import Wolfe
+from downslope.solvers.spaces.protocol import Number, Space
+
+CURVED = 1e-12
+"""A pair is kept if sᵀy is at least this share of ‖s‖ ‖y‖."""
+
+
+class Pairs(NamedTuple):
+    """The last m steps s and changes of the gradient y, in a ring.
+
+    Attributes:
+        steps, changes: S and Y, (…, m, n).
+        inverse: R⁻¹ (…, m, m), where R_ij = s_iᵀ y_j for pairs i no younger than j, else 0. In a ring
+            its rows and columns are permuted; a slot that is empty has zeros.
+        products: Yᵀ Y (…, m, m).
+        curvatures: s_iᵀ y_i (…, m).
+        gamma: sᵀy / yᵀy of the last pair.
+        next: the slot that the next pair takes.
+
+    """
+
+    steps: Array
+    changes: Array
+    inverse: Array
+    products: Array
+    curvatures: Array
+    gamma: Number
+    next: Number
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """The direction -H g, where H is BFGS's inverse Hessian from γ I and the last m pairs.
+
+        H g = γ g + Sᵀ R⁻ᵀ ((D + γ Y Yᵀ) R⁻¹ S g - γ Y g) - γ Yᵀ R⁻¹ S g,    rows of S and Y being pairs
+
+    This compact form reads S and Y as matrices, twice each a step, and its inner products are two
+    products of a matrix with a vector: the only communication where x is spread over devices.
+    Source: Byrd, Nocedal & Schnabel, Math. Programming 63 (1994) 129-156, theorem 2.2.
+    """
+
+    memory: int = 10
+    newton_like: ClassVar[bool] = True
+
+    def init(self, space: Space, x: Array) -> Pairs:
+        m, n = self.memory, x.shape[-1]
+        like = space.norm_inf(x)
+        return Pairs(
+            space.zeros(x, m, n), space.zeros(x, m, n), space.zeros(x, m, m), space.zeros(x, m, m),
+            space.zeros(x, m), space.full(like, 1.0), space.full(like, 0),
+        )  # fmt: skip
+
+    def update(self, space: Space, memory: Pairs, step: Array, change: Array, gradient: Array) -> Pairs:
+        sy, yy = space.dot(step, change), space.dot(change, change)
+        curved = sy > CURVED * space.sqrt(yy) * space.sqrt(space.dot(step, step))
+        return space.branch(curved, lambda: self._kept(space, memory, step, change, sy, yy), lambda: memory)
+
+    def _kept(self, space: Space, memory: Pairs, step: Array, change: Array, sy: Number, yy: Number) -> Pairs:
+        k = memory.next
+        steps, changes = space.put(memory.steps, k, step), space.put(memory.changes, k, change)
+        # The k-th row and column leave R⁻¹ with the pair that was there; the new column follows.
+        inverse = space.clear(memory.inverse, k)
+        column = space.scale(space.divide(-1.0, sy), space.rows(inverse, space.rows(steps, change)))
+        inverse = space.put_column(inverse, k, space.put(column, k, space.divide(1.0, sy)))
+        y = space.rows(changes, change)
+        products = space.put(space.put_column(memory.products, k, y), k, y)
+        following = space.where(k + 1 == self.memory, 0, k + 1)
+        return Pairs(
+            steps, changes, inverse, products, space.put(memory.curvatures, k, sy),
+            space.divide(sy, yy), following,
+        )  # fmt: skip
+
+    def direction(self, space: Space, memory: Pairs, gradient: Array) -> Array:
+        gamma = memory.gamma
+        a = space.rows(memory.inverse, space.rows(memory.steps, gradient))
+        b = space.rows(memory.products, a) - space.rows(memory.changes, gradient)
+        c = space.combine(memory.curvatures * a + space.scale(gamma, b), memory.inverse)
+        d = space.combine(c, memory.steps)
+        d = space.axpy(-gamma, space.combine(a, memory.changes), d)
+        return -space.axpy(gamma, gradient, d)
+
+
+def method(name: str, memory: int = 10, **options: Any) -> LineSearch:
+    """Return L-BFGS with the search of Moré and Thuente."""
+    return LineSearch(LBFGS(memory), Wolfe(1e-3, 0.9, **options))

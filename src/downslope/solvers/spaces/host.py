@@ -1,0 +1,121 @@
+"""One problem on the host: numbers are Python's own, and `where` is an `if`.
+
+Vectors belong to the user's framework and stay where they are. A number crosses to the host once,
+where it is made; arithmetic on it then costs next to nothing, which is what a solver of small
+problems spends its time on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from scipy.linalg import blas
+
+from downslope.ops.protocol import Array
+
+T = TypeVar("T")
+
+
+class Host:
+    """What does not depend on the kind of vector."""
+
+    eps: float
+
+    def full(self, like: Any, value: Any) -> Any:
+        return value
+
+    def where(self, condition: bool, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+    pick = where
+
+    def branch(self, condition: bool, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        return then() if condition else otherwise()
+
+    def invert(self, condition: bool) -> bool:
+        return not condition
+
+    def finite(self, a: float) -> bool:
+        return math.isfinite(a)
+
+    def absolute(self, a: float) -> float:
+        return abs(a)
+
+    def minimum(self, a: float, b: float) -> float:
+        return a if a < b else b
+
+    def maximum(self, a: float, b: float) -> float:
+        return a if a > b else b
+
+    def sqrt(self, a: float) -> float:
+        return math.sqrt(a) if a > 0 else 0.0
+
+    def divide(self, a: float, b: float) -> float:
+        if b:
+            return a / b
+        return math.copysign(math.inf, a) * math.copysign(1.0, b) if a else math.nan
+
+
+class NumpyHost(Host):
+    """Vectors of NumPy, (n,)."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = np.dtype(dtype)
+        self.eps = float(np.finfo(self.dtype).eps)
+        self._largest = blas.idamax if self.dtype == np.float64 else blas.isamax
+        self._sum = blas.dasum if self.dtype == np.float64 else blas.sasum
+
+    def dot(self, a: Array, b: Array) -> float:
+        return float(a.dot(b))
+
+    def norm_inf(self, a: Array) -> float:
+        return abs(float(a[self._largest(a)]))
+
+    def norm_one(self, a: Array) -> float:
+        return float(self._sum(a))
+
+    def scale(self, t: float, a: Array) -> Array:
+        return t * a
+
+    def axpy(self, t: float, a: Array, b: Array) -> Array:
+        made = t * a
+        made += b
+        return made
+
+    def clip(self, a: Array, low: Array, high: Array) -> Array:
+        return np.minimum(np.maximum(a, low), high)
+
+    def select(self, mask: Array, a: Array, b: Array | float) -> Array:
+        return np.where(mask, a, b)
+
+    def least(self, a: Array, b: Array) -> Array:
+        return np.minimum(a, b)
+
+    def most(self, a: Array, b: Array) -> Array:
+        return np.maximum(a, b)
+
+    def zeros(self, like: Array, *shape: int) -> Array:
+        return np.zeros(shape, self.dtype)
+
+    def rows(self, stack: Array, a: Array) -> Array:
+        return stack.dot(a)
+
+    def combine(self, weights: Array, stack: Array) -> Array:
+        return weights.dot(stack)
+
+    def put(self, stack: Array, index: int, row: Array, when: bool = True) -> Array:
+        if when:
+            stack[index] = row
+        return stack
+
+    def clear(self, matrix: Array, index: int) -> Array:
+        matrix[index] = 0.0
+        matrix[:, index] = 0.0
+        return matrix
+
+    def put_column(self, matrix: Array, index: int, column: Array) -> Array:
+        matrix[:, index] = column
+        return matrix

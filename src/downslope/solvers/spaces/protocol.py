@@ -1,0 +1,115 @@
+"""What a method may do with its numbers and vectors, so that the same lines run everywhere.
+
+| space | vectors | numbers and conditions |
+|---|---|---|
+| on the host, one problem | arrays (n,) | Python floats, ints and bools; `where` is an `if` |
+| in a jitted loop, one problem | arrays (n,) | arrays () |
+| in lock step, B problems | arrays (B, n) | arrays (B,) |
+
+Numbers take `+ - *` and comparisons, conditions `&` and `|`; everything else goes through the space.
+A vector times a number is `scale`, never `*`: in lock step a number is a column of numbers. "Small"
+arrays, (…, k) or (…, k, k), hold what a method knows of k directions; they are arrays in every space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from downslope.ops.protocol import Array
+
+Number: TypeAlias = Any
+"""A float or an int of each problem, see above."""
+
+Condition: TypeAlias = Any
+"""A truth value of each problem."""
+
+T = TypeVar("T")
+
+
+class Space(Protocol):
+    """The operations; every one is pure unless it says that it may write over its first argument."""
+
+    eps: float
+    """Spacing of the vectors' dtype at 1."""
+
+    def full(self, like: Number, value: float | int | bool) -> Number:
+        """The same float, whole number or truth value for each problem of the number `like`."""
+
+    def where(self, condition: Condition, a: Number, b: Number) -> Number:
+        """`a` where the condition holds, else `b`; of numbers. Both are already computed."""
+
+    def pick(self, condition: Condition, a: Array, b: Array) -> Array:
+        """The same of vectors or small arrays: whole rows are chosen."""
+
+    def branch(self, condition: Condition, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """`then()` where the condition holds, else `otherwise()`: trees of one structure.
+
+        On the host and in a jitted loop one side alone is computed, in lock step both.
+        """
+
+    def invert(self, condition: Condition) -> Condition:
+        """Whether the condition does not hold."""
+
+    def finite(self, a: Number) -> Condition:
+        """Whether a number is neither NaN nor infinite."""
+
+    def absolute(self, a: Number) -> Number:
+        """|a|."""
+
+    def minimum(self, a: Number, b: Number) -> Number:
+        """The smaller number."""
+
+    def maximum(self, a: Number, b: Number) -> Number:
+        """The larger number."""
+
+    def sqrt(self, a: Number) -> Number:
+        """√a, and 0 of a negative number."""
+
+    def divide(self, a: Number, b: Number) -> Number:
+        """The ratio a / b; infinite or NaN where b is 0, without an error."""
+
+    def dot(self, a: Array, b: Array) -> Number:
+        """Inner product of vectors; not finite where an entry of either is not."""
+
+    def norm_inf(self, a: Array) -> Number:
+        """Largest entry in size."""
+
+    def norm_one(self, a: Array) -> Number:
+        """Sum of the sizes of the entries."""
+
+    def scale(self, t: Number, a: Array) -> Array:
+        """The vector t a."""
+
+    def axpy(self, t: Number, a: Array, b: Array) -> Array:
+        """The vector b + t a."""
+
+    def clip(self, a: Array, low: Array, high: Array) -> Array:
+        """Entries of a vector moved into [low, high]."""
+
+    def select(self, mask: Array, a: Array, b: Array | float) -> Array:
+        """Entry by entry, `a` where the mask holds, else `b`."""
+
+    def least(self, a: Array, b: Array) -> Array:
+        """Entry by entry, the smaller."""
+
+    def most(self, a: Array, b: Array) -> Array:
+        """Entry by entry, the larger."""
+
+    def zeros(self, like: Array, *shape: int) -> Array:
+        """Zeros (…, *shape): a small array, or a stack of vectors, for each problem of the vector `like`."""
+
+    def rows(self, stack: Array, a: Array) -> Array:
+        """The inner products (…, k) of k rows (…, k, n) with a vector (…, n)."""
+
+    def combine(self, weights: Array, stack: Array) -> Array:
+        """The sum (…, n) of k rows (…, k, n), weighted (…, k)."""
+
+    def put(self, stack: Array, index: Number, row: Array, when: Condition = True) -> Array:
+        """The stack with row `index` replaced where `when` holds; may write over the stack."""
+
+    def clear(self, matrix: Array, index: Number) -> Array:
+        """A small matrix (…, k, k) with row and column `index` zero; may write over it."""
+
+    def put_column(self, matrix: Array, index: Number, column: Array) -> Array:
+        """A small matrix with column `index` replaced; may write over it."""

@@ -1,0 +1,77 @@
+"""How a run ended: one enumeration for every method, with what to try next."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How a run ended; `Status.GRADIENT.message` says it in words, with the remedy."""
+
+    RUNNING = 0
+    GRADIENT = 1
+    VALUE = 2
+    STEP = 3
+    TARGET = 4
+    ROUNDOFF = 5
+    STALLED = 6
+    KINK = 7
+    NONFINITE = 8
+    UNBOUNDED = 9
+    STEPS = 10
+    EVALUATIONS = 11
+    SECONDS = 12
+    INTERRUPTED = 13
+    CALLBACK = 14
+    RAISED = 15
+
+    @property
+    def success(self) -> bool:
+        """Whether the point is first-order at the precision asked for or reached."""
+        return self in (Status.GRADIENT, Status.ROUNDOFF)
+
+    @property
+    def message(self) -> str:
+        """The ending in words, and what to try next."""
+        return MESSAGES[self]
+
+
+MESSAGES = {
+    Status.RUNNING: "The run goes on.",
+    Status.GRADIENT: "Converged: the gradient is within the tolerance.",
+    Status.VALUE: (
+        "Stopped: the value hardly changes. The gradient is not within the tolerance; "
+        "leave out Stop(value=...) to go on."
+    ),
+    Status.STEP: (
+        "Stopped: the steps are short. The gradient is not within the tolerance; "
+        "leave out Stop(step=...) to go on."
+    ),
+    Status.TARGET: "Stopped: the target value is reached; whether a minimum is near was not asked.",
+    Status.ROUNDOFF: (
+        "Converged at round-off: no step that is left changes the value by more than its rounding, "
+        "and the gradient is as small as this precision lets it be."
+    ),
+    Status.STALLED: (
+        "No progress: the value does not fall along the negative gradient by what the gradient "
+        "promises. The gradient may be wrong (ds.check_gradient tells), or the function noisy or "
+        "not continuous here."
+    ),
+    Status.KINK: (
+        "No progress: the slope jumps at this point, which may be a kink. A smooth function was "
+        "expected; smooth the kink, or try method='pattern'."
+    ),
+    Status.NONFINITE: (
+        "The function or its gradient is not finite at the starting point, or all around the best "
+        "point. Start elsewhere, or give bounds that keep x where the function is defined."
+    ),
+    Status.UNBOUNDED: (
+        "The function falls without bound along the last steps. Check its sign, or give bounds."
+    ),
+    Status.STEPS: "Budget spent: steps. Raise Stop(steps=...), or go on from this result.",
+    Status.EVALUATIONS: "Budget spent: evaluations. Raise Stop(evaluations=...), or go on from this result.",
+    Status.SECONDS: "Budget spent: seconds. Raise Stop(seconds=...), or go on from this result.",
+    Status.INTERRUPTED: "Interrupted; x is the best point seen. Go on from this result.",
+    Status.CALLBACK: "Stopped by the callback; x is the best point seen.",
+    Status.RAISED: "The function raised an exception; x is the best point seen before.",
+}

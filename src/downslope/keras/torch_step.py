@@ -49,7 +49,7 @@ def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
     columns = [list(column) for column in zip(*states, strict=True)]
     launch = fused.kernel_for(rule, decay, cautious)
     if launch is not None and fused.fits(params, grads, columns):
-        launch(params, grads, columns, t, lr)
+        launch(params, grads, columns, t, lr, None)
         return
     kernel = elementwise_kernel(rule, t, lr, decay, cautious)
     rows = list(zip(params, grads, *columns, strict=True))

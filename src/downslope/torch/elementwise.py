@@ -26,6 +26,8 @@ class SGD(RuleOptimizer):
         cautious: decoupled decay only where it agrees with the step in sign.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
         fused: None uses torch's fused kernel where it is this rule; False never does.
+        capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
+            None: everywhere but on a CPU.
 
     Raises:
         ValueError: a value outside its range.
@@ -53,6 +55,7 @@ class SGD(RuleOptimizer):
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         defaults = common_defaults(
             "sgd",
@@ -62,6 +65,7 @@ class SGD(RuleOptimizer):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )
         super().__init__(params, {**defaults, "momentum": momentum, "nesterov": nesterov})
 
@@ -78,7 +82,7 @@ class AdaGrad(RuleOptimizer):
         initial_accumulator_value: where :math:`s` starts.
         eps: :math:`\epsilon`.
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.Adagrad`.
-        decoupled_weight_decay, cautious, on_nonfinite, fused: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
 
     Raises:
         ValueError: a value outside its range.
@@ -106,6 +110,7 @@ class AdaGrad(RuleOptimizer):
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         defaults = common_defaults(
             "adagrad",
@@ -115,6 +120,7 @@ class AdaGrad(RuleOptimizer):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )
         super().__init__(
             params, {**defaults, "initial_accumulator_value": initial_accumulator_value, "eps": eps}
@@ -136,7 +142,7 @@ class RMSProp(RuleOptimizer):
         centered: divide by the standard deviation.
         eps_inside_root: :math:`\sqrt{v + \epsilon}`, as Keras has it.
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.RMSprop`.
-        decoupled_weight_decay, cautious, on_nonfinite, fused: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
 
     Raises:
         ValueError: a value outside its range.
@@ -167,6 +173,7 @@ class RMSProp(RuleOptimizer):
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         defaults = common_defaults(
             "rmsprop",
@@ -176,6 +183,7 @@ class RMSProp(RuleOptimizer):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )
         own = {
             "alpha": alpha,
@@ -201,7 +209,7 @@ class Adam(RuleOptimizer):
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.Adam`; `AdamW` decouples it.
         amsgrad: keep the largest second moment.
         bias_correction: correct both averages for their start at zero.
-        decoupled_weight_decay, cautious, on_nonfinite, fused: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
 
     Raises:
         ValueError: a value outside its range.
@@ -233,6 +241,7 @@ class Adam(RuleOptimizer):
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         defaults = common_defaults(
             self._name,
@@ -242,6 +251,7 @@ class Adam(RuleOptimizer):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )
         own = {"betas": betas, "eps": eps, "amsgrad": amsgrad, "bias_correction": bias_correction}
         super().__init__(params, {**defaults, **own})
@@ -261,7 +271,7 @@ class AdamW(Adam):
         weight_decay: :math:`\lambda`, at least 0.
         amsgrad: keep the largest second moment.
         bias_correction: correct both averages for their start at zero.
-        cautious, on_nonfinite, fused: as in `SGD`.
+        cautious, on_nonfinite, fused, capturable: as in `SGD`.
 
     Raises:
         ValueError: a value outside its range.
@@ -292,6 +302,7 @@ class AdamW(Adam):
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -305,4 +316,5 @@ class AdamW(Adam):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )

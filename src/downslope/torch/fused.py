@@ -7,6 +7,7 @@ holds the two together. Everything else runs in blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from downslope.rules.sgd import SGD
 from downslope.torch.kernel import HALF
 
 Column = list[Tensor]
-Launch = Callable[[Column, Column, list[Column], int, float], None]
+Launch = Callable[[Column, Column, list[Column], Any, Any, Tensor | None], None]
+"""A call (params, grads, state columns, t, lr, bad): t and lr are numbers, or tensors of one on the
+device; where the float `bad` is 1, nothing changes."""
 
 _FOREVER = 1e9
 """A step count at which beta**t is 0 for every beta that differs from 1 by more than 1e-6, and the
@@ -30,7 +33,7 @@ _SCRATCH = 1 << 18
 
 
 def kernel_for(rule: Rule, weight_decay: float, cautious: bool) -> Launch | None:
-    """Return a call (params, grads, state columns, t, lr) of the kernel that is this rule, or None."""
+    """Return a call of the kernel that is this rule, or None."""
     if weight_decay and (cautious or rule.l2):
         return None
     if isinstance(rule, Adam):
@@ -61,7 +64,9 @@ def _adam(rule: Adam, weight_decay: float) -> Launch | None:
     if not rule.bias_correction and max(rule.betas) > 1 - 1e-6:
         return None
 
-    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+    def launch(
+        params: Column, grads: Column, columns: list[Column], t: Any, lr: Any, bad: Tensor | None
+    ) -> None:
         largest = columns[2] if rule.amsgrad else []
         steps = _steps(params, t if rule.bias_correction else _FOREVER)
         kernel = torch._fused_adamw_ if weight_decay else torch._fused_adam_
@@ -79,6 +84,7 @@ def _adam(rule: Adam, weight_decay: float) -> Launch | None:
             eps=rule.eps,
             amsgrad=rule.amsgrad,
             maximize=False,
+            found_inf=bad,
         )
 
     return launch
@@ -89,7 +95,9 @@ def _rmsprop(rule: RMSProp) -> Launch | None:
     if rule.alpha > 1 - 1e-6:
         return None
 
-    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+    def launch(
+        params: Column, grads: Column, columns: list[Column], t: Any, lr: Any, bad: Tensor | None
+    ) -> None:
         square = columns[0]
         if params[0].device.type == "cpu":
             room = params[0].new_zeros(min(_SCRATCH, max(p.numel() for p in params)))
@@ -112,6 +120,7 @@ def _rmsprop(rule: RMSProp) -> Launch | None:
             eps=rule.eps,
             amsgrad=False,
             maximize=False,
+            found_inf=bad,
         )
 
     return launch
@@ -126,7 +135,9 @@ def _pieces(column: Column) -> Column:
 
 
 def _sgd(rule: SGD) -> Launch:
-    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+    def launch(
+        params: Column, grads: Column, columns: list[Column], t: Any, lr: Any, bad: Tensor | None
+    ) -> None:
         torch._fused_sgd_(
             params,
             grads,
@@ -138,13 +149,16 @@ def _sgd(rule: SGD) -> Launch:
             nesterov=rule.nesterov,
             maximize=False,
             is_first_step=False,
+            found_inf=bad,
         )
 
     return launch
 
 
 def _adagrad(rule: AdaGrad) -> Launch:
-    def launch(params: Column, grads: Column, columns: list[Column], t: int, lr: float) -> None:
+    def launch(
+        params: Column, grads: Column, columns: list[Column], t: Any, lr: Any, bad: Tensor | None
+    ) -> None:
         torch._fused_adagrad_(
             params,
             grads,
@@ -155,10 +169,13 @@ def _adagrad(rule: AdaGrad) -> Launch:
             weight_decay=rule.l2,
             eps=rule.eps,
             maximize=False,
+            found_inf=bad,
         )
 
     return launch
 
 
-def _steps(params: Column, t: float) -> Column:
-    return [torch.tensor(t, dtype=torch.float32, device=params[0].device)] * len(params)
+def _steps(params: Column, t: Any) -> Column:
+    if not isinstance(t, Tensor):
+        t = torch.full((), t, dtype=torch.float32, device=params[0].device)  # filled there: nothing waits
+    return [t] * len(params)

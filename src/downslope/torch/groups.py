@@ -32,10 +32,9 @@ def require_known_rule(group: dict[str, Any]) -> None:
 
 def rule_of(group: dict[str, Any]) -> Rule:
     """Return the rule that a group's present values describe; raise ValueError where one is out of range."""
-    if (
-        not isinstance(group["lr"], Tensor) or group["lr"].device.type == "cpu"
-    ):  # reading a GPU's would wait for it
-        require_number("lr", group["lr"], 0.0)
+    lr = group["lr"]
+    if not isinstance(lr, Tensor) or (lr.device.type == "cpu" and not group.get("capturable")):
+        require_number("lr", lr, 0.0)  # reading a device's would wait for it
     require_number("weight_decay", group["weight_decay"], 0.0)
     values = tuple(_hashable(group[name]) for name in _own_hyperparameters(group["rule"]))
     l2 = 0.0 if group["decoupled_weight_decay"] else group["weight_decay"]
@@ -70,6 +69,7 @@ def common_defaults(
     cautious: bool,
     on_nonfinite: str,
     fused: bool | None,
+    capturable: bool | None,
 ) -> dict[str, Any]:
     """Return the group values that every optimizer here has."""
     return {
@@ -80,7 +80,14 @@ def common_defaults(
         "cautious": cautious,
         "on_nonfinite": on_nonfinite,
         "fused": fused,
+        "capturable": capturable,
     }
+
+
+def capturable_on(group: dict[str, Any], device: torch.device) -> bool:
+    """Whether a group's step reads nothing from a device: by default everywhere but on a CPU."""
+    asked = group["capturable"]
+    return device.type != "cpu" if asked is None else bool(asked)
 
 
 def refuse_gradient(group: dict[str, Any], i: int, g: Tensor) -> NoReturn:

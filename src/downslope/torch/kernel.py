@@ -13,7 +13,21 @@ from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
 
+
+class PureOps(TorchOps):
+    """`TorchOps` whose averages leave their slot as it was, for steps that may turn out not to count."""
+
+    def ema(self, slot: Tensor, value: Tensor, beta: float | Tensor) -> Tensor:
+        """Return the average in memory of its own."""
+        return super().ema(slot.clone(), value, beta)
+
+    def accumulate(self, slot: Tensor, value: Tensor, decay: float) -> Tensor:
+        """Return the sum in memory of its own."""
+        return super().accumulate(slot.clone(), value, decay)
+
+
 OPS = TorchOps()
+PURE = PureOps()
 
 HALF = (torch.float16, torch.bfloat16)
 """Parameters of these dtypes have float32 states and steps, rounded once when written."""
@@ -42,28 +56,41 @@ def first_state(
 
 
 def elementwise_kernel(
-    rule: Rule, t: int, lr: Any, weight_decay: float, cautious: bool
+    rule: Rule, t: Any, lr: Any, weight_decay: float, cautious: bool, ok: Tensor | None = None
 ) -> Callable[..., None]:
-    """Return what `for_each_block` is to call: the rule's direction and the write of its step."""
+    """Return what `for_each_block` is to call: the rule's direction and the write of its step.
+
+    Where `ok`, a tensor of one bool, is False, nothing changes.
+    """
+    ops = OPS if ok is None else PURE
     fields = state_fields(rule)
     empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
 
     def kernel(p: Tensor, g: Tensor, *slots: Tensor) -> None:
         state = empty._replace(**dict(zip(fields, slots, strict=True)))
         exact = p.float() if p.dtype in HALF else p
-        d, new = rule.direction(OPS, g.to(exact.dtype), state, exact, t)
+        d, new = rule.direction(ops, g.to(exact.dtype), state, exact, t)
         for slot, field in zip(slots, fields, strict=True):
-            value = getattr(new, field)
-            if value is not slot:
-                slot.copy_(value)
-        write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))
+            assign(slot, getattr(new, field), ok)
+        change = step(ops, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious)
+        write(p, exact, change, ok)
 
     return kernel
 
 
-def write(p: Tensor, exact: Tensor, change: Tensor) -> None:
+def assign(slot: Tensor, value: Tensor, ok: Tensor | None = None) -> None:
+    """Write a part of a state, where it is not written already and `ok` is not False."""
+    if ok is not None:
+        value = torch.where(ok, value, slot)
+    if value is not slot:
+        slot.copy_(value)
+
+
+def write(p: Tensor, exact: Tensor, change: Tensor, ok: Tensor | None = None) -> None:
     """Add a step to a parameter, rounding once where it is of half precision."""
-    if exact is p:
+    if ok is not None:
+        p.copy_(torch.where(ok, exact + change, exact))
+    elif exact is p:
         p.add_(change)
     else:
         p.copy_(exact + change)

@@ -68,7 +68,10 @@ class Muon(RuleOptimizer):
         max_stack_bytes: memory that gathering matrices may take at a time; None means 32 MiB on a CPU
             (so that it stays in reach of the caches and of the allocator) and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
-        fused: None uses torch's fused kernel for AdamW; False never does.
+        fused: None uses torch's fused kernel for AdamW, and Triton kernels on GPUs that have them;
+            False never does.
+        capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
+            None: everywhere but on a CPU.
 
     Raises:
         ValueError: a value outside its range; a model without parameters, or with all of them
@@ -86,7 +89,7 @@ class Muon(RuleOptimizer):
 
     """
 
-    _kept: ClassVar[tuple[str, ...]] = ("skipped_steps", "_views", "max_stack_bytes")
+    _kept: ClassVar[tuple[str, ...]] = ("_views", "max_stack_bytes")
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Muon(RuleOptimizer):
         max_stack_bytes: int | None = None,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
+        capturable: bool | None = None,
     ) -> None:
         self._views: dict[Tensor, MatrixView] = {}
         fine = max_stack_bytes is None or max_stack_bytes > 0
@@ -141,6 +145,7 @@ class Muon(RuleOptimizer):
             cautious=cautious,
             on_nonfinite=on_nonfinite,
             fused=fused,
+            capturable=capturable,
         )
         muon = {
             "momentum": momentum,

@@ -1,21 +1,29 @@
-"""Whether any gradient holds NaN or infinity, at the price of reading it once."""
+"""Whether any gradient holds NaN or infinity, at the price of reading it once.
+
+On a CPU the host looks before anything is written. A device is never waited for: it decides by
+itself whether a step is written (`flags`), and what it found reaches the host when it is done
+(`Ledger`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _SMALL = 1 << 14
 
+REMEDY = 'Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
+
 
 def nonfinite(grads: Sequence[Tensor]) -> list[int]:
-    """Return the indices of the gradients, all of one dtype and device, that hold NaN or infinity.
+    """Return the indices of the gradients, all of one dtype and on the CPU, that hold NaN or infinity.
 
     A sum is finite only if its terms are, and reads each gradient once; the converse fails where
-    finite terms overflow together, so a sum that is not finite is followed by an exact look. On a
-    GPU this waits for the device once a call.
+    finite terms overflow together, so a sum that is not finite is followed by an exact look.
     """
     small = [g for g in grads if g.numel() <= _SMALL]
     sums = [_wide(g) for g in grads if g.numel() > _SMALL]
@@ -28,3 +36,99 @@ def nonfinite(grads: Sequence[Tensor]) -> list[int]:
 
 def _wide(g: Tensor) -> Tensor:
     return g.sum(dtype=torch.float32 if g.dtype == torch.float16 else None)
+
+
+def flags(grads: Sequence[Tensor]) -> Tensor:
+    """Return one bool a gradient, on its device: whether it holds NaN or infinity."""
+    full = [i for i, g in enumerate(grads) if g.numel()]
+    largest = torch._foreach_norm([grads[i] for i in full], torch.inf) if full else []
+    found = dict(zip(full, largest, strict=True))
+    empty = grads[0].new_zeros(())
+    return torch.stack([found.get(i, empty) for i in range(len(grads))]).isfinite().logical_not_()
+
+
+@dataclass
+class _Entry:
+    """What a device has seen in the gradients of some parameters, and the copy on its way."""
+
+    params: Sequence[Tensor]
+    seen: Tensor
+    copy: Tensor | None = None
+    event: Any = None
+
+    def send(self) -> None:
+        """Start copying to the host, unless a copy is on its way."""
+        if self.copy is not None:
+            return
+        if self.seen.device.type == "cuda":
+            if torch.cuda.is_current_stream_capturing():
+                return
+            self.copy = torch.empty(self.seen.shape, dtype=torch.bool, pin_memory=True)
+            self.copy.copy_(self.seen, non_blocking=True)
+            self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.event.record()
+        else:
+            self.copy = self.seen.clone()
+
+    def arrived(self) -> list[Tensor]:
+        """Return the parameters named by a copy that has arrived; wait for nothing."""
+        if self.copy is None or not (self.event is None or self.event.query()):
+            return []
+        bad = self.copy.numpy()  # memory of the host: not an operation on a tensor
+        self.copy = self.event = None
+        return [p for p, b in zip(self.params, bad, strict=True) if b]
+
+
+class Ledger:
+    """What devices found in gradients while the host went on: steps left out, parameters to name."""
+
+    def __init__(self, skipped: int = 0) -> None:
+        self.skipped = skipped
+        self._counts: dict[torch.device, Tensor] = {}
+        self._entries: dict[tuple[int, ...], _Entry] = {}
+
+    def count(self, bad: Tensor) -> None:
+        """Count a step as left out if `bad`, a bool on the device."""
+        if bad.device not in self._counts:
+            self._counts[bad.device] = torch.zeros((), dtype=torch.int64, device=bad.device)
+        self._counts[bad.device].add_(bad)
+
+    def total(self) -> int:
+        """Return how many steps were left out; waits for the devices."""
+        return self.skipped + sum(int(count) for count in self._counts.values())
+
+    def note(self, params: Sequence[Tensor], bad: Tensor) -> None:
+        """Remember which gradients were bad, one bool a parameter, until the host has heard of it."""
+        key = tuple(map(id, params))
+        if key not in self._entries:
+            self._entries[key] = _Entry(list(params), torch.zeros_like(bad))
+        entry = self._entries[key]
+        entry.seen.logical_or_(bad)
+        if not torch.compiler.is_compiling():
+            entry.send()
+
+    def raise_late(self, name_of: Callable[[Tensor], str], *, wait: bool = False) -> None:
+        """Raise ValueError if a device is known to have met a gradient that was not finite.
+
+        Without `wait`, what the devices have not reported yet stays for a later call.
+        """
+        if wait:
+            for entry in self._entries.values():
+                entry.copy, entry.event = entry.seen.cpu(), None
+        bad = [(entry, found) for entry in self._entries.values() if (found := entry.arrived())]
+        if not bad:
+            return
+        for entry, _ in bad:
+            entry.seen.zero_()
+        names = listed(name_of(p) for _, found in bad for p in found)
+        raise ValueError(
+            f"the gradient of {names} held NaN or infinity in an earlier step, which was left out: "
+            f"the device has only now reported it. {REMEDY}"
+        )
+
+
+def listed(names: Any, most: int = 3) -> str:
+    """Return names joined by commas, the first few of them where they are many."""
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

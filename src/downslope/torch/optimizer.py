@@ -7,7 +7,7 @@ share work. *Apply* runs the rule and writes the update, the only line that writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, overload
 
@@ -22,6 +22,7 @@ from downslope.torch.blocks import for_each_block
 from downslope.torch.groups import (
     ON_NONFINITE,
     RULES,
+    capturable_on,
     decoupled_decay,
     name_in,
     refuse_gradient,
@@ -29,7 +30,7 @@ from downslope.torch.groups import (
     rule_of,
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
-from downslope.torch.nonfinite import nonfinite
+from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite
 from downslope.torch.regions import region
 
 
@@ -38,7 +39,8 @@ class Job:
     """Parameters of one group, dtype, device and step count, with what the rule needs.
 
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
-    order of `state_fields(rule)`.
+    order of `state_fields(rule)`. `t` is the number of this step, from 1. Of a capturable job it is a
+    tensor on the device, which all slots share, and where the bool `ok` there is False nothing changes.
     """
 
     rule: Rule
@@ -47,7 +49,9 @@ class Job:
     grads: list[Tensor]
     slots: list[dict[str, Any]]
     columns: list[list[Tensor]]
-    t: int
+    t: Any
+    capturable: bool = False
+    ok: Tensor | None = None
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -56,18 +60,34 @@ class RuleOptimizer(torch.optim.Optimizer):
     Weight decay is decoupled where the group's `decoupled_weight_decay` is true, otherwise the
     penalty (weight_decay/2)‖p‖² joins the loss, as in `torch.optim`.
 
-    States of float16 and bfloat16 parameters are kept, and their steps computed, in float32.
+    On a GPU, or with `capturable`, a step reads nothing from the device: see `docs/pytorch.md`.
 
-    Attributes:
-        skipped_steps: how many steps were skipped because a gradient was not finite.
+    States of float16 and bfloat16 parameters are kept, and their steps computed, in float32.
 
     """
 
-    _kept: ClassVar[tuple[str, ...]] = ("skipped_steps",)
+    _kept: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self.skipped_steps = 0
+        self._ledger = Ledger()
         super().__init__(params, defaults)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because a gradient was not finite; asking waits for the device."""
+        return self._ledger.total()
+
+    def raise_if_nonfinite(self) -> None:
+        """Wait for the device, and raise if a gradient was not finite in a step since the last report.
+
+        For `on_nonfinite="raise"` where steps do not wait for the device: at the end of training, or
+        now and then where a CUDA graph is replayed, which runs no code on the host.
+
+        Raises:
+            ValueError: a gradient held NaN or infinity; the step was left out.
+
+        """
+        self._ledger.raise_late(self._name_of, wait=True)
 
     # -- groups ------------------------------------------------------------------------------
 
@@ -89,6 +109,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             group["on_nonfinite"] in ON_NONFINITE,
             "one of " + ", ".join(ON_NONFINITE),
         )
+        asked = group["capturable"]
+        require("capturable", asked, asked is None or isinstance(asked, bool), "True, False or None")
         for i, p in enumerate(group["params"]):
             if not p.is_floating_point():
                 raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
@@ -119,6 +141,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     @_disable_dynamo  # inside a compiled step it runs as it is: kernels need no compiler
     def _run(self) -> None:
         with region("check"):
+            self._ledger.raise_late(self._name_of)
             jobs = self._collect()
             fine = self._all_finite(jobs)
         if fine:
@@ -139,10 +162,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if g.layout is not torch.strided or not g.dtype.is_floating_point:
                     refuse_gradient(group, i, g)
                 slot = self.state.get(p) or {}
-                key = (slot.get("step", 0), p.dtype, p.device)
+                count, capturable = slot.get("step", 0), capturable_on(group, p.device)
+                if isinstance(count, Tensor) and not capturable:
+                    count = int(count)
+                key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, bool(slot))
                 job = alike.get(key)
                 if job is None:
-                    job = alike[key] = Job(rule, group, [], [], [], [], key[0] + 1)
+                    t = count if isinstance(count, Tensor) else count + 1
+                    job = alike[key] = Job(rule, group, [], [], [], [], t, capturable)
                 job.params.append(p)
                 job.grads.append(g)
                 job.slots.append(slot)
@@ -153,22 +180,42 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Whether to go on: look at the gradients as each group asks."""
         bad: list[tuple[Job, int]] = []
         for job in jobs:
-            if job.group["on_nonfinite"] != "ignore":
+            if job.group["on_nonfinite"] != "ignore" and not job.capturable:
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         if to_raise:
-            raise ValueError(
-                f"the gradient of {_listed(to_raise)} holds NaN or infinity: nothing was changed. "
-                'Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
-            )
-        self.skipped_steps += bool(bad)
-        return not bad
+            names = listed(to_raise)
+            raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
+        self._ledger.skipped += bool(bad)
+        return not bad and self._let_devices_decide(jobs)
+
+    def _let_devices_decide(self, jobs: Sequence[Job]) -> bool:
+        """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
+        found = []
+        for job in jobs:
+            if job.group["on_nonfinite"] != "ignore" and job.capturable:
+                bad = flags(job.grads)
+                found.append(bad.any())
+                if job.group["on_nonfinite"] == "raise":
+                    self._ledger.note(job.params, bad)
+        if not found:
+            return True
+        any_bad = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).any()
+        self._ledger.count(any_bad)
+        for job in jobs:
+            if job.capturable:
+                job.ok = any_bad.logical_not().to(job.params[0].device, non_blocking=True)
+        return all(job.capturable for job in jobs) or not bool(any_bad)
 
     def _apply(self, job: Job) -> None:
-        if job.t == 1:
+        if not job.slots[0]:
             for p, slot in zip(job.params, job.slots, strict=True):
                 slot.update(first_state(job.rule, p, self._state_shape))
                 self.state[p] = slot
+        if job.capturable:
+            if not isinstance(job.t, Tensor):
+                job.t = torch.full((), job.t - 1, dtype=torch.float32, device=job.params[0].device)
+            job.t.add_(1 if job.ok is None else job.ok)
         for slot in job.slots:
             slot["step"] = job.t
         job.columns = [[slot[field] for slot in job.slots] for field in state_fields(job.rule)]
@@ -184,9 +231,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         weight_decay, cautious = decoupled_decay(group), group["cautious"]
         launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
         if launch is not None and fused.fits(job.params, job.grads, job.columns):
-            launch(job.params, job.grads, job.columns, job.t, float(group["lr"]))
+            bad = None if job.ok is None else job.ok.logical_not().float()
+            lr = group["lr"] if job.capturable else float(group["lr"])
+            launch(job.params, job.grads, job.columns, job.t, lr, bad)
             return
-        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious)
+        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
         rows = list(zip(job.params, job.grads, *job.columns, strict=True))
         for_each_block(kernel, rows, (True, False) + (True,) * len(job.columns))
 
@@ -231,7 +280,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         wanted = {"step", *state_fields(rule)}
         missing = wanted - slot.keys()
         if missing:
-            lacking = _listed(sorted(missing))
+            lacking = listed(sorted(missing))
             raise ValueError(
                 f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
             )
@@ -253,7 +302,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{key: getattr(self, key) for key in self._kept}}
+        kept = {key: getattr(self, key) for key in self._kept}
+        return {**super().__getstate__(), **kept, "_ledger": Ledger(self.skipped_steps)}
 
     # -- words -------------------------------------------------------------------------------
 
@@ -278,9 +328,3 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
         launch = fused.kernel_for(rule, decoupled_decay(group), group["cautious"])
         return "torch's fused kernel" if launch and group["fused"] is not False else "cache-sized blocks"
-
-
-def _listed(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -41,7 +41,7 @@ class Want(IntEnum):
     PRODUCT = 2
     """The Hessian at the point, times `state.vector`."""
     HESSIAN = 3
-    """Value, gradient and Hessian."""
+    """The Hessian alone; the method has the value and the gradient at the point."""
 
 
 class Evaluation(NamedTuple):

@@ -103,10 +103,11 @@ def _evaluator(objective: Any, method: Method, space: Space) -> Callable[[Array,
     def evaluate(x: Array, want: int, vector: Any) -> Evaluation:
         if want == Want.PRODUCT:
             return Evaluation(product=objective.hessian_vector(x, vector))
+        if want == Want.HESSIAN:
+            return Evaluation(hessian=objective.hessian(x))
         if want == Want.VALUE or Want.GRADIENT not in method.wants:
             return Evaluation(float(objective.value(x)))
         value, gradient = with_gradient(x)
-        hessian = objective.hessian(x) if want == Want.HESSIAN else None
-        return Evaluation(float(value), gradient, hessian=hessian)
+        return Evaluation(float(value), gradient)
 
     return evaluate

@@ -8,6 +8,9 @@ from downslope.errors import UsageError, closest
 from downslope.solvers.method import Method
 
 METHODS: dict[str, str] = {
+    "newton": "newton",
+    "newton-cg": "truncated",
+    "trust-ncg": "truncated",
     "l-bfgs": "lbfgs",
 }
 """Name → module `downslope.solvers.methods.MODULE`, whose `method(**options)` returns the method."""

@@ -97,6 +97,18 @@ class NumpyHost(Host):
     def most(self, a: Array, b: Array) -> Array:
         return np.maximum(a, b)
 
+    def shift(self, t: float, a: Array) -> Array:
+        return a + t
+
+    def first(self, a: Array) -> float:
+        return float(a[0])
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, bool]:
+        if not np.isfinite(matrix).all():
+            return np.full_like(matrix[0], math.nan), matrix, False
+        curvatures, basis = np.linalg.eigh(matrix)
+        return curvatures, basis, True
+
     def zeros(self, like: Array, *shape: int) -> Array:
         return np.zeros(shape, self.dtype)
 

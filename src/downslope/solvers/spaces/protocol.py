@@ -96,6 +96,17 @@ class Space(Protocol):
     def most(self, a: Array, b: Array) -> Array:
         """Entry by entry, the larger."""
 
+    def shift(self, t: Number, a: Array) -> Array:
+        """A vector or small array with t added to every entry."""
+
+    def first(self, a: Array) -> Number:
+        """Its first entry, as a number."""
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, Condition]:
+        """Eigenvalues (…, n) in rising order and eigenvectors (…, n, n) in columns of a symmetric matrix,
+        and whether the matrix is finite; without an error where it is not.
+        """
+
     def zeros(self, like: Array, *shape: int) -> Array:
         """Zeros (…, *shape): a small array, or a stack of vectors, for each problem of the vector `like`."""
 

@@ -19,6 +19,8 @@ BLOCK = 1 << 17
 GATHERED = 1 << 13
 """Elements up to which tensors are gathered: above, a kernel's fixed cost is less than the copies'."""
 
+_DEVICE_BLOCK = 1 << 26
+
 Kernel = Callable[..., None]
 Row = tuple[Tensor, ...]
 
@@ -34,6 +36,8 @@ def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool],
         block: the largest number of elements a call is given.
 
     """
+    if rows and rows[0][0].device.type != "cpu":  # there a launch costs more than what its caches save
+        block = max(block, _DEVICE_BLOCK)
     pack: list[Row] = []
     packed = 0
     for row in rows:

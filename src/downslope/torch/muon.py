@@ -12,9 +12,10 @@ from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
+from downslope.torch import kernels
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
-from downslope.torch.stacks import Item, fast_dtype, step_stacks
+from downslope.torch.stacks import Engine, Item, fast_dtype, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -215,7 +216,15 @@ class Muon(RuleOptimizer):
             cautious=group["cautious"],
             ns_dtype=chosen,
             max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
+            engine=self._engine_of(job),
         )
+
+    def _engine_of(self, job: Job) -> Engine:
+        """Return what a job is stepped with."""
+        device, look = job.params[0].device, not job.capturable
+        if job.group["fused"] is not False and kernels.available(device):
+            return Engine(kernels.ops_on(device), kernels=True, look=look, ok=job.ok)
+        return Engine(look=look, ok=job.ok)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         if field == "row_square":
@@ -230,7 +239,9 @@ class Muon(RuleOptimizer):
             NS_DTYPES[group["ns_dtype"]] or fast_dtype(p) or torch.promote_types(p.dtype, torch.float32)
         )
         shapes = {shape[1:] for q in group["params"] for shape in self._views[q].matrices(tuple(q.shape))}
-        return f"stacks of {len(shapes)} shapes in {str(iterations).removeprefix('torch.')}"
+        made = f"stacks of {len(shapes)} shapes in {str(iterations).removeprefix('torch.')}"
+        why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
+        return f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels"
 
 
 def _partition_of(

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from downslope.grouping.view import MatrixView
+from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
 from downslope.torch.blocks import BLOCK, for_each_block
-from downslope.torch.kernel import OPS, write
+from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.regions import region
 
 Shape = tuple[int, int]
@@ -52,6 +53,24 @@ class Item:
         return in_order and one_stack and self.p.is_contiguous()
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What a step is taken with.
+
+    Attributes:
+        ops: the operations of the iterations.
+        kernels: whether Triton kernels update the momenta and write the steps.
+        look: whether the host may read a value, which on a device would wait for it.
+        ok: a bool on the device; where it is False, nothing is written.
+
+    """
+
+    ops: TorchOps = OPS
+    kernels: bool = False
+    look: bool = True
+    ok: Tensor | None = None
+
+
 def step_stacks(
     rule: Muon,
     items: Sequence[Item],
@@ -62,28 +81,78 @@ def step_stacks(
     cautious: bool,
     ns_dtype: torch.dtype | None,
     max_stack_bytes: int,
+    engine: Engine = Engine(),
 ) -> None:
     """Take one Muon step of every item; results do not depend on how items were stacked."""
     for portion in _portions(items, max_stack_bytes):
         with region("momentum"):
-            stacks = _gather(rule, portion, t)
+            stacks, scaled = _prepared(rule, portion, t, ns_dtype, engine)
         squares = _row_squares(portion) if rule.normuon else {}
         with region("orthogonalise"):
-            for (fan_out, fan_in), stack in stacks.items():
-                prepared = _normalised(stack, ns_dtype)
-                polar = newton_schulz(OPS, prepared, rule.coefficients, rule.ns_steps)
+            for shape, stack in stacks.items():
+                if shape not in scaled:
+                    stack = _normalised(stack, ns_dtype, engine.look)
+                polar = newton_schulz(engine.ops, stack, rule.coefficients, rule.ns_steps)
                 if rule.normuon:
-                    polar = _evened(rule, polar, squares[fan_out, fan_in])
-                stacks[fan_out, fan_in] = polar.mul_(rule.scale_of(fan_out, fan_in))
-        rows = list(zip((item.p for item in portion), _scatter(portion, stacks), strict=True))
-
-        def write_step(p: Tensor, d: Tensor) -> None:
-            exact = p if p.dtype == torch.float64 else p.float()
-            d = d.to(exact.dtype)
-            write(p, exact, step(OPS, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious))
-
+                    polar = _evened(rule, polar, squares[shape], engine.ok)
+                stacks[shape] = polar if shape in scaled else polar.mul_(rule.scale_of(*shape))
         with region("write"):
-            for_each_block(write_step, rows, (True, False))
+            directions = list(zip(portion, _scatter(portion, stacks), strict=True))
+            if engine.kernels:
+                directions = _by_kernels(rule, directions, scaled, engine, lr, weight_decay, cautious)
+
+            def write_step(p: Tensor, d: Tensor) -> None:
+                exact = p if p.dtype == torch.float64 else p.float()
+                change = step(
+                    OPS, exact, d.to(exact.dtype), lr=lr, weight_decay=weight_decay, cautious=cautious
+                )
+                write(p, exact, change, engine.ok)
+
+            for_each_block(write_step, [(item.p, d) for item, d in directions], (True, False))
+
+
+def _prepared(
+    rule: Muon, portion: list[Item], t: Any, ns_dtype: torch.dtype | None, engine: Engine
+) -> tuple[dict[Shape, Tensor], dict[Shape, float]]:
+    """Update the momenta; return the stacks and, of those that kernels made, the scale left to apply.
+
+    These are divided by their norms already, and in the dtype of the iterations.
+    """
+    if not engine.kernels:
+        return _gather(rule, portion, t, engine.ok), {}
+    from downslope.torch.kernels import steps
+
+    shapes = steps.taken(rule, portion)
+    fast = [item for item in portion if item.matrices[0][1:] in shapes]
+    slow = [item for item in portion if item.matrices[0][1:] not in shapes]
+    stacks = steps.gather(rule, fast, t, ns_dtype or fast[0].momentum.dtype, engine.ok) if fast else {}
+    scaled = {shape: rule.scale_of(*shape) for shape in stacks}
+    if slow:
+        stacks.update(_gather(rule, slow, t, engine.ok))
+    return stacks, scaled
+
+
+def _by_kernels(
+    rule: Muon,
+    directions: list[tuple[Item, Tensor]],
+    scaled: dict[Shape, float],
+    engine: Engine,
+    lr: Any,
+    weight_decay: float,
+    cautious: bool,
+) -> list[tuple[Item, Tensor]]:
+    """Write what kernels can; return what is left, scaled."""
+    from downslope.torch.kernels import steps
+
+    left = []
+    for item, d in directions:
+        scale = scaled.get(item.matrices[0][1:], 1.0)
+        done = steps.write(
+            item, d, lr=lr, scale=scale, weight_decay=weight_decay, cautious=cautious, ok=engine.ok
+        )
+        if not done:
+            left.append((item, d if scale == 1 else d * scale))
+    return left
 
 
 def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item]]:
@@ -101,7 +170,7 @@ def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item
         yield portion
 
 
-def _gather(rule: Muon, portion: Sequence[Item], t: Any) -> dict[Shape, Tensor]:
+def _gather(rule: Muon, portion: Sequence[Item], t: Any, ok: Tensor | None) -> dict[Shape, Tensor]:
     """Update the momenta; return the stacks (count, fan_out, fan_in) to be orthogonalised."""
     stacks = _empty_stacks(portion)
     taken: Counter[Shape] = Counter()
@@ -121,10 +190,10 @@ def _gather(rule: Muon, portion: Sequence[Item], t: Any) -> dict[Shape, Tensor]:
 
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
         dtype = momentum.dtype
-        u, new = rule.momentum_of(OPS, g.to(dtype), rule.state_type(momentum), p.to(dtype), t)
-        if new.momentum_buffer is not momentum:
-            momentum.copy_(new.momentum_buffer)
+        ops = OPS if ok is None else PURE
+        u, new = rule.momentum_of(ops, g.to(dtype), rule.state_type(momentum), p.to(dtype), t)
         out.copy_(u)
+        assign(momentum, new.momentum_buffer, ok)
 
     for_each_block(kernel, rows, (False, False, True, True))
     for item, out, places in late:
@@ -144,11 +213,11 @@ def _row_squares(portion: Sequence[Item]) -> dict[Shape, list[Tensor]]:
     return found
 
 
-def _evened(rule: Muon, polar: Tensor, squares: Sequence[Tensor]) -> Tensor:
+def _evened(rule: Muon, polar: Tensor, squares: Sequence[Tensor], ok: Tensor | None) -> Tensor:
     """Return a stack with its rows evened out, and write the next mean squares to where they came from."""
     evened, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(list(squares)))
     for square, value in zip(squares, new.split([len(s) for s in squares]), strict=True):
-        square.copy_(value)
+        assign(square, value, ok)
     out: Tensor = evened
     return out
 
@@ -176,13 +245,14 @@ def _empty_stacks(portion: Sequence[Item]) -> dict[Shape, Tensor]:
     return {shape: like.new_empty((count, *shape)) for shape, count in counts.items()}
 
 
-def _normalised(stack: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> Tensor:
     """Return each matrix divided by its Frobenius norm, rounded once; a zero matrix stays zero.
 
     Where the norms' squares are far from over- and underflow, which is nearly always, one pass
     finds them; asking costs nothing on a CPU, and would wait for the device on a GPU.
     """
-    size = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True) if stack.device.type == "cpu" else None
+    look = look and stack.device.type == "cpu"
+    size = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True) if look else None
     if size is None or not bool(((size > 1e-12) & (size < 1e12)).all()):
         size = OPS.norm(stack)
         size = torch.where(size > 0, size, 1.0)

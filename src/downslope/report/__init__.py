@@ -8,12 +8,14 @@ The design, from outside in:
 - `parts` and `plots` are what any page is built from: tables, facts, code, shares, line plots,
   interval plots, as plain values. `page` turns chapters of them into HTML.
 - `templates/` has one file a part; `assets/` has the style sheet and the scripts. A plot is JSON;
-  `plot.js` gives it frame, legend, switches and crosshair, `lines.js` and `intervals.js` draw it.
+  `plot.js` gives it frame, legend, switches and crosshair; `lines.js`, `intervals.js` and
+  `contours.js` draw it.
 
 A page for something else (a learning-rate sweep, a profile) is a function from its data to
 `Chapter`s, handed to `page`.
 """
 
+from downslope.report.contours import Contours, Field, Mark
 from downslope.report.page import LIMIT, page, render
 from downslope.report.parts import (
     Cell,
@@ -37,12 +39,15 @@ __all__ = [
     "Chapter",
     "Code",
     "Column",
+    "Contours",
     "Facts",
+    "Field",
     "Fold",
     "Guide",
     "Interval",
     "Intervals",
     "Lines",
+    "Mark",
     "Note",
     "Section",
     "Series",

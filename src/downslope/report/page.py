@@ -28,7 +28,7 @@ LIMIT = 500_000
 POINTS = 24_000
 """Points that all thin curves of a page may have: about 14 bytes each."""
 
-SCRIPTS = ("scales.js", "plot.js", "lines.js", "intervals.js", "page.js")
+SCRIPTS = ("scales.js", "plot.js", "lines.js", "intervals.js", "contours.js", "page.js")
 
 
 def render(results: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:

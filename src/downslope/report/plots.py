@@ -1,8 +1,9 @@
 """Plots as JSON: what is to be seen, in numbers and words; plot.js decides how it is drawn.
 
-Two kinds serve every page. `Lines` draws series of traces over one x axis (or several to choose
+Three kinds serve every page. `Lines` draws series of traces over one x axis (or several to choose
 from): curves, sweeps, races, slopes. `Intervals` draws one row a name: a value, an interval and the
-single values behind it. A series keeps one colour through a page by its number.
+single values behind it. `Contours` (`downslope.report.contours`) draws paths over the
+level lines of a function of two unknowns. A series keeps one colour through a page by its number.
 
 Equal lists are written once (`x` of a hundred curves is often one list of steps), and numbers to
 five significant digits (thin traces: four), so that a page stays small.
@@ -129,8 +130,8 @@ class Lines(Part):
                     "colour": s.colour,
                     "best": s.best,
                     "span": s.span and [rounded(v) for v in s.span],
-                    "main": _trace(s.main, lists),
-                    "thin": [_trace(t, lists, 4) for t in s.thin],
+                    "main": trace_spec(s.main, lists),
+                    "thin": [trace_spec(t, lists, 4) for t in s.thin],
                 }
                 for s in self.series
             ],
@@ -209,7 +210,8 @@ class Lists:
         return self._index[key]
 
 
-def _trace(trace: Trace, lists: Lists, digits: int = 5) -> dict[str, Any]:
+def trace_spec(trace: Trace, lists: Lists, digits: int = 5) -> dict[str, Any]:
+    """Return what plot.js reads of a trace; its values go into the lists."""
     spec: dict[str, Any] = {
         "x": [lists.index(x, digits) for x in trace.x],
         "y": lists.index(trace.y, digits),

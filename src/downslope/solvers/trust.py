@@ -101,6 +101,16 @@ def next_radius(space: Any, radius: Number, length: Number, ratio: Number) -> Nu
     return space.where(ratio >= 0.25, grown, shrunk)
 
 
+def shortening(space: Any, rise: Number, slope: Number, finite: Condition) -> Number:
+    """Return the share of a rejected step to try next, between a tenth and a half.
+
+    It is where the parabola through both values and the slope at the step's start is least.
+    """
+    least = space.divide(-0.5 * slope, rise - slope)
+    share = space.minimum(space.maximum(least, 0.1), 0.5)
+    return space.where(finite & space.finite(least), share, 0.1)
+
+
 def fall_ratio(
     space: Any, before: Number, after: Number, fall: Number, trapezoid: Number, noise: Number
 ) -> tuple[Number, Condition]:

@@ -12,6 +12,10 @@ METHODS: dict[str, str] = {
     "newton-cg": "truncated",
     "trust-ncg": "truncated",
     "l-bfgs": "lbfgs",
+    "bfgs": "bfgs",
+    "cg": "cg",
+    "gd": "descent",
+    "momentum": "descent",
 }
 """Name → module `downslope.solvers.methods.MODULE`, whose `method(**options)` returns the method."""
 

@@ -10,7 +10,7 @@ from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Number
 from downslope.solvers.status import Status
-from downslope.solvers.trust import fall_ratio, next_radius, secular
+from downslope.solvers.trust import fall_ratio, next_radius, secular, shortening
 
 ACCEPT = 1e-4
 """A step counts if the value falls by at least this share of what the model promised."""
@@ -73,11 +73,12 @@ class Newton:
         self, space: Any, problem: Problem, limits: Limits, state: NewtonState, evaluation: Evaluation
     ) -> NewtonState:
         """Return the state after a Hessian or after a trial."""
-        return space.branch(
+        after: NewtonState = space.branch(
             state.want == int(Want.HESSIAN),
             lambda: self._curved(space, problem, state, evaluation),
             lambda: self._tried(space, problem, limits, state, evaluation),
         )
+        return after
 
     def _curved(
         self, space: Any, problem: Problem, state: NewtonState, evaluation: Evaluation
@@ -123,10 +124,13 @@ class Newton:
         old, value, gradient = state.core, evaluation.value, evaluation.gradient
         finite = space.finite(value) & space.finite(space.dot(gradient, gradient))
         core = seen(space, old, value, gradient, finite)._replace(evaluations=old.evaluations + 1)
-        trapezoid = -0.5 * (space.dot(old.gradient, state.step) + space.dot(gradient, state.step))
+        slope = space.dot(old.gradient, state.step)
+        trapezoid = -0.5 * (slope + space.dot(gradient, state.step))
         ratio, hidden = fall_ratio(space, old.value, value, state.fall, trapezoid, problem.noise)
         ratio = space.where(finite, ratio, -1.0)
+        share = shortening(space, value - old.value, slope, finite)
         radius = next_radius(space, state.radius, state.length, ratio)
+        radius = space.where(ratio < ACCEPT, share * state.length, radius)
         # A region so small that x + p is x holds no lower point.
         size = space.sqrt(space.dot(old.x, old.x))
         vanished = (radius <= space.eps * size) | space.invert(state.fall > 0) | (radius <= 1e-300)
@@ -148,7 +152,8 @@ class Newton:
             stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
             return state._replace(core=stopped, radius=radius)
 
-        return space.branch(accepted, onward, lambda: space.branch(vanished, ended, again))
+        following: NewtonState = space.branch(accepted, onward, lambda: space.branch(vanished, ended, again))
+        return following
 
 
 def method(name: str) -> Newton:

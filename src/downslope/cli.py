@@ -158,6 +158,53 @@ def groups(
     return run_groups(model, heads=heads, as_json=as_json, lint=lint, diff=diff, save=save, every=every)
 
 
+@app.command()
+def profile(
+    context: typer.Context,
+    task: Annotated[
+        str, typer.Argument(help="digits, text, or a file of your own: path.py:name.", metavar="TASK")
+    ],
+    optimizer: Annotated[str, typer.Option(help="One of sgd, adamw, muon, adam, rmsprop, adagrad.")] = "muon",
+    versus: Annotated[
+        str | None, typer.Option("--vs", help="Another optimizer, measured in turns with the first.")
+    ] = None,
+    what_if: Annotated[
+        str,
+        typer.Option(
+            help="Changes to try: all, none, or some of dtype (of Newton-Schulz), steps (fewer of them), "
+            "stacks (larger ones), compile (of the model)."
+        ),
+    ] = "all",
+    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the middle of its range.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long the timed windows are, together.")] = 4.0,
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: runs/profile-TASK-OPTIMIZER.html.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a Chrome trace of the steps, under 1 MB, to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON.")] = False,
+) -> int:
+    """Where a training step's time and memory go, and what would change it."""
+    from downslope.compare.terminal import command_line
+    from downslope.diagnose.profile_command import run_profile
+
+    return run_profile(
+        task,
+        optimizer=optimizer,
+        versus=versus,
+        what_ifs=what_if,
+        lr=lr,
+        threads=threads,
+        seconds=seconds,
+        out=out,
+        trace=trace,
+        command=command_line(context.find_root().obj),
+        as_json=as_json,
+    )
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; bad input is told in one line on standard error."""
     command = typer.main.get_command(app)

@@ -5,8 +5,27 @@ try:
 except ImportError as error:
     raise ImportError("downslope.torch needs PyTorch: pip install 'downslope[torch]'") from error
 
+from typing import TYPE_CHECKING, Any
+
 from downslope.grouping.torch import partition
 from downslope.torch.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.torch.muon import Muon
 
-__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp", "partition"]
+if TYPE_CHECKING:
+    from downslope.diagnose.torch.profile import profile
+    from downslope.diagnose.watch.torch import watch
+
+__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp", "partition", "profile", "watch"]
+
+
+def __getattr__(name: str) -> Any:
+    # What measures optimizers stands above them, and is loaded only when it is asked for.
+    if name == "profile":
+        from downslope.diagnose.torch.profile import profile
+
+        return profile
+    if name == "watch":
+        from downslope.diagnose.watch.torch import watch
+
+        return watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

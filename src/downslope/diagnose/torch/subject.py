@@ -1,0 +1,150 @@
+"""A training step in pieces, whether it comes from a task or from the user's own objects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from downslope.compare.optimizers import Candidate
+from downslope.compare.torch.faults import example_inputs, making, part, require_module, require_scalar
+from downslope.compare.torch.trainer import build, seed_everything
+from downslope.diagnose.torch.snapshot import undone
+from downslope.errors import UsageError, one_line
+from downslope.tasks import Task
+
+Loss = Callable[[Any, Any], Tensor]
+Part = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass
+class Subject:
+    """A model, its optimizer, its loss and the batches it sees."""
+
+    name: str
+    label: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    batches: Iterator[Any]
+    source: Any = None
+    """What the batches come from, where it has generators of its own."""
+    whole: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def step(self, part: Part = lambda _: nullcontext()) -> None:
+        """Take one training step, each piece of it within `part(name)`."""
+        with part("data"):
+            batch = next(self.batches)
+        with part("forward"):
+            loss = self.loss(self.model, batch)
+        with part("zero_grad"):
+            self.optimizer.zero_grad(set_to_none=True)
+        with part("backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with part("optimizer"):
+            self.optimizer.step()
+
+
+def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = None) -> Subject:
+    """Return the step of a task under an optimizer by name, at the middle of its learning rates.
+
+    Raises:
+        UsageError: a part of the task or the optimizer refuses.
+
+    """
+    model = build(task, seed).train()
+    low, high = candidate.space.lr
+    inputs = example_inputs(task) if candidate.traces else ()
+    with making(task, candidate):
+        rate = lr if lr is not None else math.sqrt(low * high)
+        optimizer = candidate.make("torch", model, inputs, rate, candidate.space.weight_decay[0])
+    for group in optimizer.param_groups:
+        group["on_nonfinite"] = "raise"  # what the classes do by themselves
+    with part(task, "batches(seed)"):
+        batches = iter(task.batches(seed))
+    seed_everything(seed)
+    return Subject(task.name, candidate.label, model, optimizer, task.loss, batches)
+
+
+def of_objects(
+    model: nn.Module,
+    batch: Any,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss | None,
+    batches: Iterable[Any] | None,
+) -> Subject:
+    """Return the step of the user's own model.
+
+    Raises:
+        UsageError: a model without parameters to train, an optimizer that is none or holds none of
+            them, or a loss that is no scalar with a gradient.
+
+    """
+    unused: Any = lambda *_: 0.0  # noqa: E731
+    named = Task(type(model).__name__, unused, unused, unused, unused)
+    require_module(named, model)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(
+            f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
+            "as in profile(model, batch, optimizer, loss)"
+        )
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise UsageError(
+            "the optimizer holds no parameter of this model: make it from model.parameters(), "
+            "or pass the model it was made for"
+        )
+    call = loss or _own_loss
+    try:
+        with undone(model):
+            value = call(model, batch)
+    except UsageError:
+        raise
+    except Exception as error:
+        how = "loss(model, batch)" if loss else "the model, called with the batch,"
+        raise UsageError(
+            f"{how} raised {one_line(error)}: expected a function of (model, batch) -> scalar"
+        ) from error
+    require_scalar(named, value)
+    stream = forever(batches) if batches is not None else iter(lambda: batch, object())
+    return Subject(named.name, type(optimizer).__name__, model, optimizer, call, stream, batches)
+
+
+def forever(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches again and again.
+
+    Raises:
+        UsageError: there are none.
+
+    """
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise UsageError("batches are empty or used up: pass a list or a data loader")
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Return the loss that a model computes itself, as those of transformers do."""
+    if isinstance(batch, dict):
+        out = model(**batch)
+    else:
+        out = model(*batch) if isinstance(batch, list | tuple) else model(batch)
+    found = getattr(out, "loss", out)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise UsageError(
+            "the model returns no scalar loss for this batch: pass loss=, a function of (model, batch)"
+        )
+    return found

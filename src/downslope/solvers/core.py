@@ -142,7 +142,14 @@ def settle(space: Space, limits: Limits, core: Core) -> Core:
     if limits.target is not None:
         status = where(core.best_value <= limits.target, int(Status.TARGET), status)
     status = where(core.best_value < -1.0 / space.eps**2, int(Status.UNBOUNDED), status)
+    rough = core.size > _coarse(space) * space.maximum(core.scale, space.full(core.size, 1.0))
+    status = where((core.status == int(Status.ROUNDOFF)) & rough, int(Status.PRECISION), status)
     known = core.status != int(Status.NONFINITE)
     return core._replace(
         status=where(known & (core.size <= tolerance(space, limits, core)), int(Status.GRADIENT), status)
     )
+
+
+def _coarse(space: Space) -> float:
+    """Return the gradient, of max(1, ‖g₀‖∞), up to which an ending at round-off is a success."""
+    return 1e-6 if space.eps < 1e-10 else 5e-3

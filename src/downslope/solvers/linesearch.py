@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen, tolerance
 from downslope.solvers.method import Direction, Evaluation, Want
-from downslope.solvers.searches.wolfe import FOUND, GOING, LOWEST, Search
+from downslope.solvers.searches.wolfe import FOUND, GOING, LOWEST
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
@@ -39,7 +39,7 @@ class LineState(NamedTuple):
     core: Core
     memory: Any
     d: Array
-    search: Search
+    search: Any
     fresh: Condition
 
 
@@ -118,17 +118,11 @@ class LineSearch:
             descends, onward, lambda: self._steepest(space, problem, after, self.towards.init(space, x))
         )
 
-    def _failed(
-        self, space: Space, problem: Problem, state: LineState, core: Core, search: Search
-    ) -> LineState:
+    def _failed(self, space: Space, problem: Problem, state: LineState, core: Core, search: Any) -> LineState:
         """Return the state after a search that found no lower point: along -g, or at the end."""
 
         def give_up() -> LineState:
-            opposite = search.bracketed & (search.high_slope > -0.1 * search.slope0)
-            kept = search.low_slope < 0.1 * search.slope0
-            kink = opposite & kept & space.invert(search.rounded)
-            why = space.where(kink, int(Status.KINK), int(Status.STALLED))
-            why = space.where(search.rounded, int(Status.ROUNDOFF), why)
+            why = self.search.diagnosis(space, search)
             ended = core._replace(ask=core.x, status=why, accepted=space.full(core.value, False))
             return state._replace(core=ended, search=search)
 

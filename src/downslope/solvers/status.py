@@ -24,6 +24,7 @@ class Status(IntEnum):
     INTERRUPTED = 13
     CALLBACK = 14
     RAISED = 15
+    PRECISION = 16
 
     @property
     def success(self) -> bool:
@@ -51,6 +52,10 @@ MESSAGES = {
     Status.ROUNDOFF: (
         "Converged at round-off: no step that is left changes the value by more than its rounding, "
         "and the gradient is as small as this precision lets it be."
+    ),
+    Status.PRECISION: (
+        "No progress: the value changes by no more than its rounding, but the gradient is not small. "
+        "Use float64, or take a large constant out of the function."
     ),
     Status.STALLED: (
         "No progress: the value does not fall along the negative gradient by what the gradient "

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from downslope.solvers.spaces.protocol import Condition, Number, Space
+from downslope.solvers.status import Status
 
 GOING, FOUND, LOWEST, FAILED = 0, 1, 2, 3
 """Verdicts: another trial; this trial; the lowest point seen; no lower point."""
@@ -27,6 +28,8 @@ GOING, FOUND, LOWEST, FAILED = 0, 1, 2, 3
 EXTRAPOLATE_LEAST, EXTRAPOLATE_MOST = 1.1, 4.0
 NARROW = 0.66
 BACK_TO_FINITE = 0.1
+SAME = 0.1
+"""A slope of at least this share of the first one has not gone to zero."""
 ROUNDINGS = 10.0
 """Values that differ by so many spacings of the dtype may differ by rounding alone."""
 
@@ -105,9 +108,20 @@ class Wolfe:
         fall = where(equal & (space.absolute(s.low_fall) <= s.uncertain), by_slopes, fall)
         promised = self.decrease * s.slope0
         enough = fall <= t * promised
-        modified = s.modified & space.invert(enough & (slope >= 0))
         found = enough & (space.absolute(slope) <= -self.curvature * s.slope0)
-        at_end = enough & (t >= s.last) & (slope <= promised)
+        found = found | (enough & (t >= s.last) & (slope <= promised))
+        return space.branch(
+            found,
+            lambda: s._replace(verdict=space.full(t, FOUND), rounded=rounded),
+            lambda: self._interval(space, s, fall, slope, enough, promised)._replace(rounded=rounded),
+        )
+
+    def _interval(
+        self, space: Space, s: Search, fall: Number, slope: Number, enough: Condition, promised: Number
+    ) -> Search:
+        """Return the search with the trial as an end of its interval, and the next trial."""
+        where, t = space.where, s.t
+        modified = s.modified & space.invert(enough & (slope >= 0))
 
         # MT's auxiliary function φ(t) - decrease t φ'(0), while it is in use.
         shift = where(modified & (fall <= s.low_fall) & space.invert(enough), promised, 0.0 * promised)
@@ -133,11 +147,16 @@ class Wolfe:
         lower = (low[0] > 0) & (low[1] <= low[0] * promised)
         verdict = where(exhausted, where(low[1] < 0, LOWEST, FAILED), GOING)
         verdict = where(narrow & lower, LOWEST, verdict)
-        verdict = where(found | at_end, FOUND, verdict)
         return Search(
             t_next, s.slope0, s.uncertain, *low, *high, bracketed, modified, width, width_before, s.last,
-            trials, verdict, rounded,
+            trials, verdict, s.rounded,
         )  # fmt: skip
+
+    def diagnosis(self, space: Space, s: Search) -> Number:
+        """Return the `Status` of a search along -g that found no lower point."""
+        jumps = s.bracketed & (s.high_slope > -SAME * s.slope0) & (s.low_slope < SAME * s.slope0)
+        why = space.where(jumps, int(Status.KINK), int(Status.STALLED))
+        return space.where(s.rounded, int(Status.ROUNDOFF), why)
 
     def _not_finite(self, space: Space, s: Search) -> Search:
         where = space.where

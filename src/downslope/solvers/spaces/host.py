@@ -66,6 +66,8 @@ class NumpyHost(Host):
         self.dtype = np.dtype(dtype)
         self.eps = float(np.finfo(self.dtype).eps)
         self._largest = blas.idamax if self.dtype == np.float64 else blas.isamax
+        double = self.dtype == np.float64
+        self._symv, self._syr2 = (blas.dsymv, blas.dsyr2) if double else (blas.ssymv, blas.ssyr2)
         self._sum = blas.dasum if self.dtype == np.float64 else blas.sasum
 
     def dot(self, a: Array, b: Array) -> float:
@@ -130,4 +132,17 @@ class NumpyHost(Host):
 
     def put_column(self, matrix: Array, index: int, column: Array) -> Array:
         matrix[:, index] = column
+        return matrix
+
+    def diagonal(self, matrix: Array, value: float) -> Array:
+        matrix[...] = 0.0
+        matrix.reshape(-1)[:: len(matrix) + 1] = value
+        return matrix
+
+    # BLAS reads by columns: its upper triangle is the lower one of a matrix that is stored by rows.
+    def symmetric(self, matrix: Array, a: Array) -> Array:
+        return self._symv(1.0, matrix.T, a)
+
+    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
+        self._syr2(1.0, a, b, a=matrix.T, overwrite_a=1)
         return matrix

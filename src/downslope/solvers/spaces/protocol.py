@@ -103,8 +103,9 @@ class Space(Protocol):
         """Its first entry, as a number."""
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Condition]:
-        """Eigenvalues (…, n) in rising order and eigenvectors (…, n, n) in columns of a symmetric matrix,
-        and whether the matrix is finite; without an error where it is not.
+        """Eigenvalues (…, n) rising, eigenvectors (…, n, n) in columns, and whether the matrix is finite.
+
+        Of a symmetric matrix, by its lower half; without an error where it is not finite.
         """
 
     def zeros(self, like: Array, *shape: int) -> Array:
@@ -124,3 +125,12 @@ class Space(Protocol):
 
     def put_column(self, matrix: Array, index: Number, column: Array) -> Array:
         """A small matrix with column `index` replaced; may write over it."""
+
+    def diagonal(self, matrix: Array, value: Number) -> Array:
+        """The matrix value · I, of the shape of `matrix` (…, n, n); may write over it."""
+
+    def symmetric(self, matrix: Array, a: Array) -> Array:
+        """A symmetric matrix (…, n, n) times a vector; the host keeps its lower triangle alone."""
+
+    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
+        """The symmetric matrix + a bᵀ + b aᵀ; may write over the matrix."""

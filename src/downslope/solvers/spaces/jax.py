@@ -1,0 +1,52 @@
+"""Vectors of JAX: numbers are arrays, so that a loop of turns can be traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from downslope.ops.protocol import Array
+from downslope.solvers.spaces.arrays import Arrays, mapped
+
+T = TypeVar("T")
+
+
+class JaxSpace(Arrays):
+    """One problem with numbers (), or many in lock step with numbers (B,)."""
+
+    def __init__(self, like: Array) -> None:
+        super().__init__(jnp, float(jnp.finfo(like.dtype).eps))
+        self.dtype = like.dtype
+
+    def full(self, like: Array, value: Any) -> Array:
+        kind = bool if isinstance(value, bool) else jnp.int32 if isinstance(value, int) else self.dtype
+        return jnp.full(like.shape, value, dtype=kind)
+
+    def where(self, condition: Array, a: Any, b: Any) -> Array:
+        made = jnp.where(condition, a, b)
+        return made.astype(jnp.int32) if jnp.issubdtype(made.dtype, jnp.integer) else made
+
+    def branch(self, condition: Array, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        if len(condition.shape):
+            return super().branch(condition, then, otherwise)
+        made: T = jax.lax.cond(condition, lambda: self.arrays(then()), lambda: self.arrays(otherwise()))
+        return made
+
+    def arrays(self, tree: T) -> T:
+        """Return a tree with Python's numbers as arrays, in the dtypes of the space."""
+
+        def one(leaf: Any) -> Array:
+            if isinstance(leaf, bool):
+                return jnp.asarray(leaf)
+            if isinstance(leaf, int):
+                return jnp.asarray(leaf, jnp.int32)
+            if isinstance(leaf, float):
+                return jnp.asarray(leaf, self.dtype)
+            kind = jnp.int32 if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf.dtype
+            return jax.lax.convert_element_type(leaf, kind)
+
+        made: T = mapped(one, tree)
+        return made

@@ -42,6 +42,8 @@ class Want(IntEnum):
     """The Hessian at the point, times `state.vector`."""
     HESSIAN = 3
     """The Hessian alone; the method has the value and the gradient at the point."""
+    LINEARIZED = 4
+    """Of a sum of squares: value, gradient, residuals and Jacobian."""
 
 
 class Evaluation(NamedTuple):
@@ -51,6 +53,8 @@ class Evaluation(NamedTuple):
     gradient: Array = None
     product: Array = None
     hessian: Array = None
+    residuals: Array = None
+    jacobian: Array = None
 
 
 class Method(Protocol):

@@ -61,7 +61,7 @@ def run(
     if hasattr(start, "core"):
         state = start._replace(core=start.core._replace(status=int(Status.RUNNING)))
     else:
-        evaluation = evaluate(start, 0, None)
+        evaluation = evaluate(start, int(Want.GRADIENT), None)
         with np.errstate(all="ignore"):
             state = method.init(space, problem, limits, start, evaluation)
     try:
@@ -91,6 +91,9 @@ def _ended(state: State, status: Status) -> State:
 
 def _evaluator(objective: Any, method: Method, space: Space) -> Callable[[Array, int, Any], Evaluation]:
     """Return what evaluates at a point what is wanted there."""
+    if hasattr(objective, "evaluate"):  # it knows itself what is wanted: sums of squares
+        own: Callable[[Array, int, Any], Evaluation] = objective.evaluate
+        return own
     with_gradient = objective.value_and_gradient
     if method.wants == {Want.GRADIENT}:
 

@@ -23,7 +23,7 @@ TILE = 128
 
 def _configurations() -> list[Any]:
     if interpreted():
-        return [triton.Config({"BLOCK": 16, "BLOCK_K": 32})]
+        return [triton.Config({"BLOCK": 32, "BLOCK_K": 32})]
     # From what keeps a Hopper or Ampere multiprocessor's matrix units fed: 64 kB of operands in
     # flight, four stages where they fit; small tiles where the matrices are few and small.
     sizes = [(128, 64, 8, 3), (128, 64, 4, 4), (128, 32, 4, 4), (128, 128, 8, 2), (64, 64, 4, 4)]

@@ -50,7 +50,15 @@ SESSIONS = (
         "compare",
         ("tests/compare", "tests/tasks", "tests/cli", "src/downslope/compare", "src/downslope/tasks"),
     ),
-    Session("jax", ("tests/jax", "src/downslope/jax", "src/downslope/grouping/jax")),
+    Session(
+        "jax",
+        (
+            "tests/jax",
+            "src/downslope/jax",
+            "src/downslope/grouping/jax",
+            "src/downslope/diagnose/watch/jax",
+        ),
+    ),
     Session("zoo", ("tests/zoo",)),
     Session("keras-tensorflow", ("tests/keras", "src/downslope/keras"), {"KERAS_BACKEND": "tensorflow"}),
     Session("keras-jax", ("tests/keras",), {"KERAS_BACKEND": "jax"}),
@@ -64,6 +72,10 @@ SESSIONS = (
             "--ignore=src/downslope/torch/kernels",
             *GROUPING,
         ),
+    ),
+    Session(
+        "diagnose",
+        ("tests/diagnose", "src/downslope/diagnose", "--ignore=src/downslope/diagnose/watch/jax"),
     ),
     Session("triton", ("tests/triton",), {"TRITON_INTERPRET": "1"}),
     Session("report", ("tests/report", "src/downslope/report")),

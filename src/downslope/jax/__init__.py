@@ -6,8 +6,22 @@ try:
 except ImportError as error:
     raise ImportError("downslope.jax needs JAX and optax: pip install 'downslope[jax]'") from error
 
+from typing import TYPE_CHECKING, Any
+
 from downslope.grouping.jax import partition
 from downslope.jax.elementwise import adagrad, adam, adamw, rmsprop, sgd
 from downslope.jax.muon import muon
 
-__all__ = ["adagrad", "adam", "adamw", "muon", "partition", "rmsprop", "sgd"]
+if TYPE_CHECKING:
+    from downslope.diagnose.watch.jax import watch
+
+__all__ = ["adagrad", "adam", "adamw", "muon", "partition", "rmsprop", "sgd", "watch"]
+
+
+def __getattr__(name: str) -> Any:
+    # What looks after a training stands above the optimizers, and is loaded only when it is asked for.
+    if name == "watch":
+        from downslope.diagnose.watch.jax import watch
+
+        return watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,233 @@
+"""`watch`: a PyTorch model under observation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from downslope.diagnose.watch.finding import (
+    NONFINITE,
+    Ailment,
+    Finding,
+    HealthWarning,
+    NonFiniteError,
+    likely_cause,
+)
+from downslope.diagnose.watch.origin import maker
+from downslope.diagnose.watch.torch.backward import Backward, Passed
+from downslope.diagnose.watch.torch.forward import Observed, Watcher
+from downslope.diagnose.watch.torch.gradients import Gradients
+from downslope.errors import UsageError
+
+__all__ = ["Doctor", "watch"]
+
+OnFinding = Literal["warn", "raise", "collect"]
+
+
+class Doctor:
+    """A model under observation; see `watch`.
+
+    Attributes:
+        findings: what was found, in order; each kind once a place.
+        passes: forward passes watched.
+
+    """
+
+    def __init__(self, model: nn.Module, *, every: int, on_finding: OnFinding) -> None:
+        self.findings: list[Finding] = []
+        self.passes = 0
+        self._model, self._every, self._on_finding = model, every, on_finding
+        self._parameters = dict(model.named_parameters())
+        self._said: set[tuple[Ailment, str, str]] = set()
+        self._calls, self._stack = 0, [""]
+        self._watcher: Watcher | None = None
+        self._last: Watcher | None = None
+        self._ill = False  # whether the last forward pass was: its backward pass then says nothing new
+        self._backward = Backward(self._backward_done)
+        self._gradients = Gradients()
+        self._hooks: list[Any] = []
+        for name, module in model.named_modules():
+            before = self._start if module is model else self._enter(name)
+            after = self._end if module is model else self._leave(name)
+            self._hooks += [
+                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                module.register_forward_hook(after, always_call=True),
+            ]
+
+    def close(self) -> None:
+        """Take all hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        """One line a finding."""
+        seen = f"{self.passes} pass{'' if self.passes == 1 else 'es'} watched"
+        return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen}"
+
+    def _start(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        self._calls += 1
+        if self._watcher is not None or (self._calls - 1) % self._every:
+            return
+        self.passes += 1
+        self._stack = [""]
+        self._watcher = Watcher(self._parameters.items())
+        self._watcher.outside([*self._parameters.values(), *model.buffers(), *_tensors((args, kwargs))])
+        self._watcher.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end(self, model: nn.Module, args: Any, out: Any) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is None:
+            return
+        watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._last = watcher
+        results = [t for t in _tensors(out) if t.is_floating_point() or t.is_complex()]
+        self._backward.label(results, "")
+        self._backward.outputs(results, "")
+        numbers = [watcher.number(t) for t in results]
+        watcher.settle()
+        first = next((m for n in numbers if (m := maker(watcher.operations, n)) is not None), None)
+        self._ill = first is not None
+        if first is not None:
+            self._made(first, watcher)
+        for op in watcher.operations:
+            if op.name and math.isfinite(op.peak) and op.peak > op.limit:
+                self._say(Ailment.OVERFLOW, op.module, op.name, _near(op))
+                break
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if self._watcher is not None:
+                self._backward.label(_tensors((args, kwargs)), self._stack[-1])
+                self._stack.append(name)
+                self._watcher.module = name
+
+        return enter
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            if self._watcher is not None and self._stack[-1] == name:
+                self._backward.label(_tensors(out), name)
+                self._stack.pop()
+                self._watcher.module = self._stack[-1]
+
+        return leave
+
+    def _made(self, number: int, watcher: Watcher) -> None:
+        op = watcher.operations[number]
+        what = "NaN" if math.isnan(op.peak) else "an infinity"
+        if op.name:
+            text = f"{op.name} in {_module(op.module)} makes {what} of finite numbers{likely_cause(op.name)}"
+            return self._say(Ailment.FORWARD, op.module, op.name, text)
+        for name, t in [*self._parameters.items(), *self._model.named_buffers()]:
+            if watcher.number(t) == number:
+                text = f"{name} holds {what} before the pass: go back to a checkpoint"
+                return self._say(Ailment.PARAMETER, name, "", text)
+        self._say(
+            Ailment.INPUT,
+            op.module,
+            "",
+            f"a tensor given to {_module(op.module)} holds {what}: look at the data",
+        )
+
+    def _backward_done(self, passed: list[Passed]) -> None:
+        if self._ill:
+            return None
+        first = next((p for p in passed if not math.isfinite(p.peak)), None)
+        if first is not None:
+            what = "NaN" if math.isnan(first.peak) else "an infinity"
+            if not first.operation:
+                text = f"the gradient that arrives at the model's output holds {what}: it is made by the loss"
+                return self._say(Ailment.LOSS, "", "", text)
+            text = f"{first.operation} in {_module(first.module)} makes {what} of finite gradients"
+            return self._say(
+                Ailment.BACKWARD, first.module, first.operation, text + likely_cause(first.operation)
+            )
+        last, self._last = self._last, None
+        for ailment, where, text in self._gradients.look(self._parameters, last):
+            self._say(ailment, where, "", text)
+        return None
+
+    def _say(self, ailment: Ailment, where: str, operation: str, text: str) -> None:
+        if (ailment, where, operation) in self._said:
+            return
+        self._said.add((ailment, where, operation))
+        finding = Finding(ailment, where, operation, text, self._calls)
+        self.findings.append(finding)
+        if self._on_finding == "raise" and ailment in NONFINITE:
+            raise NonFiniteError(finding)
+        if self._on_finding != "collect":
+            warnings.warn(str(finding), HealthWarning, stacklevel=2)
+
+
+def watch(model: nn.Module, *, every: int = 1, on_finding: OnFinding = "warn") -> Doctor:
+    """Watch a model train, and say in one line what goes wrong and where it began.
+
+    Found: the first module and operation, forward or backward, that makes NaN or infinity of finite
+    numbers (an infinity that vanishes again, as that of an attention mask, is none); values near the
+    largest of their dtype; weight matrices half of whose units had no gradient in 10 backward passes;
+    gradients a thousand times their recent median; gradients that vanish on their way back;
+    parameters that no gradient reaches, and whether they are cut off or not used.
+
+    A pass that is watched reads each result once more and waits for the device once forward and
+    twice backward; hooks of a pass that is not are next to free. Values, gradients and the random state
+    are as without it.
+
+    Args:
+        model: not compiled; a compiled model hides its operations.
+        every: watch one forward pass in so many.
+        on_finding: "warn" with a `HealthWarning`; "raise" a `NonFiniteError` where numbers are not finite,
+            warn of the rest; "collect" silently.
+
+    Returns:
+        The `Doctor`: `print(doctor)` and `doctor.findings` say what was found, `doctor.close()` (or the
+        end of a `with`) takes the hooks off.
+
+    Raises:
+        UsageError: no module, a compiled one, or one on `meta`; another option.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    >>> with watch(model, on_finding="collect") as doctor:
+    ...     (model(torch.zeros(2, 4)).log()).sum().backward()
+    >>> doctor.passes
+    1
+
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+    if hasattr(model, "_orig_mod"):
+        raise UsageError("model is compiled, which hides its operations: watch it before torch.compile")
+    if any(p.is_meta for p in model.parameters()):
+        raise UsageError("model is on the device 'meta', where nothing is computed: give it numbers first")
+    if not isinstance(every, int) or every < 1:
+        raise UsageError(f"every = {every!r}: expected a whole number of at least 1")
+    if on_finding not in ("warn", "raise", "collect"):
+        raise UsageError(f"on_finding = {on_finding!r}: expected 'warn', 'raise' or 'collect'")
+    return Doctor(model, every=every, on_finding=on_finding)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def _module(name: str) -> str:
+    return name or "the model"
+
+
+def _near(op: Observed) -> str:
+    return (
+        f"{op.name} in {_module(op.module)} reaches {op.peak:.1e}, near the largest number of its dtype: "
+        "lower the learning rate, or use bfloat16 or float32 there"
+    )

@@ -1,0 +1,147 @@
+"""The forward pass: which operation was the first to make NaN or infinity of finite numbers.
+
+Every operation's largest absolute value is kept on the device and read once, at the end of the pass.
+An infinity alone is no finding, since attention masks are made of them: it counts once it reaches
+the model's output, or turns into NaN on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from downslope.diagnose.watch.origin import Operation
+
+_EMPTY = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"})
+"""Operations whose values mean nothing yet."""
+
+NEAR = 1 / 8
+"""A value above this share of the largest number of its dtype is near overflow."""
+
+
+@dataclass
+class Observed(Operation):
+    """An operation of the pass, with what is to be read at its end."""
+
+    peaks: list[Tensor] = field(default_factory=list)
+    limit: float = math.inf
+
+
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation between the start and the end of a forward pass."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.module = ""
+        self.operations: list[Observed] = []
+        self.names = {id(p): name for name, p in parameters}
+        self.used: dict[str, tuple[str, bool]] = {}
+        self.looked_up: set[str] = set()
+        self.cuts: list[str] = []
+        self._writer: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, and keep what it gave."""
+        kwargs = kwargs or {}
+        name = func._schema.name.partition("::")[2]
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        sources = tuple(self.number(t) for t in given)
+        self._note(name, given)
+        out = func(*args, **kwargs)
+        if not func.is_view:
+            made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+            number = len(self.operations)
+            self.operations.append(self._operation(name, sources, made))
+            for t in made:
+                self._writer[_storage(t)] = number
+        return out
+
+    def outside(self, tensors: Iterable[Tensor]) -> None:
+        """Take note of tensors that came from outside."""
+        for t in tensors:
+            self.number(t)
+
+    def settle(self) -> None:
+        """Read all peaks, waiting once for each device."""
+        pending = [(op, peak) for op in self.operations for peak in op.peaks]
+        for (op, _), value in zip(pending, read([peak for _, peak in pending]), strict=True):
+            op.peak = value if math.isnan(value) or math.isnan(op.peak) else max(op.peak, value)
+        for op in self.operations:
+            op.peaks.clear()
+
+    def _operation(self, name: str, sources: tuple[int, ...], made: Sequence[Tensor]) -> Observed:
+        numbers = [t for t in made if counts(t)]
+        op = Observed(self.module, name, sources)
+        op.peaks = [] if name in _EMPTY else [peak_of(t) for t in numbers]
+        op.limit = min((torch.finfo(t.dtype).max * NEAR for t in numbers), default=math.inf)
+        return op
+
+    def number(self, tensor: Tensor) -> int:
+        """Return the number of the operation that wrote to a tensor last."""
+        key = _storage(tensor)
+        if key not in self._writer:
+            self._writer[key] = len(self.operations)
+            self.operations.append(
+                Observed(self.module, "", (), peaks=[peak_of(tensor.detach())] if counts(tensor) else [])
+            )
+        return self._writer[key]
+
+    def _note(self, name: str, given: Sequence[Tensor]) -> None:
+        if name == "detach":
+            self.cuts.append(self.module)
+            return
+        for position, t in enumerate(given):
+            known = self.names.get(id(t))
+            if known is not None:
+                self.used.setdefault(known, (self.module, torch.is_grad_enabled()))
+                if position == 0 and name in ("embedding", "_embedding_bag", "index_select", "index"):
+                    self.looked_up.add(known)
+
+
+def peak_of(t: Tensor) -> Tensor:
+    """Return the least and the largest value, NaN where there is one, without waiting for the device."""
+    real = torch.view_as_real(t) if t.is_complex() else t
+    return torch.stack(torch.aminmax(_as_it_lies(real)))
+
+
+def _as_it_lies(t: Tensor) -> Tensor:
+    """Return the same numbers in the order of memory, repeated ones once: a reduction then copies nothing."""
+    if t.is_contiguous():
+        return t
+    strides = t.stride()
+    t = t[tuple(0 if stride == 0 else slice(None) for stride in strides)]
+    left = t.stride()
+    return t.permute(sorted(range(t.ndim), key=lambda i: -left[i]))
+
+
+def read(peaks: Sequence[Tensor]) -> list[float]:
+    """Return the largest absolute values, waiting once for each device."""
+    values = [math.nan] * len(peaks)
+    for device in {peak.device for peak in peaks}:
+        here = [i for i, peak in enumerate(peaks) if peak.device == device]
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        for i, value in zip(here, torch.stack([peaks[i].to(wide) for i in here]).abs().tolist(), strict=True):
+            values[i] = max(value)  # both are NaN where one is
+    return values
+
+
+def counts(t: Tensor) -> bool:
+    """Return whether a tensor has numbers that can be NaN or infinite, to be read as they lie."""
+    floating = t.is_floating_point() or t.is_complex()
+    return floating and t.numel() > 0 and t.layout is torch.strided
+
+
+def _storage(t: Tensor) -> int:
+    try:
+        return int(t.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # a tensor without storage of its own, as a sparse one
+        return id(t)

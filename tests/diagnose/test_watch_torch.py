@@ -1,0 +1,210 @@
+"""A watched PyTorch model: each ailment is provoked, a healthy model has none, and nothing is changed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from downslope.diagnose.watch import Ailment, Finding, HealthWarning, NonFiniteError
+from downslope.errors import UsageError
+from downslope.torch import watch
+
+
+class Tail(nn.Module):
+    """Two layers, and a last operation of the test's choice."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor] = lambda h: h) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Linear(6, 3)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.head(self.body(x)))
+
+
+def compiled() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        return torch.compile(Tail())
+
+
+def batch() -> Tensor:
+    return torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+
+
+def found(model: nn.Module, x: Tensor, passes: int = 1) -> list[Finding]:
+    with watch(model, on_finding="collect") as doctor:
+        for _ in range(passes):
+            model.zero_grad()
+            model(x).sum().backward()
+    return doctor.findings
+
+
+def masked(h: Tensor, rows: Tensor) -> Tensor:
+    return torch.softmax(h + torch.zeros_like(h).masked_fill(rows[:, None], -math.inf), -1)
+
+
+@pytest.mark.parametrize(
+    ("last", "ailment", "operation"),
+    [
+        (lambda h: (h - h).log(), Ailment.FORWARD, "log"),
+        (lambda h: (h - h) / (h - h), Ailment.FORWARD, "div"),
+        (lambda h: (h * 1e30).exp().mul(0), Ailment.FORWARD, "exp"),
+        (lambda h: masked(h, torch.ones(5, dtype=torch.bool)), Ailment.FORWARD, "_softmax"),
+        (lambda h: h.abs().mul(0).sqrt(), Ailment.BACKWARD, "SqrtBackward0"),
+        (lambda h: torch.where(h < 9, h, (h - h).log()), Ailment.BACKWARD, "LogBackward0"),
+    ],
+    ids=["log", "0/0", "overflow", "mask", "root", "where"],
+)
+def test_the_first_operation_that_makes_it_is_named(
+    last: Callable[[Tensor], Tensor], ailment: Ailment, operation: str
+) -> None:
+    findings = found(Tail(last), batch())
+    assert [(f.ailment, f.operation) for f in findings] == [(ailment, operation)]
+    assert "\n" not in str(findings[0])
+
+
+def test_the_module_is_named() -> None:
+    model = Tail()
+    model.body.append(nn.Sequential(nn.Identity(), Tail(torch.log)))  # the first has no say
+    model.body[-1][1].head, model.body[-1][1].body = nn.Linear(6, 6), nn.Identity()
+    (finding,) = [f for f in found(model, batch()) if f.ailment is Ailment.FORWARD]
+    assert (finding.where, finding.operation) == ("body.3.1", "log")
+
+
+def test_infinities_of_a_mask_are_no_finding() -> None:
+    some = torch.zeros(5, 3, dtype=torch.bool)
+    some[:, 1] = True
+    assert found(Tail(lambda h: torch.softmax(h.masked_fill(some, -math.inf), -1)), batch()) == []
+    assert found(Tail(lambda h: h.masked_fill(some, -math.inf).softmax(-1).square()), batch(), 12) == []
+
+
+def test_what_comes_from_outside_is_told_apart() -> None:
+    (given,) = found(Tail(), batch() / 0)
+    assert given.ailment is Ailment.INPUT
+    model = Tail()
+    with torch.no_grad():
+        model.head.bias[1] = math.nan
+    (held,) = found(model, batch())
+    assert (held.ailment, held.where) == (Ailment.PARAMETER, "head.bias")
+    model = Tail()
+    with watch(model, on_finding="collect") as doctor:
+        (model(batch()).sum() * math.nan).backward()
+    assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
+
+
+def test_parameters_that_no_gradient_reaches() -> None:
+    class Cut(Tail):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.aside = nn.Linear(2, 2), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.aside(x).detach()
+
+    findings = found(Cut(), batch(), 3)
+    assert {(f.ailment, f.where) for f in findings} == {
+        (Ailment.UNUSED, "spare.weight"),
+        (Ailment.UNUSED, "spare.bias"),
+        (Ailment.DETACHED, "aside.weight"),
+        (Ailment.DETACHED, "aside.bias"),
+    }
+    frozen = Cut().requires_grad_(False)
+    frozen.head.requires_grad_(True)
+    assert found(frozen, batch()) == []
+
+
+def test_dead_units_and_not_the_rows_of_a_table() -> None:
+    model = Tail()
+    with torch.no_grad():
+        model.body[0].bias[:4], model.body[0].bias[4:] = -1e3, 10.0  # four of six units never fire
+    findings = found(model, batch(), 10)
+    assert [(f.ailment, f.where) for f in findings] == [(Ailment.DEAD, "body.0.weight")]
+    assert "67% of the 6 units" in findings[0].text
+    table = nn.Sequential(nn.Embedding(50, 4), Tail(lambda h: h.square()))
+    assert found(table, torch.arange(5), 12) == []
+
+
+def test_exploding_and_vanishing_gradients() -> None:
+    model = Tail()
+    model.body[2] = nn.Identity()
+    with watch(model, on_finding="collect") as doctor:
+        for scale in [1.0] * 6 + [1e5]:
+            model.zero_grad()
+            (scale * model(batch()).square().sum()).backward()
+    assert {f.ailment for f in doctor.findings} == {Ailment.EXPLODING}
+    faint = nn.Sequential(nn.Linear(4, 4), *[nn.Sigmoid(), nn.Linear(4, 4)] * 1, nn.Linear(4, 4))
+    with torch.no_grad():
+        faint[2].weight.mul_(1e-10)
+    assert (Ailment.VANISHING, "0.weight") in {(f.ailment, f.where) for f in found(faint, batch())}
+
+
+def test_half_precision_near_its_end() -> None:
+    model = nn.Linear(4, 2, bias=False).half()
+    with torch.no_grad():
+        model.weight.fill_(60.0)
+    (finding,) = found(model, torch.full((1, 4), 60.0).half())
+    assert finding.ailment is Ailment.OVERFLOW
+    assert found(nn.Linear(4, 2).half(), torch.ones(1, 4).half()) == []
+
+
+def test_values_gradients_and_the_random_state_are_as_without_it() -> None:
+    results = []
+    for watched in (False, True):
+        model = Tail()
+        doctor = watch(model) if watched else None
+        torch.manual_seed(3)
+        out = model(batch())
+        out.square().sum().backward()
+        results.append([out, torch.rand(2), *[p.grad for p in model.parameters()]])
+        if doctor is not None:
+            doctor.close()
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    for plain, seen in zip(*results, strict=True):
+        assert torch.equal(plain, seen)
+
+
+def test_an_error_of_the_model_ends_the_watch_of_its_pass() -> None:
+    model = Tail()
+    with watch(model) as doctor:
+        with pytest.raises(RuntimeError, match="shapes"):
+            model(torch.ones(2, 9))
+        model(batch()).sum().backward()
+        assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+    assert doctor.findings == []
+
+
+def test_warn_raise_and_every() -> None:
+    with watch(Tail(torch.log)) as doctor, pytest.warns(HealthWarning, match="log in the model"):
+        doctor._model(batch())
+    model = Tail(lambda h: h.abs().mul(0).sqrt())
+    with watch(model, on_finding="raise"), pytest.raises(NonFiniteError, match="SqrtBackward0"):
+        model(batch()).sum().backward()
+    model = Tail()
+    with watch(model, every=3) as doctor:
+        for _ in range(7):
+            model(batch()).sum().backward()
+    assert doctor.passes == 3
+    assert str(doctor) == "nothing found in 3 passes watched"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [
+        (lambda: 3, {}, "model is a int"),
+        (compiled, {}, "compiled"),
+        (lambda: Tail().to("meta"), {}, "meta"),
+        (Tail, {"every": 0}, "every = 0"),
+        (Tail, {"on_finding": "cry"}, "on_finding = 'cry'"),
+    ],
+)
+def test_bad_input(model: Callable[[], nn.Module], options: dict, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        watch(model(), **options)

@@ -1,0 +1,103 @@
+"""A watched JAX function: the primitive, the module and the line that make NaN or infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from downslope.diagnose.watch import Ailment, NonFiniteError
+from downslope.errors import UsageError
+from downslope.jax import watch
+
+X = jnp.array([0.0, 1.0, -1.0], jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("fun", "ailment", "operation"),
+    [
+        (lambda x: jnp.log(x).sum(), Ailment.FORWARD, "log"),
+        (jax.grad(lambda x: jnp.where(x > 0, jnp.log(x), 0.0).sum()), Ailment.BACKWARD, "div"),
+        (lambda x: jax.nn.softmax(jnp.where(x > 5, x, -jnp.inf)), Ailment.FORWARD, "sub"),
+        (lambda x: lax.scan(lambda c, y: (c, y / x[0]), x[1], x)[1], Ailment.FORWARD, "div"),
+        (lambda x: lax.while_loop(lambda s: s[1] < 5, lambda s: (s[0] * 1e30, s[1] + 1), (x, 0))[0],
+         Ailment.FORWARD, "mul"),
+        (lambda x: lax.cond(x[0] > 5, lambda x: x, lambda x: jnp.log(x - 5), x), Ailment.FORWARD, "log"),
+        (jax.jit(jax.vmap(jax.checkpoint(lambda x: jnp.sqrt(x)))), Ailment.FORWARD, "sqrt"),
+        (lambda x: 2 * x / jnp.array([1.0, jnp.nan, 1.0]), Ailment.INPUT, ""),
+    ],
+    ids=["log", "where", "mask", "scan", "while", "cond", "calls", "constant"],
+)  # fmt: skip
+def test_the_first_primitive_that_makes_it_is_named(
+    fun: Callable[..., Any], ailment: Ailment, operation: str
+) -> None:
+    checked = watch(fun, on_finding="collect")
+    np.testing.assert_array_equal(checked(X), fun(X))
+    assert [(f.ailment, f.operation) for f in checked.findings] == [(ailment, operation)]
+    if operation:
+        assert "test_watch.py" in checked.findings[0].text
+
+
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda x: jax.nn.softmax(jnp.where(x < 0, x, -jnp.inf)),
+        lambda x: jnp.exp(jnp.log(jnp.abs(x))),
+        lambda x: lax.cond(x[0] > 5, lambda x: jnp.log(x), lambda x: x, x),
+        jax.grad(lambda x: lax.scan(lambda c, y: (jnp.tanh(c + y), c), x[1], x)[0]),
+        lambda key_free: jax.random.normal(jax.random.key(0), (3,)) * key_free,
+    ],
+    ids=["mask", "vanishing", "branch", "scan", "random"],
+)
+def test_healthy_functions(fun: Callable[..., Any]) -> None:
+    checked = watch(fun, on_finding="raise")
+    for _ in range(2):
+        np.testing.assert_allclose(checked(X), fun(X), rtol=1e-6)  # fused otherwise, 1 ulp
+    assert str(checked) == "nothing found in 2 calls watched"
+
+
+def test_the_turn_before_is_not_at_fault() -> None:
+    """The third turn overflows; what follows only hands it on."""
+
+    def turn(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        grown = carry * x
+        return grown, jnp.sin(grown)
+
+    checked = watch(lambda x: lax.scan(turn, jnp.float32(1), x), on_finding="collect")
+    checked(jnp.full(6, 1e13, jnp.float32))
+    assert [f.operation for f in checked.findings] == ["mul"]
+
+
+def test_the_module_of_flax_is_named() -> None:
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return jnp.log(nn.Dense(3)(x) * 0)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return Block(name="inner")(nn.Dense(2)(x)).sum()
+
+    x = jnp.ones((2, 3))
+    weights = Model().init(jax.random.key(0), x)
+    checked = watch(jax.value_and_grad(Model().apply), on_finding="collect")
+    _, gradients = checked(weights, x)
+    assert jax.tree.structure(gradients) == jax.tree.structure(weights)
+    (finding,) = checked.findings
+    assert finding.where == "Model/inner"
+    with pytest.raises(NonFiniteError, match="Model/inner"):
+        watch(Model().apply, on_finding="raise")(weights, x)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(UsageError, match="expected a function"):
+        watch(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="watch outermost"):
+        jax.jit(watch(jnp.sin))(X)

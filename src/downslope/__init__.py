@@ -4,8 +4,37 @@ Importing this package loads NumPy and nothing heavier; `downslope.torch` and it
 the framework whose name they bear.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from downslope.rules import SGD, AdaGrad, Adam, Muon, RMSProp, orthogonalize
+
+if TYPE_CHECKING:
+    from downslope.gradients.check import check_gradient
 
 __version__ = "0.1.0"
 
-__all__ = ["SGD", "AdaGrad", "Adam", "Muon", "RMSProp", "__version__", "orthogonalize"]
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "Muon",
+    "RMSProp",
+    "__version__",
+    "check_gradient",
+    "orthogonalize",
+]
+
+_LATER = {"check_gradient": "downslope.gradients.check"}
+"""Public names whose modules are imported when they are first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

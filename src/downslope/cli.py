@@ -205,6 +205,60 @@ def profile(
     )
 
 
+@app.command()
+def check(
+    context: typer.Context,
+    function: Annotated[
+        str,
+        typer.Argument(
+            help="path.py:name, a function with x0 and its gradient beside it, a module with batch and loss, "
+            "or a task.",
+            metavar="FUNCTION",
+        ),
+    ],
+    x: Annotated[
+        str | None,
+        typer.Option("--x", help="The point: shape:3x4 (drawn), '[1, 2, 3]', or a .npy file. Default: x0."),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(help="Name of the gradient in the file; true: the function returns (value, gradient)."),
+    ] = None,
+    directions: Annotated[int, typer.Option(help="Random directions over all entries.")] = 2,
+    evaluations: Annotated[int, typer.Option(help="Calls of function and gradient at most.")] = 3000,
+    rtol: Annotated[float, typer.Option(help="Relative differences that are let pass.")] = 1e-4,
+    precision: Annotated[
+        str, typer.Option(help="auto: in float64 where the function allows it; own; float64.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the directions, and of --x shape:….")] = 0,
+    page: Annotated[
+        Path | None, typer.Option("--report", help="Write an HTML page with Taylor slopes to this file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> int:
+    """Is this gradient right, and if not, where: each wrong entry by name, with a hint.
+
+    Exits with 0 where the gradient is right, with 1 where it is wrong or could not be judged (a kink,
+    round-off, a random function).
+    """
+    from downslope.compare.terminal import command_line
+    from downslope.gradients.check.command import run_check
+
+    return run_check(
+        function,
+        point=x,
+        gradient=gradient,
+        directions=directions,
+        evaluations=evaluations,
+        rtol=rtol,
+        precision=precision,
+        seed=seed,
+        report=page,
+        command=command_line(context.find_root().obj),
+        as_json=as_json,
+    )
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; bad input is told in one line on standard error."""
     command = typer.main.get_command(app)

@@ -1,0 +1,29 @@
+"""Is this gradient right, and if not, where: directions over all entries, then a search for those behind.
+
+- `api` takes the user's function; `adapter` and the files named after frameworks make it a `Problem`.
+- `examine` runs a check: preflight, directions over all entries (`line`, `extrapolate`, `measure`, `noise`),
+  the search for what is wrong (`locate`, `hints`), kinks at the point (`bends`), the verdict.
+- `result` is what comes back; `page` draws it, `command` is `downslope check`, `fixture` is pytest's.
+"""
+
+from downslope.gradients.check.api import check_gradient
+from downslope.gradients.check.result import (
+    Coverage,
+    Finding,
+    GradientError,
+    GradientReport,
+    Reason,
+    Taylor,
+    Verdict,
+)
+
+__all__ = [
+    "Coverage",
+    "Finding",
+    "GradientError",
+    "GradientReport",
+    "Reason",
+    "Taylor",
+    "Verdict",
+    "check_gradient",
+]

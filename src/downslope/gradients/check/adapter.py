@@ -1,0 +1,260 @@
+"""From the user's function and arrays to a `Problem`, in float64 where the function allows it.
+
+What differs between frameworks is in the file of each name: how a nest of arrays is taken apart, how
+numbers become its arrays, how a value and a gradient are asked for. What does not differ is here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from downslope.errors import UsageError, one_line
+from downslope.gradients.check.problem import Leaf, Problem, Vector, leaves_of
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+
+BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+Arrays = Sequence[Any]
+"""The arrays that the gradient is taken in, in order."""
+
+
+class Adapter(Protocol):
+    """A function of one framework, and its point."""
+
+    names: Sequence[str]
+    arrays: Arrays
+    facts: dict[str, Any]
+    notes: list[str]
+
+    def dtype_of(self, array: Any) -> str:
+        """Return the name of an array's dtype."""
+
+    def numbers(self, array: Any) -> Vector:
+        """Return an array's entries as a vector of float64."""
+
+    def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
+        """Return an array like another with these entries, in the dtype `wide` unless that is ""."""
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """Return the value, and the name of its dtype."""
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """Return the claimed gradient, an array for each; None for one that it leaves out."""
+
+
+def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
+    """Return the problem of a function of some framework.
+
+    Raises:
+        UsageError: the function raises at the point, or returns what is no number.
+
+    """
+    shapes = [tuple(int(n) for n in a.shape) for a in adapter.arrays]
+    dtypes = [adapter.dtype_of(a) for a in adapter.arrays]
+    leaves = leaves_of(list(zip(adapter.names, shapes, dtypes, strict=True)))
+    x = _joined([adapter.numbers(a) for a in adapter.arrays])
+    if not x.size:
+        raise UsageError("x has no entry of a floating dtype: expected at least one")
+    if not np.all(np.isfinite(x)):
+        j = int(np.flatnonzero(~np.isfinite(x))[0])
+        raise UsageError(f"x holds {x[j]} (entry {j} of all): expected finite numbers")
+    narrow = any(d != "float64" for d in dtypes)
+    _Bound(adapter, leaves, "").first(x)
+    wide = _widest(adapter, leaves, x) if narrow and precision != "own" else ""
+    if precision == "float64" and narrow and wide != "float64":
+        raise UsageError(
+            'precision = "float64": the function does not take float64 arrays through to its value; '
+            'use "auto"'
+        )
+    bound = _Bound(adapter, leaves, wide)
+    if wide:
+        adapter.notes.append(f"checked in {wide}, which f takes in place of {_coarsest(dtypes)}")
+    problem = Problem(
+        x,
+        bound.value,
+        bound.gradient,
+        leaves,
+        eps=EPS[wide] if wide else max(EPS.get(d, 2.0**-23) for d in dtypes),
+        round=bound.rounded if narrow and wide != "float64" else (lambda v: v),
+        notes=adapter.notes,
+        facts=adapter.facts,
+    )
+    if hasattr(adapter, "complex_value"):
+        problem.complex_value = adapter.complex_value
+    return problem
+
+
+class _Bound:
+    """The function and its gradient as functions of a vector."""
+
+    def __init__(self, adapter: Adapter, leaves: Sequence[Leaf], wide: str) -> None:
+        self.adapter, self.leaves, self.wide = adapter, leaves, wide
+
+    def arrays(self, x: Vector) -> list[Any]:
+        return [
+            self.adapter.made(x[leaf.start : leaf.stop].reshape(leaf.shape), a, self.wide)
+            for leaf, a in zip(self.leaves, self.adapter.arrays, strict=True)
+        ]
+
+    def value(self, x: Vector) -> float:
+        value, _ = self.adapter.value(self.arrays(x), self.wide)
+        return _number(value)
+
+    def gradient(self, x: Vector) -> Vector:
+        made = self.adapter.gradient(self.arrays(x), self.wide)
+        return _joined(
+            [
+                np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)
+                for g, leaf in zip(made, self.leaves, strict=True)
+            ]
+        )
+
+    def _fitting(self, g: Any, leaf: Leaf) -> Vector:
+        shape = tuple(int(n) for n in getattr(g, "shape", ()))
+        if shape != leaf.shape:
+            raise UsageError(f"the gradient of {leaf.name} has shape {shape}: expected {leaf.shape}")
+        return self.adapter.numbers(g)
+
+    def rounded(self, x: Vector) -> Vector:
+        return _joined([self.adapter.numbers(a) for a in self.arrays(x)])
+
+    def first(self, x: Vector) -> None:
+        """Call once, so that what is wrong with the function is told as bad input; notice writing to x."""
+        arrays = self.arrays(x)
+        try:
+            value, _ = self.adapter.value(arrays, self.wide)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the function raised at the point: {one_line(error)}") from error
+        _number(value)
+        after = _joined([self.adapter.numbers(a) for a in arrays])
+        if not np.array_equal(after, x if self.wide == "float64" else self.rounded(x)):
+            j = int(np.flatnonzero(after != x)[0])
+            leaf = next(leaf for leaf in self.leaves if j < leaf.stop)
+            raise UsageError(f"the function writes to its argument ({leaf.name}): let it work on a copy")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"the function returned a {type(value).__name__}: expected a single real number (a vector-valued "
+            "function is checked with jacobian=)"
+        ) from None
+
+
+def _widest(adapter: Adapter, leaves: Sequence[Leaf], x: Vector) -> str:
+    """Return the finest dtype that the function takes through to its value and gradient, "" if none."""
+    given = {leaf.dtype for leaf in leaves}
+    for dtype in ("float64", "float32"):
+        if dtype in given:
+            return ""
+        refused = _refusal(adapter, leaves, x, dtype)
+        if not refused:
+            return dtype
+        adapter.notes.append(f"checked in {_coarsest(sorted(given))}: in {dtype} {refused}")
+    return ""
+
+
+def _refusal(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, dtype: str) -> str:
+    """Return what keeps the function from being checked in another dtype, "" where nothing does."""
+    wide = _Bound(adapter, leaves, dtype)
+    own, _ = adapter.value(_Bound(adapter, leaves, "").arrays(x), "")
+    try:
+        value, found = adapter.value(wide.arrays(x), dtype)
+        gradient = adapter.gradient(wide.arrays(x), dtype)
+    except Exception as error:  # whatever a function says to arrays of another dtype
+        return f"the function raises {type(error).__name__}"
+    if found != dtype:
+        return f"the function returns {found}"
+    if not {adapter.dtype_of(g) for g in gradient if g is not None} <= {dtype}:
+        return "the gradient has another dtype"
+    return "" if _close(float(value), float(own)) else "the function has another value"
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isfinite(a) and abs(a - b) <= 0.05 * max(abs(a), abs(b), 1e-3)
+
+
+def _coarsest(dtypes: Sequence[str]) -> str:
+    return max(dtypes, key=lambda d: EPS.get(d, 0.0))
+
+
+def _joined(parts: Sequence[Vector]) -> Vector:
+    return np.concatenate([np.asarray(p, dtype=np.float64).ravel() for p in parts]) if parts else np.zeros(0)
+
+
+def spread(fun: Callable[..., Any], x: Any) -> bool:
+    """Return whether a tuple x is the function's arguments one by one, by its signature.
+
+    >>> spread(lambda a, b: a, (1, 2)), spread(lambda x: x, (1, 2))
+    (True, False)
+
+    """
+    if not isinstance(x, tuple) or hasattr(x, "_fields"):
+        return False
+    try:
+        parameters = inspect.signature(fun).parameters.values()
+    except (TypeError, ValueError):  # a compiled function, as the apply of torch.autograd.Function
+        return True
+    if getattr(fun, "__name__", "") == "apply":
+        return True
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    needed = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return len(needed) == len(x) and len(x) > 1
+
+
+def labels(names: Sequence[str], fun: Callable[..., Any], apart: bool) -> list[str]:
+    """Return what entries are called: after the function's own arguments, or after x."""
+    own = _arguments(fun)
+    made = []
+    for name in names:
+        head, _, rest = name.partition(".")
+        if apart and head.isdigit() and int(head) < len(own):
+            made.append(f"{own[int(head)]}.{rest}" if rest else own[int(head)])
+        elif not name:
+            made.append("x")
+        else:
+            made.append(f"x.{name}" if head.isdigit() else name)
+    return made
+
+
+def _arguments(fun: Callable[..., Any]) -> list[str]:
+    if getattr(fun, "__name__", "") == "apply":  # of a torch.autograd.Function: those of its forward
+        forward = getattr(getattr(fun, "__self__", None), "forward", None)
+        try:
+            found = list(inspect.signature(forward).parameters) if forward else []
+        except (TypeError, ValueError):
+            return []
+        return found[1:] if found and found[0] in ("ctx", "context", "self") else found
+    try:
+        return list(inspect.signature(fun).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def weighting(shapes: Sequence[Any]) -> str:
+    """Return the note on a function of many outputs."""
+    shown = ", ".join(str(tuple(shape)) for shape in shapes)
+    return f"f has outputs of shape {shown}; a fixed random weighting of them was checked"
+
+
+def weights_for(count: int) -> Vector:
+    """Return the fixed weights by which many outputs become one number."""
+    generator = np.random.default_rng(20)
+    made: Vector = generator.uniform(0.5, 1.5, count) * generator.choice((-1.0, 1.0), count)
+    return made

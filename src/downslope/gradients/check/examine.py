@@ -1,0 +1,391 @@
+"""The check itself: preflight, directions over all entries, the search, a last look, the verdict."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from downslope.gradients import kinks
+from downslope.gradients.check import noise
+from downslope.gradients.check.bends import Bends
+from downslope.gradients.check.hints import Pattern, hint, ratio_hint
+from downslope.gradients.check.line import Direction
+from downslope.gradients.check.locate import Search, Wrong, WrongPart
+from downslope.gradients.check.measure import Measured, Meter
+from downslope.gradients.check.problem import Indices, Problem, Vector
+from downslope.gradients.check.result import (
+    Coverage,
+    Finding,
+    GradientReport,
+    Reason,
+    Taylor,
+    Verdict,
+)
+from downslope.gradients.check.words import region
+
+SPARE = 1000
+"""Evaluations beside those that were asked for, for each wrong entry that is found."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a check is made.
+
+    Args:
+        directions: random directions that all entries are tested along.
+        evaluations: calls of function and gradient allowed.
+        findings: wrong entries or parts that are listed at most.
+        level: the relative error that the coverage is stated for.
+        rtol: relative differences up to this are let pass.
+        seed: of the directions.
+
+    """
+
+    directions: int = 2
+    evaluations: int = 2000
+    findings: int = 50
+    level: float = 0.01
+    rtol: float = 1e-4
+    seed: int = 0
+
+
+@dataclass
+class Stopped(Exception):  # noqa: N818
+    """The check ends before directions make sense."""
+
+    reason: Reason
+    said: str
+    findings: list[Finding] = field(default_factory=list)
+
+
+def examine(problem: Problem, settings: Settings) -> GradientReport:
+    """Check the claimed gradient of a problem."""
+    begun = time.perf_counter()
+    check = Check(problem, settings)
+    try:
+        report = check.run()
+    except Stopped as stop:
+        verdict = Verdict.FAIL if stop.findings else Verdict.INCONCLUSIVE
+        report = GradientReport(
+            verdict, tuple(stop.findings), reason=None if stop.findings else stop.reason, reasons=(stop.said,)
+        )
+    return replace(
+        report,
+        evaluations=problem.evaluations,
+        notes=tuple(problem.notes),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+class Check:
+    """One check of one problem."""
+
+    def __init__(self, problem: Problem, settings: Settings) -> None:
+        self.problem = problem
+        self.settings = settings
+        self.generator = np.random.default_rng(settings.seed)
+        self.seen: list[Measured] = []
+        self.unexplained: list[Measured] = []
+        self.resolution: Vector = np.full(problem.size, math.inf)
+        self.reasons: list[tuple[Reason, str]] = []
+
+    def run(self) -> GradientReport:
+        """Return the report."""
+        f0, claimed = self._preflight()
+        at = np.flatnonzero(np.isfinite(claimed))
+        first = self.generator.choice((-1.0, 1.0), self.problem.size)
+        known = np.where(np.isfinite(claimed), claimed, 0.0)
+        sigma, dtype = noise.of_value(self.problem, f0, known, first)
+        own = noise.of_gradient(self.problem, known, self.generator)
+        self.precise = dtype == "float64" and self.problem.eps < 1e-12
+        if not self.precise:
+            own = np.maximum(own, 4 * max(self.problem.eps, 2 * noise.HALF[dtype]) * np.abs(claimed))
+        settings = self.settings
+        self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
+        self.level = settings.level if self.precise else max(settings.level, 0.1)
+        self.meter = Meter(
+            self.problem,
+            f0,
+            noise.Noise(sigma, own, dtype),
+            known,
+            self.generator,
+            settings.evaluations,
+            start=0.1 * max(1.0, float(np.median(np.abs(self.problem.x)))),
+        )
+        self.search = Search(self.meter, self.rtol, settings.findings)
+        self._not_finite(claimed)
+        if at.size:
+            self._all_entries(at)
+            self._small_entries(at)
+            self._last_look(at)
+        return self._report(claimed)
+
+    # -- before any direction
+
+    def _preflight(self) -> tuple[float, Vector]:
+        problem = self.problem
+        f0 = problem.f(problem.x)
+        if not math.isfinite(f0):
+            raise Stopped(Reason.NON_FINITE, f"f is {f0} at the point: choose a point inside its domain.")
+        again = problem.f(problem.x)
+        if again != f0 and not abs(again - f0) <= 64 * problem.eps * abs(f0):
+            raise Stopped(
+                Reason.RANDOM,
+                f"f is random: {f0!r} and then {again!r} at the same point. Fix its seed in every call"
+                f"{problem.facts.get('random', '')}.",
+            )
+        claimed = problem.g(problem.x)
+        if claimed.size != problem.size:
+            raise Stopped(
+                Reason.NON_FINITE, f"the gradient has {claimed.size} entries, the point {problem.size}."
+            )
+        second = problem.g(problem.x)
+        apart = np.abs(second - claimed)
+        scale = float(np.max(np.abs(claimed[np.isfinite(claimed)]), initial=0.0))
+        if not np.all((apart <= 1e4 * problem.eps * scale) | ~np.isfinite(claimed)):
+            j = int(np.nanargmax(apart))
+            raise Stopped(
+                Reason.RANDOM,
+                f"the gradient is random: {problem.name(j)} is {claimed[j]:.6g} and then {second[j]:.6g} at "
+                f"the same point. Fix its seed in every call{problem.facts.get('random', '')}.",
+            )
+        return f0, claimed
+
+    def _not_finite(self, claimed: Vector) -> None:
+        """Measure some of the entries in which the claimed gradient is NaN or infinite."""
+        bad = np.flatnonzero(~np.isfinite(claimed))
+        for j in bad[:8]:
+            seen = self.meter.measure(Direction(np.array([j]), np.ones(1)), start=self.search._step(int(j)))
+            if seen.slope.error < 1e-3 * max(1.0, abs(seen.residual)):
+                self.search.found.entries.append(
+                    Wrong(int(j), float(claimed[j]), seen.residual, seen.slope.error)
+                )
+        if bad.size:
+            where = region(self.problem, bad)
+            self.reasons.append((Reason.NON_FINITE, f"The claimed gradient is not finite in {where}."))
+
+    # -- directions
+
+    def _all_entries(self, at: Indices) -> None:
+        for _ in range(self.settings.directions):
+            at = self._open(at)
+            if not at.size:
+                return
+            seen = self._tested(at)
+            if seen.bent:
+                at = self._kinked(at, seen)
+                if not at.size:
+                    return
+                seen = self._tested(at)
+            self._explained(seen)
+
+    def _open(self, at: Indices) -> Indices:
+        """Return the entries but those already known to be wrong throughout, or bent."""
+        found = self.search.found
+        closed = [*found.excluded, np.array(found.kinks, dtype=np.intp)]
+        return np.setdiff1d(at, np.concatenate(closed)) if found.excluded or found.kinks else at
+
+    def _explained(self, seen: Measured) -> None:
+        """Look for what is behind a residual; where nothing is found, it limits what was tested."""
+        if not seen.wrong or seen.bent:
+            return
+        found = self.search.found
+        before = self.meter.claimed.copy()
+        self.search.explain(seen)
+        if np.array_equal(before, self.meter.claimed) and not (found.unresolved or found.excluded):
+            at, by = seen.direction
+            self.unexplained.append(seen)
+            limits = max(abs(seen.residual), seen.tolerance) / np.abs(by)
+            self.resolution[at] = np.maximum(self.resolution[at], limits)
+
+    def _tested(self, at: Indices, weights: Vector | None = None, start: float | None = None) -> Measured:
+        seen = self.meter.measure(self.meter.direction(at, weights), start=start, sure=True)
+        self.seen.append(seen)
+        if not (seen.bent or math.isnan(seen.residual)):
+            noticed = np.where(self.meter.moved(seen), seen.tolerance / np.abs(seen.direction.by), np.inf)
+            self.resolution[at] = np.minimum(self.resolution[at], noticed)
+        return seen
+
+    def _kinked(self, at: Indices, seen: Measured) -> Indices:
+        """Name the entries that bend at the point; return the others."""
+        bends = Bends(self.meter)
+        found, complete = bends.entries(seen)
+        self.search.found.kinks.extend(found)
+        names = ", ".join(self.problem.name(j) for j in found[:4])
+        more = "" if complete else " and others"
+        left, right = bends.sides(found[0]) if found else (math.nan, math.nan)
+        sides = f" (slope {left:.3g} to the left, {right:.3g} to the right)" if found else ""
+        self.reasons.append(
+            (
+                Reason.KINK,
+                f"f has a kink at the point, in {names or 'several entries together'}{more}{sides}: no "
+                "gradient exists there. Move the point off the kink (x + 1e-3 times random signs), or check "
+                "the two sides apart.",
+            )
+        )
+        return np.setdiff1d(at, np.array(found, dtype=np.intp)) if complete and found else at[:0]
+
+    def _small_entries(self, at: Indices) -> None:
+        """Test entries beside which the others' round-off is large, by themselves, weighted to be equal."""
+        pool = self._unresolved(self._open(at))
+        for _ in range(5):
+            if not pool.size or self.meter.spent:
+                return
+            size = np.abs(self.meter.claimed[pool])
+            top = float(size.max())
+            chosen = pool[size > 1e-4 * top]
+            weights = top / np.abs(self.meter.claimed[chosen])
+            step = max(self.meter.start, 0.05 * float(np.median(np.abs(self.problem.x[chosen]))))
+            seen = self._tested(chosen, weights / float(np.max(weights)), start=step)
+            self._explained(seen)
+            pool = np.setdiff1d(pool, chosen)
+
+    def _unresolved(self, at: Indices) -> Indices:
+        size = np.abs(self.meter.claimed[at])
+        return at[(size > 0) & (self.resolution[at] > self.level * size)]
+
+    def _last_look(self, at: Indices) -> None:
+        """After corrections, look along new directions until nothing is left."""
+        for _ in range(12):
+            at, found = self._open(at), self.search.found
+            if not (found.entries or found.parts) or self.search.full or not at.size:
+                return
+            seen = self._tested(at)
+            if not seen.wrong or seen.bent:
+                return
+            before = len(found.entries) + len(found.parts)
+            self.search.explain(seen)
+            if len(found.entries) + len(found.parts) == before:
+                return
+
+    # -- the verdict
+
+    def _report(self, claimed: Vector) -> GradientReport:
+        self.search.settle()
+        found = self.search.found
+        findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
+        findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
+        coverage = self._coverage(claimed)
+        self._rough()
+        if not findings:
+            self._judge_coverage()
+        reason = self.reasons[0][0] if self.reasons else None
+        verdict = Verdict.FAIL if findings else Verdict.INCONCLUSIVE if self.reasons else Verdict.PASS
+        if found.unresolved and not findings and verdict is Verdict.PASS:
+            verdict, reason = Verdict.INCONCLUSIVE, Reason.BUDGET
+        return GradientReport(
+            verdict,
+            tuple(findings),
+            reason=None if findings else reason,
+            reasons=tuple(said for _, said in self.reasons),
+            coverage=coverage,
+            taylor=tuple(self._taylor(claimed, findings)),
+            complete=not found.unresolved,
+        )
+
+    def _finding(self, wrong: Wrong) -> Finding:
+        leaf = self.problem.leaf_of(wrong.at)
+        said = hint(self.problem, wrong.at, wrong.analytic, wrong.numeric, wrong.error)
+        return Finding(leaf.name, leaf.index(wrong.at), wrong.analytic, wrong.numeric, wrong.error, said)
+
+    def _part(self, part: WrongPart) -> Finding:
+        single = self._finding(part.example)
+        said = part.pattern.value
+        if part.pattern is Pattern.FACTOR:
+            ratio = single.ratio
+            doubt = single.error / abs(single.numeric) if single.numeric else math.inf
+            leaf = self.problem.leaf_of(part.example.at)
+            known = ratio_hint(self.problem, leaf, ratio, doubt)
+            said = f"the same ratio {ratio:.6g} everywhere" + (f": {known}" if known else "")
+        return replace(single, hint=said, entries=int(part.at.size), where=region(self.problem, part.at))
+
+    def _coverage(self, claimed: Vector) -> Coverage | None:
+        if not np.any(np.isfinite(self.resolution)):
+            return None
+        size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
+        judged = size > 0
+        resolved = judged & (self.resolution <= self.level * size)
+        below = float(np.max(size[judged & ~resolved], initial=0.0))
+        zeros = ~judged
+        notice = float(np.max(self.resolution[zeros & np.isfinite(self.resolution)], initial=0.0))
+        return Coverage(
+            self.problem.size,
+            int(resolved.sum()),
+            self.level,
+            below,
+            int(zeros.sum()),
+            notice,
+            self.settings.directions,
+        )
+
+    def _judge_coverage(self) -> None:
+        """A pass needs the entries that make up the gradient to be resolved."""
+        size = np.abs(self.meter.claimed)
+        important = size > 0.05 * float(np.max(size, initial=0.0))
+        important &= size > 0
+        missed = important & (self.resolution > self.level * size)
+        if self.reasons or not missed.any():
+            return
+        cause = self._cause()
+        if cause is not None:
+            self.reasons.append(cause)
+            return
+        noise_level = self.meter.noise.value
+        self.reasons.append(
+            (
+                Reason.ROUND_OFF,
+                f"Round-off hides the gradient: f = {self.meter.f0:.6g} carries an error of about "
+                f"{noise_level:.1g}. Check in float64, or take away what is constant in f.",
+            )
+        )
+
+    def _cause(self) -> tuple[Reason, str] | None:
+        """Return a kink or a jump near the point that keeps differences from converging."""
+        if not self.seen or self.meter.spent:
+            return None
+        seen = self.seen[0]
+        line = seen.line
+        reach = max(seen.slope.step, 1e-3 * self.meter.start)
+        found = kinks.locate(lambda t: line.at(t)[0], -reach, reach, noise=4 * self.meter.noise.value)
+        if found is None:
+            return None
+        if isinstance(found, kinks.Jump):
+            return Reason.JUMP, (
+                f"f jumps along a line through the point: {found}. Differences across it do not converge; "
+                "choose a point that is farther from it, or smooth f."
+            )
+        return Reason.KINK, (
+            f"f has a kink on a line through the point: {found}. Choose a point that is farther from it, or "
+            "a smooth version of f (softplus for relu)."
+        )
+
+    def _rough(self) -> None:
+        """Say where steps had to stay small because of structure close to the point."""
+        if self.meter.rough and not self.reasons:
+            step = self.meter.rough[0].slope.step
+            self.problem.notes.append(
+                "f has fine structure around the point (steps, ripples or kinks); "
+                f"differences were taken at steps below {step:.1g}"
+            )
+
+    def _taylor(self, claimed: Vector, findings: list[Finding]) -> list[Taylor]:
+        made = []
+        finite = np.where(np.isfinite(claimed), claimed, 0.0)
+        if self.seen:
+            line = self.seen[0].line
+            made.append(line.with_claimed(finite[line.direction.at]).taylor("all entries"))
+        for finding, wrong in zip(findings[:3], self._worst(findings), strict=False):
+            line = self.meter.line(Direction(np.array([wrong]), np.ones(1)))
+            made.append(line.with_claimed(finite[[wrong]]).taylor(finding.name))
+        return made
+
+    def _worst(self, findings: list[Finding]) -> list[int]:
+        starts = {leaf.name: leaf for leaf in self.problem.leaves}
+        return [
+            starts[f.parameter].start
+            + (int(np.ravel_multi_index(f.index, starts[f.parameter].shape)) if f.index else 0)
+            for f in findings[:3]
+        ]

@@ -1,0 +1,122 @@
+"""JAX: functions of pytrees, with custom derivatives or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from downslope.errors import UsageError
+from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.problem import Vector
+
+
+class JaxAdapter:
+    """A function of JAX arrays."""
+
+    def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
+        if gradient is not None and gradient is not True and not callable(gradient):
+            raise UsageError(f"gradient = {gradient!r}: expected a function, True, or None for jax.grad")
+        self.fun, self.given = fun, gradient
+        self.apart = spread(fun, x)
+        self.facts: dict[str, Any] = {}
+        self.notes: list[str] = []
+        with_path, self.nest = jax.tree_util.tree_flatten_with_path(x)
+        self.all = [leaf for _, leaf in with_path]
+        self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
+        called = labels([_dotted(path) for path, _ in with_path], fun, self.apart)
+        self.names = [called[i] for i in self.floating]
+        self.arrays = [jnp.asarray(self.all[i]) for i in self.floating]
+        self._compiled: dict[str, Callable[..., Any] | None] = {}
+
+    def dtype_of(self, array: Any) -> str:
+        """See `Adapter`."""
+        return str(array.dtype)
+
+    def numbers(self, array: Any) -> Vector:
+        """See `Adapter`."""
+        return np.asarray(array).astype(np.float64).ravel()
+
+    def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
+        """See `Adapter`."""
+        with jax.enable_x64(wide == "float64" or like.dtype == np.float64):
+            return jnp.array(numbers, dtype=wide or like.dtype)
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        with jax.enable_x64(wide == "float64" or self._double()):
+            value = self._run("value", self._value, arrays)
+            return float(value), str(value.dtype)
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
+        with jax.enable_x64(wide == "float64" or self._double()):
+            if self.given is None:
+                return list(self._run("gradient", jax.grad(self._value), arrays))
+            made = self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
+            leaves: list[Any]
+            nest: Any
+            leaves, nest = jax.tree_util.tree_flatten(made)
+            if nest != self.nest:
+                raise UsageError(f"the gradient is nested as {nest}: expected the nesting of x, {self.nest}")
+            return [leaves[i] for i in self.floating]
+
+    def _double(self) -> bool:
+        return any(a.dtype == np.float64 for a in self.arrays)
+
+    def _run(self, name: str, function: Callable[..., Any], arrays: Arrays) -> Any:
+        """Call compiled, or as it is where the function cannot be traced."""
+        if name not in self._compiled:
+            try:
+                compiled = jax.jit(function)
+                returned = compiled(list(arrays))
+                self._compiled[name] = compiled
+                return returned
+            except (jax.errors.JAXTypeError, TypeError):
+                self._compiled[name] = None
+        compiled_one = self._compiled[name]
+        return (compiled_one or function)(list(arrays))
+
+    def _value(self, arrays: list[Any]) -> Any:
+        returned = self._call(self.fun, arrays)
+        return self._scalar(returned[0] if self.given is True else returned)
+
+    def _scalar(self, returned: Any) -> Any:
+        found = [jnp.asarray(a) for a in jax.tree_util.tree_leaves(returned) if _is_float(a)]
+        if not found:
+            raise UsageError(
+                f"the function returned a {type(returned).__name__}: expected an array of a floating dtype"
+            )
+        if len(found) == 1 and found[0].size == 1:
+            return found[0].reshape(())
+        count = sum(a.size for a in found)
+        if "outputs" not in self.facts:
+            self.facts["outputs"] = count
+            self.notes.append(weighting([a.shape for a in found]))
+        total: Any = 0.0
+        weights, start = weights_for(count), 0
+        for a in found:
+            w = jnp.asarray(weights[start : start + a.size], a.dtype).reshape(a.shape)
+            total, start = total + jnp.sum(w * a), start + a.size
+        return total
+
+    def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        whole = list(self.all)
+        for i, a in zip(self.floating, arrays, strict=True):
+            whole[i] = a
+        tree = jax.tree_util.tree_unflatten(self.nest, whole)
+        return function(*tree) if self.apart else function(tree)
+
+
+def _is_float(a: Any) -> bool:
+    dtype = getattr(a, "dtype", None)
+    return isinstance(a, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.floating))
+
+
+def _dotted(path: Any) -> str:
+    parts = [getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path]
+    return ".".join(str(p) for p in parts)

@@ -1,0 +1,116 @@
+"""What the search sees of the user's function: vectors of float64, counted calls, names of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array among those the gradient is taken in: its name, shape and place in the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    dtype: str = "float64"
+
+    @property
+    def stop(self) -> int:
+        """Where the leaf ends in the vector."""
+        return self.start + int(np.prod(self.shape, dtype=np.int64))
+
+    def index(self, i: int) -> tuple[int, ...]:
+        """Return the index in the array of entry `i` of the vector."""
+        return tuple(int(k) for k in np.unravel_index(i - self.start, self.shape)) if self.shape else ()
+
+    def place(self, index: Sequence[int]) -> int:
+        """Return the place in the vector of an index in the array."""
+        return self.start + (int(np.ravel_multi_index(tuple(index), self.shape)) if self.shape else 0)
+
+
+def leaves_of(named: Sequence[tuple[str, tuple[int, ...], str]]) -> tuple[Leaf, ...]:
+    """Lay arrays, each (name, shape, dtype), end to end."""
+    made: list[Leaf] = []
+    for name, shape, dtype in named:
+        made.append(Leaf(name, tuple(shape), made[-1].stop if made else 0, dtype))
+    return tuple(made)
+
+
+def entry_name(leaf: Leaf, index: Sequence[int]) -> str:
+    """Return an entry's name.
+
+    >>> entry_name(Leaf("layer2.weight", (4, 20), 0), (3, 17))
+    'layer2.weight[3, 17]'
+
+    """
+    return f"{leaf.name}[{', '.join(map(str, index))}]" if index else leaf.name
+
+
+@dataclass
+class Problem:
+    """A scalar function of a vector, its claimed gradient, and the point.
+
+    Attributes:
+        x: the point, (n,).
+        value: f at a vector.
+        gradient: the claimed gradient at a vector, (n,).
+        leaves: what the user calls the parts of the vector.
+        eps: unit round-off of the arithmetic that f and its gradient are known to use.
+        round: a vector as the function receives it (float32 parameters lose digits).
+        complex_value: f at a complex vector, where the framework has one to try.
+        notes: what was decided on the way, for the report.
+
+    """
+
+    x: Vector
+    value: Callable[[Vector], float]
+    gradient: Callable[[Vector], Vector]
+    leaves: tuple[Leaf, ...]
+    eps: float = float(np.finfo(np.float64).eps)
+    round: Callable[[Vector], Vector] = field(default=lambda x: x)
+    complex_value: Callable[[NDArray[np.complex128]], complex] | None = None
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    values: int = 0
+    gradients: int = 0
+
+    @property
+    def size(self) -> int:
+        """Entries of the vector."""
+        return int(self.x.size)
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the function and of its gradient so far."""
+        return self.values + self.gradients
+
+    def f(self, x: Vector) -> float:
+        """Return the function at x, counted."""
+        self.values += 1
+        return float(self.value(x))
+
+    def g(self, x: Vector) -> Vector:
+        """Return the claimed gradient at x, counted, as a vector of its own."""
+        self.gradients += 1
+        return np.array(self.gradient(x), dtype=np.float64, copy=True).reshape(-1)
+
+    def leaf_of(self, i: int) -> Leaf:
+        """Return the leaf that holds entry `i`."""
+        starts = [leaf.start for leaf in self.leaves]
+        k = int(np.searchsorted(starts, i, side="right")) - 1
+        while self.leaves[k].stop <= i:  # leaves of no entries share a start
+            k -= 1
+        return self.leaves[k]
+
+    def name(self, i: int) -> str:
+        """Return the name of entry `i`."""
+        leaf = self.leaf_of(i)
+        return entry_name(leaf, leaf.index(i))

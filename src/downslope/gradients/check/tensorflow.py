@@ -1,0 +1,194 @@
+"""TensorFlow functions of tensors, and Keras models with a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from downslope.errors import UsageError
+from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.problem import Vector
+from downslope.rules.loop import mapped, named
+
+
+class _Common:
+    """How tensors become numbers, and numbers tensors."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.arrays: list[Any] = []
+        self.names: list[str] = []
+
+    def dtype_of(self, array: Any) -> str:
+        """See `Adapter`."""
+        return str(tf.as_dtype(array.dtype).name)
+
+    def numbers(self, array: Any) -> Vector:
+        """See `Adapter`."""
+        if isinstance(array, tf.IndexedSlices):  # the gradient of an embedding
+            array = tf.convert_to_tensor(array)
+        return tf.cast(array, tf.float64).numpy().ravel().copy()  # type: ignore[no-any-return]
+
+    def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
+        """See `Adapter`."""
+        return tf.cast(tf.constant(np.array(numbers)), wide or like.dtype)
+
+    def _scalar(self, returned: Any) -> Any:
+        found = [tf.convert_to_tensor(a) for _, a in named(returned) if _is_float(a)]
+        if not found:
+            raise UsageError(
+                f"the function returned a {type(returned).__name__}: expected a tensor of a floating dtype"
+            )
+        count = sum(int(tf.size(a)) for a in found)
+        if count == 1:
+            return tf.reshape(found[0], ())
+        if "outputs" not in self.facts:
+            self.facts["outputs"] = count
+            self.notes.append(weighting([a.shape for a in found]))
+        weights, total, start = weights_for(count), None, 0
+        for a in found:
+            size = int(tf.size(a))
+            w = tf.reshape(tf.cast(weights[start : start + size], a.dtype), a.shape)
+            part, start = tf.reduce_sum(w * a), start + size
+            total = part if total is None else total + part
+        return total
+
+
+class TensorflowAdapter(_Common):
+    """A function of tensors."""
+
+    def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
+        super().__init__()
+        if gradient is not None and gradient is not True and not callable(gradient):
+            raise UsageError(
+                f"gradient = {gradient!r}: expected a function, True, or None for GradientTape's"
+            )
+        self.fun, self.given, self.tree = fun, gradient, x
+        self.apart = spread(fun, x)
+        found = list(named(x))
+        self.all = [a for _, a in found]
+        self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
+        called = labels([n for n, _ in found], fun, self.apart)
+        self.names = [called[i] for i in self.floating]
+        self.arrays = [tf.convert_to_tensor(self.all[i]) for i in self.floating]
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        value = self._scalar(self._returned(arrays))
+        return float(value), self.dtype_of(value)
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
+        if self.given is not None:
+            made = self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
+            flat: list[Any] = []
+            mapped(lambda _, a, g: flat.append(g), self.tree, made)
+            return [flat[i] for i in self.floating]
+        with tf.GradientTape() as tape:
+            tape.watch(list(arrays))
+            value = self._scalar(self._returned(arrays))
+        return list(tape.gradient(value, list(arrays)))
+
+    def _returned(self, arrays: Arrays) -> Any:
+        returned = self._call(self.fun, arrays)
+        return returned[0] if self.given is True else returned
+
+    def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        whole = list(self.all)
+        for i, a in zip(self.floating, arrays, strict=True):
+            whole[i] = a
+        rest = iter(whole)
+        tree = mapped(lambda _, __: next(rest), self.tree)
+        return function(*tree) if self.apart else function(tree)
+
+
+class ModelAdapter(_Common):
+    """A Keras model and its loss on one batch, as a function of its weights, which are put back after use."""
+
+    def __init__(self, model: Any, batch: Any, loss: Callable[[Any, Any], Any] | None) -> None:
+        super().__init__()
+        if loss is None:
+            raise UsageError(
+                "loss is missing: check_gradient(model, batch, loss=…), loss(model, batch) -> a number"
+            )
+        self.model, self.batch, self.loss = model, batch, loss
+        self.variables = list(model.trainable_variables)
+        if not self.variables:
+            raise UsageError("the model has no trainable variable: build it first, by calling it on a batch")
+        self.names = [str(getattr(v, "path", v.name)).replace("/", ".") for v in self.variables]
+        self.arrays = [tf.identity(tf.convert_to_tensor(v)) for v in self.variables]
+        self._wide: dict[str, tuple[Any, Any]] = {}
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        value = self._at(arrays, wide, lambda model, batch, _: self._scalar(self.loss(model, batch)))
+        return float(value), self.dtype_of(value)
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
+
+        def taken(model: Any, batch: Any, variables: list[Any]) -> Arrays:
+            own = [getattr(v, "value", v) for v in variables]
+            with tf.GradientTape() as tape:
+                value = self._scalar(self.loss(model, batch))
+            return list(tape.gradient(value, own))
+
+        made: Arrays = self._at(arrays, wide, taken)
+        return made
+
+    def _at(self, arrays: Arrays, wide: str, what: Callable[[Any, Any, list[Any]], Any]) -> Any:
+        model, batch = self._widened(wide) if wide else (self.model, self.batch)
+        variables = list(model.trainable_variables)
+        others = [(v, tf.identity(tf.convert_to_tensor(v))) for v in model.variables]
+        try:
+            for v, a in zip(variables, arrays, strict=True):
+                v.assign(a)
+            return what(model, batch, variables)
+        finally:
+            for v, old in others:
+                v.assign(old)
+
+    def _widened(self, dtype: str) -> tuple[Any, Any]:
+        """Return a copy of the model in another dtype, and its batch."""
+        import keras
+
+        if dtype not in self._wide:
+
+            def layer_of(layer: Any) -> Any:
+                return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})
+
+            batch = mapped(lambda _, a: tf.cast(a, dtype) if _is_float(a) else a, self.batch)
+            model = keras.models.clone_model(self.model, clone_function=layer_of)
+            if not model.built:
+                model.build(self.model.input_shape)
+            for new, old in zip(model.variables, self.model.variables, strict=True):
+                new.assign(tf.cast(tf.convert_to_tensor(old), new.dtype))
+            self._wide[dtype] = (model, batch)
+        return self._wide[dtype]
+
+
+def _is_float(a: Any) -> bool:
+    if isinstance(a, float):
+        return True
+    dtype = getattr(a, "dtype", None)
+    return dtype is not None and bool(tf.as_dtype(dtype).is_floating)
+
+
+def adapter_for(fun: Any, x: Any, gradient: Any, loss: Any) -> TensorflowAdapter | ModelAdapter:
+    """Return the adapter of a function, or of a model."""
+    if hasattr(fun, "trainable_variables") and not isinstance(fun, type):
+        if gradient is not None:
+            raise UsageError(
+                "gradient is given for a model: its gradient is that of GradientTape; leave it out"
+            )
+        return ModelAdapter(fun, x, loss)
+    if loss is not None:
+        raise UsageError(
+            "loss is given for a function: it belongs to a model, check_gradient(model, batch, loss=…)"
+        )
+    return TensorflowAdapter(fun, x, gradient)

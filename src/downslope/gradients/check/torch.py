@@ -1,0 +1,234 @@
+"""PyTorch: functions of tensors, custom autograd functions, modules with a loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from downslope.errors import UsageError, one_line
+from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.problem import Vector
+from downslope.rules.loop import mapped, named
+
+
+class _Common:
+    """How tensors become numbers, and numbers tensors."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.arrays: list[Any] = []
+        self.names: list[str] = []
+        self._unused: set[str] = set()
+
+    def dtype_of(self, array: Any) -> str:
+        """See `Adapter`."""
+        return str(array.dtype).removeprefix("torch.")
+
+    def numbers(self, array: Any) -> Vector:
+        """See `Adapter`."""
+        return array.detach().to("cpu", torch.float64).numpy().ravel().copy()  # type: ignore[no-any-return]
+
+    def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
+        """See `Adapter`."""
+        dtype = getattr(torch, wide) if wide else like.dtype
+        return torch.as_tensor(np.ascontiguousarray(numbers)).to(like.device, dtype, copy=True)
+
+    def _scalar(self, returned: Any) -> Tensor:
+        """Return the one number that is checked: the value, or a fixed weighting of all outputs."""
+        found = [t for t in _tensors(returned) if t.is_floating_point()]
+        if not found:
+            if isinstance(returned, (int, float)):
+                return torch.tensor(float(returned), dtype=torch.float64)
+            raise UsageError(
+                f"the function returned a {type(returned).__name__}: expected a tensor of a floating dtype"
+            )
+        if len(found) == 1 and found[0].numel() == 1:
+            return found[0].reshape(())
+        count = sum(t.numel() for t in found)
+        if "outputs" not in self.facts:
+            self.facts["outputs"] = count
+            self.notes.append(weighting([t.shape for t in found]))
+        weights, total, start = weights_for(count), None, 0
+        for t in found:
+            w = torch.as_tensor(weights[start : start + t.numel()]).to(t.device, t.dtype).reshape(t.shape)
+            start += t.numel()
+            part = (w * t).sum()
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _differentiated(self, value: Tensor, arrays: Arrays) -> list[Tensor | None]:
+        if not value.requires_grad:
+            self._note_unused(set(self.names))
+            return [None] * len(arrays)
+        made: list[Tensor | None] = [*torch.autograd.grad(value, list(arrays), allow_unused=True)]
+        self._note_unused({n for n, g in zip(self.names, made, strict=True) if g is None})
+        return made
+
+    def _note_unused(self, names: set[str]) -> None:
+        new = names - self._unused
+        if new:
+            self._unused |= names
+            self.notes.append(
+                f"autograd finds no way from f to {', '.join(sorted(new))}: its gradient counts as zero"
+            )
+
+
+class TorchAdapter(_Common):
+    """A function of tensors."""
+
+    def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
+        super().__init__()
+        if gradient is not None and gradient is not True and not callable(gradient):
+            raise UsageError(f"gradient = {gradient!r}: expected a function, True, or None for autograd's")
+        self.fun, self.given, self.tree = fun, gradient, x
+        self.apart = spread(fun, x)
+        found = list(named(x))
+        self.all = [a for _, a in found]
+        self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
+        called = labels([n for n, _ in found], fun, self.apart)
+        self.names = [called[i] for i in self.floating]
+        self.arrays = [self.all[i].detach() for i in self.floating]
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        with torch.no_grad():
+            value = self._scalar(self._returned(arrays))
+        return value.item(), self.dtype_of(value)
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
+        if self.given is not None:
+            with torch.no_grad():
+                made = (
+                    self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
+                )
+            flat: list[Any] = []
+            mapped(lambda _, a, g: flat.append(g), self.tree, made)
+            return [flat[i] for i in self.floating]
+        points = [a.requires_grad_(True) for a in arrays]
+        with torch.enable_grad():
+            return self._differentiated(self._scalar(self._returned(points)), points)
+
+    def _returned(self, arrays: Arrays) -> Any:
+        returned = self._call(self.fun, arrays)
+        return returned[0] if self.given is True else returned
+
+    def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        whole = list(self.all)
+        for i, a in zip(self.floating, arrays, strict=True):
+            whole[i] = a
+        rest = iter(whole)
+        tree = mapped(lambda _, __: next(rest), self.tree)
+        return function(*tree) if self.apart else function(tree)
+
+
+class ModuleAdapter(_Common):
+    """A module and its loss on one batch, as a function of the parameters, on a copy of the module."""
+
+    def __init__(self, module: nn.Module, batch: Any, loss: Callable[[Any, Any], Any] | None) -> None:
+        super().__init__()
+        self.batch, self.loss = batch, loss or _default_loss
+        try:
+            self.own = copy.deepcopy(module)
+        except Exception as error:
+            raise UsageError(
+                f"the module cannot be copied ({one_line(error)}): give a function of its parameters "
+                "instead, with torch.func.functional_call"
+            ) from error
+        self._wide: dict[str, tuple[nn.Module, Any]] = {}
+        parameters = [(n, p) for n, p in self.own.named_parameters() if p.requires_grad]
+        frozen = [n for n, p in self.own.named_parameters() if not p.requires_grad]
+        if not parameters:
+            raise UsageError("the module has no parameter that requires a gradient")
+        if frozen:
+            self.notes.append(
+                f"not checked, since frozen: {', '.join(frozen[:5])}{' …' if len(frozen) > 5 else ''}"
+            )
+        self.names = [n for n, _ in parameters]
+        self.arrays = [p.detach().clone() for _, p in parameters]
+        self._buffers = {n: b.detach().clone() for n, b in self.own.named_buffers()}
+        self.facts["random"] = _random_layers(self.own)
+        sizes = {int(t.shape[0]): "the batch" for t in _tensors(batch) if t.ndim}
+        self.facts["sizes"] = sizes
+
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+        with torch.no_grad():
+            value = self._scalar(self._loss(arrays, wide)[0])
+        return value.item(), self.dtype_of(value)
+
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
+        with torch.enable_grad():
+            returned, parameters = self._loss(arrays, wide)
+            return self._differentiated(self._scalar(returned), parameters)
+
+    def _loss(self, arrays: Arrays, wide: str) -> tuple[Any, list[Tensor]]:
+        module, batch = self._model(wide)
+        known = dict(module.named_parameters())
+        parameters: list[Tensor] = [known[n] for n in self.names]
+        with torch.no_grad():
+            for p, a in zip(parameters, arrays, strict=True):
+                p.copy_(a)
+            for n, b in module.named_buffers():  # running statistics move in training mode
+                b.copy_(self._buffers[n])
+        return self.loss(module, batch), parameters
+
+    def _model(self, wide: str) -> tuple[nn.Module, Any]:
+        if not wide:
+            return self.own, self.batch
+        if wide not in self._wide:
+            dtype = getattr(torch, wide)
+            batch = mapped(lambda _, a: a.to(dtype) if _is_float(a) else a, self.batch)
+            self._wide[wide] = (copy.deepcopy(self.own).to(dtype), batch)
+        return self._wide[wide]
+
+
+def _is_float(a: Any) -> bool:
+    return isinstance(a, Tensor) and a.is_floating_point()
+
+
+def _default_loss(module: nn.Module, batch: Any) -> Any:
+    return module(*batch) if isinstance(batch, tuple) else module(batch)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [a for _, a in named(tree) if isinstance(a, Tensor)]
+
+
+def _random_layers(module: nn.Module) -> str:
+    """Return a sentence's end that names the layers that draw at random."""
+    found = []
+    for name, m in module.named_modules():
+        if m.training and ("Dropout" in type(m).__name__ or getattr(m, "dropout", 0)):
+            found.append(f"{name} ({type(m).__name__})")
+    if not found:
+        return ""
+    verb = "is" if len(found) == 1 else "are"
+    return f"; {', '.join(found[:4])} {verb} in training mode: call model.eval() first"
+
+
+def adapter_for(fun: Any, x: Any, gradient: Any, loss: Any) -> TorchAdapter | ModuleAdapter:
+    """Return the adapter of a function, or of a module."""
+    if isinstance(fun, nn.Module) and (loss is not None or fun_has_parameters(fun)):
+        if gradient is not None:
+            raise UsageError("gradient is given for a module: its gradient is that of autograd; leave it out")
+        return ModuleAdapter(fun, x, loss)
+    if loss is not None:
+        raise UsageError(
+            "loss is given for a function: it belongs to a module, check_gradient(module, batch, loss=…)"
+        )
+    return TorchAdapter(fun, x, gradient)
+
+
+def fun_has_parameters(module: nn.Module) -> bool:
+    """Return whether a module has parameters to check."""
+    return any(p.requires_grad for p in module.parameters())

@@ -28,7 +28,16 @@ class Step(NamedTuple):
     fall: Number
 
 
-def secular(space: Any, curvatures: Array, slopes: Array, radius: Number, guess: Number) -> Step:
+def secular(
+    space: Any,
+    curvatures: Array,
+    slopes: Array,
+    radius: Number,
+    guess: Number,
+    *,
+    flat: float | None = None,
+    follow: bool = True,
+) -> Step:
     """Return the least point of m(y) = bᵀy + ½ Σ λᵢ yᵢ² with ‖y‖ ≤ radius.
 
     Where the minimum is not inside, y = -(Λ + μ)⁻¹ b with the μ > -λ₁ at which ‖y‖ is the radius. In
@@ -40,6 +49,8 @@ def secular(space: Any, curvatures: Array, slopes: Array, radius: Number, guess:
         slopes: b, (…, n).
         radius: of the region.
         guess: a multiplier to begin with.
+        flat: curvature that counts as none, as a share of the largest; the spacing of numbers by default.
+        follow: whether the hard case is followed; of a sum of squares it is only a lack of data.
 
     Source: Moré and Sorensen, Computing a trust region step, SIAM J. Sci. Stat. Comput. 4, 1983.
 
@@ -49,11 +60,11 @@ def secular(space: Any, curvatures: Array, slopes: Array, radius: Number, guess:
     slope = space.sqrt(space.dot(slopes, slopes))
     inside = _solved(space, curvatures, slopes, space.full(slope, 0.0))
     length = space.sqrt(space.dot(inside, inside))
-    curved = least > space.eps * size
+    curved = least > (space.eps if flat is None else flat) * size
     fits = curved & (length <= radius * (1 + NEAR))
     if fits is True:  # on the host nothing is left to do
         return _step(space, inside, length, 0.0, curvatures, slopes)
-    tiny = space.eps * space.maximum(size, space.divide(slope, radius))
+    tiny = (space.eps if flat is None else flat) * space.maximum(size, space.divide(slope, radius))
     low = space.maximum(space.full(least, 0.0), tiny - least)
     high = low + space.divide(slope, radius)
     mu = space.minimum(space.maximum(guess, low), high)
@@ -75,8 +86,10 @@ def secular(space: Any, curvatures: Array, slopes: Array, radius: Number, guess:
     # Short of the radius at the smallest multiplier there is: the hard case.
     short = space.invert(curved) & (length < radius * (1 - NEAR)) & space.finite(length)
     rest = space.sqrt(space.maximum(radius * radius - length * length, 0.0))
+    if not follow:
+        rest = 0.0 * rest
     signed = space.where(short, space.where(space.first(slopes) > 0, -1.0, 1.0) * rest, 0.0 * rest)
-    y = y + space.put(space.zeros(y, y.shape[-1]), space.full(least, 0), signed)
+    y = y + space.put(space.zeros(y, space.size(y)), space.full(least, 0), signed)
     y = space.pick(fits, inside, y)
     mu = space.where(fits, 0.0 * mu, mu)
     return _step(space, y, space.sqrt(space.dot(y, y)), mu, curvatures, slopes)

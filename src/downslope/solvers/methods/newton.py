@@ -62,7 +62,7 @@ class Newton:
     ) -> NewtonState:
         """Return the state that asks for the Hessian at the start."""
         core = begin(space, problem, x, evaluation.value, evaluation.gradient)
-        n = x.shape[-1]
+        n = space.size(x)
         zero, vector = space.full(core.value, 0.0), space.zeros(x, n)
         return NewtonState(
             core, space.full(core.value, int(Want.HESSIAN)), vector, space.zeros(x, n, n), vector,

@@ -147,7 +147,7 @@ class Truncated:
         r = space.axpy(t, product, state.r)
         rr = space.dot(r, r)
         count = state.inner + 1
-        most = min(2 * z.shape[-1], 1000) if self.inner is None else self.inner
+        most = min(2 * space.size(z), 1000) if self.inner is None else self.inner
         ended = space.invert(inside) | (space.sqrt(rr) <= state.tolerance) | (count >= most)
         new = state._replace(core=core, r=r, rr=rr, inner=count, curvature=largest, radius=radius)
 

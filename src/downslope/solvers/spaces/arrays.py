@@ -1,11 +1,13 @@
 """Numbers as arrays: of no axis in a jitted loop, of one axis, a number for each problem, in lock step.
 
-Vectors are (…, n), numbers (…), small arrays (…, k) and (…, k, k), with the same leading axis. What
-a framework does differently is in the file that bears its name.
+The problems of a batch lie along the last axis: vectors are (n, B), numbers (B,), stacks (k, n, B). A
+number times a vector is then plain broadcasting, sums run over the first axis, and every operation is
+as long as the batch is wide. What a framework does differently is in the file that bears its name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -42,16 +44,17 @@ class Arrays:
         return self.lib.where(condition, a, b)
 
     def pick(self, condition: Array, a: Array, b: Array) -> Array:
-        return self.where(_spread(condition, a), a, b)
+        return self.where(condition, a, b)
 
     def branch(self, condition: Array, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
         def chosen(a: Any, b: Any) -> Any:
-            if a is b:
-                return a
-            return self.where(_spread(condition, a if hasattr(a, "shape") else b), a, b)
+            return a if a is b else self.where(condition, a, b)
 
         made: T = mapped(chosen, then(), otherwise())
         return made
+
+    def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
+        return change(condition)
 
     def invert(self, condition: Array) -> Array:
         return ~condition
@@ -78,27 +81,30 @@ class Arrays:
         return a.sum(axis)
 
     def largest(self, a: Array) -> Array:
-        """Return the largest entry along the last axis."""
-        return a.max(-1)
+        """Return the largest entry along the first axis."""
+        return a.max(0)
 
     def indices(self, like: Array, count: int) -> Array:
         """Return 0, 1, … count - 1."""
         return self.lib.arange(count)
 
+    def size(self, a: Array) -> int:
+        return int(a.shape[0])
+
     def dot(self, a: Array, b: Array) -> Array:
-        return self.sum(a * b, -1)
+        return self.sum(a * b, 0)
 
     def norm_inf(self, a: Array) -> Array:
         return self.largest(self.lib.abs(a))
 
     def norm_one(self, a: Array) -> Array:
-        return self.sum(self.lib.abs(a), -1)
+        return self.sum(self.lib.abs(a), 0)
 
     def scale(self, t: Array, a: Array) -> Array:
-        return t[..., None] * a
+        return t * a
 
     def axpy(self, t: Array, a: Array, b: Array) -> Array:
-        return b + t[..., None] * a
+        return b + t * a
 
     def clip(self, a: Array, low: Array, high: Array) -> Array:
         return self.least(self.most(a, low), high)
@@ -112,50 +118,95 @@ class Arrays:
     def most(self, a: Array, b: Array) -> Array:
         return self.lib.maximum(a, b)
 
+    def shift(self, t: Array, a: Array) -> Array:
+        return a + t
+
+    def first(self, a: Array) -> Array:
+        return a[0]
+
     def zeros(self, like: Array, *shape: int) -> Array:
-        return self.lib.zeros((*like.shape[:-1], *shape), dtype=like.dtype)
+        return self.lib.zeros((*shape, *like.shape[1:]), dtype=like.dtype)
 
     def rows(self, stack: Array, a: Array) -> Array:
-        return self.sum(stack * a[..., None, :], -1)
+        return self.sum(stack * a, 1)
 
     def combine(self, weights: Array, stack: Array) -> Array:
-        return self.sum(weights[..., None] * stack, -2)
+        return self.sum(weights[:, None] * stack, 0)
 
-    def one_hot(self, index: Array, like: Array, count: int) -> Array:
-        """Return (…, count), true at the index."""
-        return self.indices(like, count) == index[..., None]
+    def one_hot(self, index: Array, count: int) -> Array:
+        """Return (count, …), true at the index."""
+        lead = (None,) * len(index.shape)
+        return self.indices(index, count)[(slice(None), *lead)] == index
 
     def put(self, stack: Array, index: Array, row: Array, when: Any = True) -> Array:
-        axis = len(index.shape)
-        here = self.one_hot(index, stack, stack.shape[axis])
+        here = self.one_hot(index, stack.shape[0])
         if when is not True:
-            here = here & when[..., None]
-        rest = len(stack.shape) - axis - 1
-        return self.where(here[(..., *(None,) * rest)], row[(..., None, *(slice(None),) * rest)], stack)
+            here = here & when
+        rest = len(stack.shape) - len(index.shape) - 1
+        return self.where(here[(slice(None), *(None,) * rest)], row, stack)
 
     def clear(self, matrix: Array, index: Array) -> Array:
-        here = self.one_hot(index, matrix, matrix.shape[-1])
-        return self.where(here[..., None] | here[..., None, :], 0.0, matrix)
+        here = self.one_hot(index, matrix.shape[0])
+        return self.where(here[:, None] | here, self.lib.zeros_like(matrix), matrix)
 
-    def put_column(self, matrix: Array, index: Array, column: Array) -> Array:
-        here = self.one_hot(index, matrix, matrix.shape[-1])
-        return self.where(here[..., None, :], column[..., None], matrix)
+    def put_column(self, matrix: Array, index: Array, column: Array, when: Any = True) -> Array:
+        here = self.one_hot(index, matrix.shape[0])
+        if when is not True:
+            here = here & when
+        return self.where(here, column[:, None], matrix)
 
-    def diagonal(self, matrix: Array, value: Array) -> Array:
-        n = matrix.shape[-1]
-        here = self.indices(matrix, n)[:, None] == self.indices(matrix, n)
-        return self.where(here, value[..., None, None], self.lib.zeros_like(matrix))
+    def identity(self, like: Array, n: int) -> Array:
+        """Return whether row is column, (n, n) and an axis of length 1 for the lanes."""
+        lead = (None,) * (len(like.shape) - 1)
+        i = self.indices(like, n)
+        return (i[:, None] == i)[(..., *lead)]
+
+    def diagonal(self, matrix: Array, value: Array, when: Any = True) -> Array:
+        made = self.where(self.identity(matrix[0], matrix.shape[0]), value, self.lib.zeros_like(matrix))
+        return made if when is True else self.where(when, made, matrix)
 
     def symmetric(self, matrix: Array, a: Array) -> Array:
         return self.rows(matrix, a)
 
-    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
-        outer = a[..., :, None] * b[..., None, :]
-        return matrix + (outer + self.transpose(outer))
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: Any = True) -> Array:
+        outer = a[:, None] * b
+        made = matrix + (outer + self.swapped(outer))
+        return made if when is True else self.where(when, made, matrix)
 
-    def transpose(self, matrix: Array) -> Array:
-        """Return the last two axes exchanged."""
-        return matrix.swapaxes(-2, -1)
+    def eigh(self, matrix: Array) -> tuple[Array, Array, Array]:
+        finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))
+        safe = self.where(
+            finite, matrix, self.where(self.identity(matrix[0], matrix.shape[0]), 1.0, 0.0 * finite)
+        )
+        curvatures, basis = self.lib.linalg.eigh(self.lanes_first(safe))
+        return self.lanes_last(curvatures), self.lanes_last(basis), finite
+
+    def swapped(self, matrix: Array) -> Array:
+        """Return the first two axes exchanged."""
+        return matrix.swapaxes(0, 1)
+
+    def lanes_first(self, a: Array) -> Array:
+        """Return (n, B) as (B, n), and (n, k, B) as (B, n, k)."""
+        return self.lib.moveaxis(a, -1, 0)
+
+    def lanes_last(self, a: Array) -> Array:
+        """Return (B, n) as (n, B), and (B, n, k) as (n, k, B)."""
+        return self.lib.moveaxis(a, 0, -1)
+
+    def positions(self, like: Array, lanes: Any) -> Array:
+        """Return NumPy's indices of problems as an array to index with."""
+        return lanes
+
+    def take(self, a: Array, at: Array) -> Array:
+        """Return the lanes `at`."""
+        return a[..., at]
+
+    def scatter(self, whole: Array, at: Array, part: Array) -> Array:
+        """Return `whole` with the lanes `at` replaced."""
+        if whole is not part:
+            whole = whole.copy()
+            whole[..., at] = part
+        return whole
 
 
 class NumpyLanes(Arrays):
@@ -165,13 +216,7 @@ class NumpyLanes(Arrays):
         super().__init__(np, float(np.finfo(dtype).eps))
 
     def rows(self, stack: Array, a: Array) -> Array:
-        return np.matmul(stack, a[..., None])[..., 0]
+        return np.einsum("kn...,n...->k...", stack, a)
 
     def combine(self, weights: Array, stack: Array) -> Array:
-        return np.matmul(weights[..., None, :], stack)[..., 0, :]
-
-
-def _spread(condition: Array, like: Array) -> Array:
-    """Return the condition with axes appended, to choose among whole rows of `like`."""
-    extra = len(like.shape) - len(condition.shape)
-    return condition[(..., *(None,) * extra)] if extra > 0 else condition
+        return np.einsum("k...,kn...->n...", weights, stack)

@@ -35,6 +35,12 @@ class Host:
     def branch(self, condition: bool, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
         return then() if condition else otherwise()
 
+    def guarded(self, condition: bool, change: Callable[[bool], T], tree: T) -> T:
+        return change(True) if condition else tree
+
+    def size(self, a: Array) -> int:
+        return int(a.shape[0])
+
     def invert(self, condition: bool) -> bool:
         return not condition
 
@@ -111,6 +117,13 @@ class NumpyHost(Host):
         curvatures, basis = np.linalg.eigh(matrix)
         return curvatures, basis, True
 
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        if not np.isfinite(matrix).all():
+            k = min(matrix.shape)
+            return np.full(k, math.nan), np.full((matrix.shape[1], k), math.nan), np.full(k, math.nan)
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        return values[::-1], right[::-1].T, vector.dot(left)[::-1]
+
     def zeros(self, like: Array, *shape: int) -> Array:
         return np.zeros(shape, self.dtype)
 
@@ -130,11 +143,11 @@ class NumpyHost(Host):
         matrix[:, index] = 0.0
         return matrix
 
-    def put_column(self, matrix: Array, index: int, column: Array) -> Array:
+    def put_column(self, matrix: Array, index: int, column: Array, when: bool = True) -> Array:
         matrix[:, index] = column
         return matrix
 
-    def diagonal(self, matrix: Array, value: float) -> Array:
+    def diagonal(self, matrix: Array, value: float, when: bool = True) -> Array:
         matrix[...] = 0.0
         matrix.reshape(-1)[:: len(matrix) + 1] = value
         return matrix
@@ -143,6 +156,6 @@ class NumpyHost(Host):
     def symmetric(self, matrix: Array, a: Array) -> Array:
         return self._symv(1.0, matrix.T, a)
 
-    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: bool = True) -> Array:
         self._syr2(1.0, a, b, a=matrix.T, overwrite_a=1)
         return matrix

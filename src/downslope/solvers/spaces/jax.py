@@ -35,6 +35,22 @@ class JaxSpace(Arrays):
         made: T = jax.lax.cond(condition, lambda: self.arrays(then()), lambda: self.arrays(otherwise()))
         return made
 
+    def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
+        if len(condition.shape):
+            return super().guarded(condition, change, tree)
+        return self.branch(condition, lambda: change(jnp.asarray(True)), lambda: tree)
+
+    def rows(self, stack: Array, a: Array) -> Array:
+        return stack @ a if a.ndim == 1 else super().rows(stack, a)
+
+    def combine(self, weights: Array, stack: Array) -> Array:
+        return weights @ stack if weights.ndim == 1 else super().combine(weights, stack)
+
+    def put(self, stack: Array, index: Array, row: Array, when: Any = True) -> Array:
+        if len(index.shape):
+            return super().put(stack, index, row, when)
+        return stack.at[index].set(row if when is True else jnp.where(when, row, stack[index]))
+
     def arrays(self, tree: T) -> T:
         """Return a tree with Python's numbers as arrays, in the dtypes of the space."""
 
@@ -50,3 +66,13 @@ class JaxSpace(Arrays):
 
         made: T = mapped(one, tree)
         return made
+
+
+def lanes(like: Array) -> JaxSpace:
+    """Return the space of one problem or of problems in lock step."""
+    return JaxSpace(like)
+
+
+def vector(like: Array, values: Any) -> Array:
+    """Return values as a vector, of the dtype of `like`."""
+    return jnp.asarray(values, like.dtype)

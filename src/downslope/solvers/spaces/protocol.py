@@ -4,11 +4,11 @@
 |---|---|---|
 | on the host, one problem | arrays (n,) | Python floats, ints and bools; `where` is an `if` |
 | in a jitted loop, one problem | arrays (n,) | arrays () |
-| in lock step, B problems | arrays (B, n) | arrays (B,) |
+| in lock step, B problems | arrays (n, B) | arrays (B,) |
 
 Numbers take `+ - *` and comparisons, conditions `&` and `|`; everything else goes through the space.
-A vector times a number is `scale`, never `*`: in lock step a number is a column of numbers. "Small"
-arrays, (…, k) or (…, k, k), hold what a method knows of k directions; they are arrays in every space.
+The problems of a batch lie along the last axis, so that a number times a vector is broadcasting. "Small"
+arrays, (k, …) or (k, k, …), hold what a method knows of k directions; they are arrays in every space.
 """
 
 from __future__ import annotations
@@ -48,6 +48,13 @@ class Space(Protocol):
         On the host and in a jitted loop one side alone is computed, in lock step both.
         """
 
+    def guarded(self, condition: Condition, change: Callable[[Condition], T], tree: T) -> T:
+        """`change(condition)` where the condition holds, else `tree`; for what is large.
+
+        In lock step `change` is called in any case, and leaves alone what its condition does not hold
+        for: `put` and its like take it as `when`. Nothing is then chosen afterwards, array by array.
+        """
+
     def invert(self, condition: Condition) -> Condition:
         """Whether the condition does not hold."""
 
@@ -68,6 +75,9 @@ class Space(Protocol):
 
     def divide(self, a: Number, b: Number) -> Number:
         """The ratio a / b; infinite or NaN where b is 0, without an error."""
+
+    def size(self, a: Array) -> int:
+        """Entries of a vector, n."""
 
     def dot(self, a: Array, b: Array) -> Number:
         """Inner product of vectors; not finite where an entry of either is not."""
@@ -103,34 +113,40 @@ class Space(Protocol):
         """Its first entry, as a number."""
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Condition]:
-        """Eigenvalues (…, n) rising, eigenvectors (…, n, n) in columns, and whether the matrix is finite.
+        """Eigenvalues (n, …) rising, eigenvectors (n, n, …) in columns, and whether the matrix is finite.
 
         Of a symmetric matrix, by its lower half; without an error where it is not finite.
         """
 
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        """Singular values (k, …) rising, right vectors (n, k, …) in columns, and Uᵀ `vector` (k, …).
+
+        Of a matrix (m, n, …), k = min(m, n); not finite where the matrix is not, without an error.
+        """
+
     def zeros(self, like: Array, *shape: int) -> Array:
-        """Zeros (…, *shape): a small array, or a stack of vectors, for each problem of the vector `like`."""
+        """Zeros (*shape, …): a small array, or a stack of vectors, for each problem of the vector `like`."""
 
     def rows(self, stack: Array, a: Array) -> Array:
-        """The inner products (…, k) of k rows (…, k, n) with a vector (…, n)."""
+        """The inner products (k, …) of k rows (k, n, …) with a vector (n, …)."""
 
     def combine(self, weights: Array, stack: Array) -> Array:
-        """The sum (…, n) of k rows (…, k, n), weighted (…, k)."""
+        """The sum (n, …) of k rows (k, n, …), weighted (k, …)."""
 
     def put(self, stack: Array, index: Number, row: Array, when: Condition = True) -> Array:
         """The stack with row `index` replaced where `when` holds; may write over the stack."""
 
     def clear(self, matrix: Array, index: Number) -> Array:
-        """A small matrix (…, k, k) with row and column `index` zero; may write over it."""
+        """A small matrix (k, k, …) with row and column `index` zero; may write over it."""
 
-    def put_column(self, matrix: Array, index: Number, column: Array) -> Array:
+    def put_column(self, matrix: Array, index: Number, column: Array, when: Condition = True) -> Array:
         """A small matrix with column `index` replaced; may write over it."""
 
-    def diagonal(self, matrix: Array, value: Number) -> Array:
-        """The matrix value · I, of the shape of `matrix` (…, n, n); may write over it."""
+    def diagonal(self, matrix: Array, value: Number, when: Condition = True) -> Array:
+        """The matrix value · I, of the shape of `matrix` (n, n, …); may write over it."""
 
     def symmetric(self, matrix: Array, a: Array) -> Array:
-        """A symmetric matrix (…, n, n) times a vector; the host keeps its lower triangle alone."""
+        """A symmetric matrix (n, n, …) times a vector; the host keeps its lower triangle alone."""
 
-    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: Condition = True) -> Array:
         """The symmetric matrix + a bᵀ + b aᵀ; may write over the matrix."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -47,6 +48,26 @@ class TorchHost(Host):
     def most(self, a: Array, b: Array) -> Array:
         return torch.maximum(a, b)
 
+    def shift(self, t: float, a: Array) -> Array:
+        return a + t
+
+    def first(self, a: Array) -> float:
+        return float(a[0])
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, bool]:
+        if not bool(torch.isfinite(matrix).all()):
+            return torch.full_like(matrix[0], math.nan), matrix, False
+        curvatures, basis = torch.linalg.eigh(matrix)
+        return curvatures, basis, True
+
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        if not bool(torch.isfinite(matrix).all()):
+            k = min(matrix.shape)
+            unknown = matrix.new_full((k,), math.nan)
+            return unknown, matrix.new_full((matrix.shape[1], k), math.nan), unknown
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return values.flip(-1), right.mT.flip(-1), (vector @ left).flip(-1)
+
     def zeros(self, like: Array, *shape: int) -> Array:
         if isinstance(like, DTensor) and shape and shape[-1] == like.shape[-1]:
             row = torch.zeros_like(like)
@@ -73,17 +94,17 @@ class TorchHost(Host):
         matrix[:, index] = 0.0
         return matrix
 
-    def put_column(self, matrix: Array, index: int, column: Array) -> Array:
+    def put_column(self, matrix: Array, index: int, column: Array, when: bool = True) -> Array:
         matrix[:, index] = column
         return matrix
 
-    def diagonal(self, matrix: Array, value: float) -> Array:
+    def diagonal(self, matrix: Array, value: float, when: bool = True) -> Array:
         return matrix.zero_().fill_diagonal_(value)
 
     def symmetric(self, matrix: Array, a: Array) -> Array:
         return matrix @ a
 
-    def rank_two(self, matrix: Array, a: Array, b: Array) -> Array:
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: bool = True) -> Array:
         return matrix.addr_(a, b).addr_(b, a)
 
 
@@ -105,19 +126,34 @@ class TorchLanes(Arrays):
         return torch.full(like.shape, value, dtype=kind, device=self.device)
 
     def largest(self, a: Array) -> Array:
-        return a.amax(-1)
+        return a.amax(0)
 
     def indices(self, like: Array, count: int) -> Array:
         return torch.arange(count, device=self.device)
 
-    def divide(self, a: Any, b: Any) -> Array:
-        return torch.true_divide(a, b) if isinstance(a, torch.Tensor) else a / b
-
     def zeros(self, like: Array, *shape: int) -> Array:
-        return torch.zeros((*like.shape[:-1], *shape), dtype=like.dtype, device=self.device)
+        return torch.zeros((*shape, *like.shape[1:]), dtype=like.dtype, device=self.device)
 
-    def rows(self, stack: Array, a: Array) -> Array:
-        return torch.matmul(stack, a[..., None])[..., 0]
+    def positions(self, like: Array, lanes: Any) -> Array:
+        return torch.as_tensor(lanes, device=self.device)
 
-    def combine(self, weights: Array, stack: Array) -> Array:
-        return torch.matmul(weights[..., None, :], stack)[..., 0, :]
+    def take(self, a: Array, at: Array) -> Array:
+        return a.index_select(-1, at)
+
+    def scatter(self, whole: Array, at: Array, part: Array) -> Array:
+        return part if whole is part else whole.index_copy(-1, at, part)
+
+
+def host(like: torch.Tensor) -> TorchHost:
+    """Return the space of one problem."""
+    return TorchHost(like)
+
+
+def lanes(like: torch.Tensor) -> TorchLanes:
+    """Return the space of problems in lock step."""
+    return TorchLanes(like)
+
+
+def vector(like: torch.Tensor, values: Any) -> torch.Tensor:
+    """Return values as a vector, of the dtype and on the device of `like`."""
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)

@@ -1,0 +1,331 @@
+"""`least_squares`: residuals, a starting point, and the parameters that fit best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from downslope.errors import UsageError, closest
+from downslope.gradients import residuals as residuals_of
+from downslope.gradients import structure_of
+from downslope.ops.protocol import Array
+from downslope.solvers import losses, spaces
+from downslope.solvers.bounds import bounds_of
+from downslope.solvers.core import Core, Problem
+from downslope.solvers.drivers import host
+from downslope.solvers.methods import levenberg, truncated
+from downslope.solvers.observe import Observer
+from downslope.solvers.squares import Dense, OnHost, Products, to_numpy
+from downslope.solvers.status import Status
+from downslope.solvers.stop import Stop
+
+METHODS = ("levenberg-marquardt", "gauss-newton")
+SCIPY = {"lm": METHODS[0], "trf": METHODS[0], "dogbox": METHODS[0], "dogleg": METHODS[0]}
+OFFSET = {"float64": 1e-8, "float32": 1e-4}
+"""Default of `Stop.gradient` here."""
+
+
+@dataclass(frozen=True)
+class LeastSquaresResult:
+    """What `least_squares` returns, in SciPy's names; `result["x"]` works too.
+
+    Attributes:
+        x: the best parameters, nested as x0.
+        cost: ½ Σ ρ, half the sum of squares where the loss is linear.
+        fun: the residuals there, (m,).
+        jac: the Jacobian there, (m, n) over the flat vector; None of a matrix-free run.
+        grad: ∇cost over the flat vector, (n,).
+        optimality: ‖grad‖∞, projected where there are bounds.
+        offset: √(‖projection of the residuals on the range of the Jacobian‖² / ‖residuals‖²): what the
+            run was to bring below `tolerance`. It has no units, and no unit of a parameter matters.
+        tolerance: see `offset`.
+        active_mask: (n,), -1 where a parameter is at its lower bound, 1 at its upper, else 0.
+        nfev, njev: residuals and Jacobians evaluated, those for differences included in `nfev`.
+        nit: steps.
+        status: a `Status`.
+        success: whether x is a first-order point at the precision asked for or reached.
+        message: how the run ended, and what to try next.
+        method: its name.
+        provenance: where the Jacobian came from.
+        seconds: of the clock.
+        history: a list of dicts, where it was asked for.
+        error: the exception that ended the run, or None.
+
+    """
+
+    x: Any
+    cost: float
+    fun: Array
+    jac: Array | None
+    grad: Array
+    optimality: float
+    offset: float
+    tolerance: float
+    active_mask: Any
+    nfev: int
+    njev: int
+    nit: int
+    status: Status
+    success: bool
+    message: str
+    method: str
+    provenance: str
+    seconds: float
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    error: BaseException | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an attribute, as of SciPy's results."""
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:
+        """Return the names of what there is."""
+        return [f.name for f in fields(self)]
+
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        return "\n".join(
+            (
+                self.message,
+                f"  cost {self.cost:.10g}, offset {self.offset:.2e} (asked for {self.tolerance:.2e})",
+                f"  {self.nit} steps, {self.nfev} residuals and {self.njev} Jacobians, "
+                f"{self.seconds:.3g} s, {self.method}",
+                f"  Jacobian by {self.provenance}",
+            )
+        )
+
+
+def least_squares(
+    fun: Callable[..., Any],
+    x0: Any,
+    jac: Callable[..., Any] | str | bool | None = None,
+    bounds: Any = None,
+    method: str = "levenberg-marquardt",
+    ftol: float | None = None,
+    xtol: float | None = None,
+    gtol: float | None = None,
+    x_scale: Any = None,
+    loss: str = "linear",
+    f_scale: float = 1.0,
+    diff_step: Any = None,
+    tr_solver: str | None = None,
+    tr_options: Any = None,
+    jac_sparsity: Any = None,
+    max_nfev: int | None = None,
+    verbose: int = 0,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    workers: Any = None,
+    *,
+    jacobian: Callable[..., Any] | str | bool | None = None,
+    stop: Stop | None = None,
+    linear: str = "svd",
+    history: bool | str = False,
+    log: str | Path | None = None,
+    progress: bool = False,
+    noise: float | None = None,
+    options: dict[str, Any] | None = None,
+) -> LeastSquaresResult:
+    """Return the x that makes ½ Σ ρ(rᵢ(x)²) least; the arguments are SciPy's, and some of ours.
+
+    Args:
+        fun: takes x0's arrays (and `args`, `kwargs`), returns the residuals: an array, or a nested dict,
+            list or tuple of arrays, of x0's framework.
+        x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
+            tuple of such arrays, or plain numbers.
+        jac: a function that returns (m, n) over the flat vector, as an array or a SciPy sparse
+            matrix or `LinearOperator`; True where `fun` returns (residuals, Jacobian); None for the
+            framework's automatic differentiation, and of NumPy functions differences; "forward"
+            ("2-point"), "central" ("3-point") or "complex" ("cs") for NumPy.
+        jacobian: another name of `jac`.
+        bounds: (low, high), each a number, None or arrays as x0; or SciPy's `Bounds`.
+        method: "levenberg-marquardt" or "gauss-newton"; SciPy's "trf", "dogbox" and "lm" mean the first.
+        ftol: the run has converged where the model promises a relative fall of the cost of at most
+            this: an offset of √ftol.
+        xtol: stop where two steps are shorter than this share of x; no success by itself.
+        gtol: the run has converged at an offset of gtol, the cosine between the residuals and the
+            range of the Jacobian, as in MINPACK.
+        x_scale: accepted; the method does not depend on the units of the parameters.
+        loss: "linear", "soft_l1", "huber", "cauchy" or "arctan".
+        f_scale: residuals up to about this size count as inliers, of a robust loss.
+        diff_step: accepted; steps of differences follow the noise of the function.
+        tr_solver: "exact", or "lsmr" for `linear="cg"`.
+        tr_options: accepted; there are none.
+        jac_sparsity: refused; a Jacobian may be sparse, or be used by products.
+        max_nfev: most evaluations of the residuals; those for differences do not count.
+        verbose: 2 shows the run, as `progress` does.
+        args: further arguments of `fun` and the Jacobian.
+        kwargs: further arguments by name.
+        callback: called with x after each step, or with `intermediate_result` by that name; returns
+            True or raises StopIteration to stop.
+        workers: accepted; nothing is spread.
+        stop: when to stop, in place of ftol, xtol, gtol and max_nfev; its `gradient` is the offset, 1e-8
+            in float64 and 1e-4 in float32.
+        linear: "svd" for the dense Jacobian, or "cg" for products with it alone: many parameters.
+        history: whether the result keeps a record of each step; "points" for x as well.
+        log: a file to append a JSON line to at each step.
+        progress: whether to show step, cost and offset while the run goes.
+        noise: standard deviation of the residuals' noise, where known, for differences.
+        options: of the method: {"first": 1.0}, the first radius as a multiple of ‖D x₀‖.
+
+    Raises:
+        UsageError: an argument that does not fit, or returned values that are no residuals; a Jacobian
+            larger than the memory, with its size.
+
+    >>> import numpy as np
+    >>> t = np.linspace(0, 4, 9)
+    >>> y = 2.5 * np.exp(-1.3 * t)
+    >>> result = least_squares(lambda b: b[0] * np.exp(-b[1] * t) - y, [1.0, 1.0])
+    >>> result.success, result.x.round(6)
+    (True, array([2.5, 1.3]))
+
+    """
+    began = time.perf_counter()
+    chosen = _method_name(method)
+    if jac is not None and jacobian is not None:
+        raise UsageError("jac and jacobian are the same: expected one of them")
+    if jac_sparsity is not None:
+        raise UsageError(
+            "jac_sparsity is not used: expected jac as a function that returns a sparse matrix, "
+            "and linear='cg'"
+        )
+    if linear not in ("svd", "cg"):
+        raise UsageError(f"linear = {linear!r}: expected 'svd' or 'cg'")
+    matrix_free = linear == "cg" or tr_solver == "lsmr"
+    losses.check(loss, f_scale)
+    derivative = jac if jacobian is None else jacobian
+    if kwargs:
+        fun = partial(fun, **kwargs)
+        derivative = partial(derivative, **kwargs) if callable(derivative) else derivative
+    structure, _ = structure_of(x0)
+    found = bounds_of(_scipys_bounds(bounds), structure)
+    if found is not None and matrix_free:
+        raise UsageError("bounds need the dense Jacobian: expected linear='svd'")
+    f = residuals_of(fun, x0, args=args, jacobian=derivative, noise=noise, bounds=found)
+    criteria = _stop(stop, ftol, xtol, gtol, max_nfev, f.structure.dtype)
+    observer = Observer(callback, history, log, progress or verbose >= 2, _restorer(f, matrix_free))
+    try:
+        run = _run(f, chosen, found, criteria, observer, matrix_free, loss, float(f_scale), options or {})
+    finally:
+        observer.close()
+    name = f"{chosen}, matrix-free" if matrix_free else chosen
+    return _result(f, run, found, criteria, name, observer.records, began, loss, float(f_scale), matrix_free)
+
+
+def _run(
+    f: Any, method: str, bounds: Any, stop: Stop, observer: Observer, matrix_free: bool, loss: str,
+    scale: float, options: dict[str, Any],
+) -> host.Run:  # fmt: skip
+    """Turn the method on the host: dense with NumPy's vectors, matrix-free with the framework's."""
+    limits = stop.limits(f.structure.dtype)
+    watch = observer if observer.needed else None
+    if matrix_free:
+        space = spaces.space_of(f.x0, f.structure.framework, "host")
+        products = truncated.method("trust-ncg", **options)
+        return host.run(
+            products,
+            space,
+            Problem(),
+            limits,
+            Products(f, loss, scale),
+            f.x0,
+            seconds=stop.seconds,
+            watch=watch,
+        )
+    dense = Dense(f, loss, scale)
+    space = spaces.space_of(dense.x0, "numpy", "host")
+    problem, start = Problem(), dense.x0
+    if bounds is not None:
+        low, high = (np.asarray(side, start.dtype) for side in bounds)
+        problem, start = Problem(low, high), np.clip(start, low, high)
+    chosen = levenberg.method(method, **options)
+    return host.run(chosen, space, problem, limits, dense, start, seconds=stop.seconds, watch=watch)
+
+
+def _result(
+    f: Any, run: host.Run, bounds: Any, stop: Stop, method: str, records: list[dict[str, Any]],
+    began: float, loss: str, scale: float, matrix_free: bool,
+) -> LeastSquaresResult:  # fmt: skip
+    core: Core = run.state.core
+    status = Status(int(core.status))
+    nfev, njev = f.counts.values, f.counts.matrices
+    x = spaces.vector_like(f.x0, f.structure.framework, to_numpy(core.x))
+    r, jacobian = (f.value(x), None) if matrix_free else f.value_and_jacobian(x)
+    g, at = to_numpy(core.gradient), to_numpy(core.x)
+    mask = np.zeros(at.size, int)
+    size = g.copy()
+    if bounds is not None:
+        low, high = (np.asarray(side, at.dtype) for side in bounds)
+        mask = np.where(at <= low, -1, np.where(at >= high, 1, 0))
+        size = at - np.clip(at - g, low, high)
+    message = status.message
+    if run.error is not None:
+        message = f"{message} {type(run.error).__name__}: {run.error}"
+    limits = stop.limits(f.structure.dtype)
+    grad = spaces.vector_like(x, f.structure.framework, g)
+    return LeastSquaresResult(
+        f.structure.restore(x), float(core.value), r, jacobian, grad, float(np.max(np.abs(size))),
+        float(core.size), max(limits.gradient, limits.absolute), mask, nfev, njev, int(core.steps),
+        status, status.success, message, method, str(f.provenance), time.perf_counter() - began,
+        records, run.error,
+    )  # fmt: skip
+
+
+def _stop(
+    stop: Stop | None,
+    ftol: float | None,
+    xtol: float | None,
+    gtol: float | None,
+    most: int | None,
+    dtype: str,
+) -> Stop:
+    """Return the criteria of SciPy's arguments, or those given with the default of the offset."""
+    given = [name for name, v in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol), ("max_nfev", most)) if v]
+    if stop is not None:
+        if given:
+            raise UsageError(f"stop and {given[0]} both say when to stop: expected one; use stop=Stop(...)")
+        if stop.gradient is not None or stop.gradient_absolute is not None:
+            return stop
+        return Stop(**{**_fields(stop), "gradient": OFFSET[dtype]})
+    offsets = [v for v in (gtol, None if ftol is None else float(ftol) ** 0.5) if v]
+    return Stop(gradient=max(offsets) if offsets else OFFSET[dtype], step=xtol or None, evaluations=most)
+
+
+def _fields(stop: Stop) -> dict[str, Any]:
+    return {f.name: getattr(stop, f.name) for f in fields(stop)}
+
+
+def _method_name(method: Any) -> str:
+    known = SCIPY.get(str(method).lower(), str(method).lower())
+    if known not in METHODS:
+        every = (*METHODS, *SCIPY)
+        raise UsageError(f"method = {method!r}: expected one of {', '.join(every)}{closest(known, every)}")
+    return known
+
+
+def _scipys_bounds(bounds: Any) -> Any:
+    """Return bounds as (low, high); SciPy's two arrays are no pairs of numbers, also where n = 2."""
+    if isinstance(bounds, (tuple, list)) and len(bounds) == 2 and not hasattr(bounds, "lb"):
+        return tuple(np.asarray(b, np.float64) if isinstance(b, (list, tuple)) else b for b in bounds)
+    return bounds
+
+
+def _restorer(f: Any, matrix_free: bool) -> Callable[[Any], Any]:
+    def restore(x: Any) -> Any:
+        vector = x if type(x) is type(f.x0) else spaces.vector_like(f.x0, f.structure.framework, x)
+        return f.structure.restore(vector)
+
+    return restore

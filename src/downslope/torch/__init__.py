@@ -8,18 +8,38 @@ except ImportError as error:
 from typing import TYPE_CHECKING, Any
 
 from downslope.grouping.torch import partition
+from downslope.torch.attention import AttentionLogits, qk_clip, qk_clip_fused
 from downslope.torch.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.torch.muon import Muon
 
 if TYPE_CHECKING:
+    from downslope.diagnose.torch.health import Diagnostics
     from downslope.diagnose.torch.profile import profile
     from downslope.diagnose.watch.torch import watch
 
-__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Muon", "RMSProp", "partition", "profile", "watch"]
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "AttentionLogits",
+    "Diagnostics",
+    "Muon",
+    "RMSProp",
+    "partition",
+    "profile",
+    "qk_clip",
+    "qk_clip_fused",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:
     # What measures optimizers stands above them, and is loaded only when it is asked for.
+    if name == "Diagnostics":
+        from downslope.diagnose.torch.health import Diagnostics
+
+        return Diagnostics
     if name == "profile":
         from downslope.diagnose.torch.profile import profile
 

@@ -80,7 +80,7 @@ SESSIONS = (
     Session("triton", ("tests/triton",), {"TRITON_INTERPRET": "1"}),
     Session("report", ("tests/report", "src/downslope/report")),
     Session("foreign", ("tests/foreign",)),
-    Session("problems", ("tests/problems",)),
+    Session("problems", ("tests/problems", "tests/race")),
     Session("docs", ("tests/docs",)),
     Session(
         "core",

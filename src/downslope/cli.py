@@ -117,13 +117,22 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of earlier comparisons.", metavar="RUN…")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders of earlier comparisons or races.", metavar="RUN…")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="The page to write. Default: report.html in the run folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print where the page is as JSON.")] = False,
 ) -> int:
     """Write the HTML page of one run, or one page of several."""
+    races = [(folder / "race.json").is_file() for folder in runs]
+    if any(races) and not all(races):
+        raise UsageError("comparisons and races do not go on one page: give runs of one kind")
+    if all(races):
+        from downslope.solvers.race.command import run_report as run_race_report
+
+        return run_race_report(runs, out, as_json=as_json)
     from downslope.compare.command import run_report
 
     return run_report(runs, out, as_json=as_json)
@@ -200,6 +209,136 @@ def profile(
         seconds=seconds,
         out=out,
         trace=trace,
+        command=command_line(context.find_root().obj),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def lr(
+    context: typer.Context,
+    task: Annotated[
+        str, typer.Argument(help="digits, text, or a file of your own: path.py:name.", metavar="TASK")
+    ],
+    optimizers: Annotated[
+        str,
+        typer.Option(
+            "--optimizer",
+            "--optimizers",
+            help="One or more, with commas between, of sgd, adamw, muon, adam, rmsprop, adagrad.",
+        ),
+    ] = "muon",
+    steps: Annotated[
+        int | None, typer.Option(help="Length of the training the rate is for. Default: the task's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds on which every rate is tried.")] = 2,
+    seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
+    schedule: Annotated[str, typer.Option(help="Of the training: linear, cosine or constant.")] = "linear",
+    warmup: Annotated[float, typer.Option(help="Share of the training in which the rate grows.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of the runs.")] = 0.0,
+    longest: Annotated[
+        int, typer.Option(help="Steps of the longest run; never more than half the training.")
+    ] = 1000,
+    widths: Annotated[
+        str, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
+    ] = "",
+    threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: runs/lr-TASK.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """A learning rate for a task, with a safe range and how sure it is.
+
+    A sweep says where to look, short runs with the real schedule decide. Exits with 1 where no rate
+    trained the model.
+    """
+    from downslope.compare.terminal import command_line
+    from downslope.diagnose.rates_command import run_lr
+    from downslope.errors import whole_numbers
+
+    return run_lr(
+        task,
+        optimizers=[name.strip() for name in optimizers.split(",") if name.strip()],
+        steps=steps,
+        seeds=seeds,
+        seed=seed,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        longest=longest,
+        widths=whole_numbers("--widths", widths),
+        threads=threads,
+        out=out,
+        command=command_line(context.find_root().obj),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def minimize(
+    context: typer.Context,
+    problem: Annotated[
+        str | None,
+        typer.Argument(
+            help="A problem that comes along (rosenbrock, mgh:beale, nist:enso), path.py:f, or ./libf.so:f.",
+            metavar="PROBLEM",
+        ),
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(help="A program that answers points on a pipe, in place of PROBLEM: 'elixir f.exs'."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="How to solve it.")] = "l-bfgs",
+    race: Annotated[
+        str | None, typer.Option(help="Run several methods, names with commas between, and write a page.")
+    ] = None,
+    x0: Annotated[str | None, typer.Option(help="Where to start: 1,2.5. 1*50 stands for fifty ones.")] = None,
+    n: Annotated[int | None, typer.Option(help="Unknowns of a problem whose size is free.")] = None,
+    bounds: Annotated[
+        str | None, typer.Option(help="low:high of each unknown: 0:1,:5,-1: (nothing: no bound).")
+    ] = None,
+    gradient: Annotated[
+        float | None, typer.Option(help="Stop at this gradient, relative to the first. Default: 1e-6.")
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Stop at this value.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Stop after so many evaluations.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of a method: adam.lr=0.1. May be repeated.")
+    ] = None,
+    framework: Annotated[
+        str, typer.Option(help="What --x0 is made of, for path.py:f: numpy, torch, jax or tensorflow.")
+    ] = "numpy",
+    workers: Annotated[int, typer.Option(help="Processes of --program.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds --program may take for an evaluation.")] = 60.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page, or an .html file. Default: runs/race-PROBLEM.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """Minimize a smooth function, or race methods against each other on it.
+
+    The function may be one of the problems that come along, a function in a Python file (NumPy,
+    PyTorch, JAX, TensorFlow), in a shared library, or any program. Exit code 1: no method converged.
+    """
+    from downslope.compare.terminal import command_line
+    from downslope.solvers.race.command import run_minimize
+
+    stop = {"gradient": gradient, "target": target, "steps": steps, "evaluations": evaluations}
+    return run_minimize(
+        problem,
+        program=program,
+        method=method,
+        racers=race,
+        x0=x0,
+        n=n,
+        bounds=bounds,
+        stop={**stop, "seconds": seconds},
+        options=option or [],
+        framework=framework,
+        workers=workers,
+        timeout=timeout,
+        out=out,
         command=command_line(context.find_root().obj),
         as_json=as_json,
     )

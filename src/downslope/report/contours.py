@@ -35,7 +35,7 @@ class Field:
         values = sorted(v for v in known if v is not None)
         if not values:
             return []
-        places = [((i + 0.5) / count) ** 2 for i in range(count)]
+        places = [((i + 1) / (count + 1)) ** 2 for i in range(count)]
         return sorted({values[round(place * (len(values) - 1))] for place in places})
 
 

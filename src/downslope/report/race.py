@@ -11,7 +11,7 @@ from typing import Any
 from downslope.report.contours import Contours, Field, Mark
 from downslope.report.numbers import counted, finite, number
 from downslope.report.parts import Cell, Chapter, Code, Column, Facts, Fold, Note, Part, Section, Table
-from downslope.report.plots import Axis, Guide, Lines, Series, Trace
+from downslope.report.plots import Axis, Guide, Lines, Scale, Series, Trace
 
 KEEP = 400
 """Points of a curve on the page."""
@@ -88,12 +88,18 @@ def _curves(race: Mapping[str, Any], what: str) -> Section:
         guides = [Guide(wanted, f"asked for, {number(wanted, 2)}")] if wanted else []
     plot = Lines(
         f"{title} of each method",
-        x=[Axis("evaluations", switch=True), Axis("seconds", switch=True)],
+        x=[Axis(name, _scale(series, i), switch=True) for i, name in enumerate(("evaluations", "seconds"))],
         y=Axis(label, "log", switch=True),
         series=series,
         guides=guides,
     )
     return Section(title, [plot], caption, half=True)
+
+
+def _scale(series: Sequence[Series], axis: int) -> Scale:
+    """Return "log" where one method takes many times as long as another."""
+    ends = [s.main.x[axis][-1] or 0 for s in series if s.main.x[axis]]
+    return "log" if ends and max(ends) > 20 * min(ends) else "linear"
 
 
 def _above(value: Any, floor: float) -> float | None:

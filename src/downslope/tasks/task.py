@@ -42,6 +42,8 @@ class Task:
             default the first entry of a batch that is a tuple or list, else the batch itself.
         learning_rates: `{optimizer: (low, high)}` where this task needs another range to search
             than the optimizer's own.
+        at_width: `at_width(width)` returns this task with a model of another width, to see how a
+            learning rate moves with it; None where the model has no width.
         framework: the framework of the model: "torch".
         fingerprint: distinguishes two versions of a task of one name; `load` sets it.
 
@@ -62,6 +64,7 @@ class Task:
     metric: str = "validation loss"
     example: Callable[[Any], tuple[Any, ...]] | None = None
     learning_rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    at_width: Callable[[int], Task] | None = None
     framework: str = "torch"
     fingerprint: str = ""
 
@@ -74,8 +77,10 @@ class Task:
                 raise TypeError(f"task {self.name!r} lacks {part}: give {signature}")
             if not callable(value):
                 raise TypeError(f"{part} = {value!r} in task {self.name!r}: expected a function {signature}")
-        if self.example is not None and not callable(self.example):
-            raise TypeError(f"example = {self.example!r} in task {self.name!r}: expected a function or None")
+        for part in ("example", "at_width"):
+            value = getattr(self, part)
+            if value is not None and not callable(value):
+                raise TypeError(f"{part} = {value!r} in task {self.name!r}: expected a function or None")
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise ValueError(f"steps = {self.steps!r} in task {self.name!r}: expected a whole number above 0")
         if self.goal is not None and not (isinstance(self.goal, (int, float)) and math.isfinite(self.goal)):

@@ -7,7 +7,8 @@ network for images, a pre-norm transformer with rotary positions for text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,20 @@ def _tensors(arrays: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
 
 
-def _build(model: type[nn.Module], seed: int) -> nn.Module:
+def _build(model: Callable[[], nn.Module], seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return model()
+
+
+def _at_width(task: Task, model: Callable[[int], nn.Module]) -> Task:
+    """Return a task that can be had at another width too."""
+
+    def at_width(width: int) -> Task:
+        return replace(
+            task, name=f"{task.name}-{width}", build=lambda seed: _build(lambda: model(width), seed)
+        )
+
+    return replace(task, at_width=at_width)
 
 
 def _version(data_module: Any) -> str:
@@ -189,7 +201,7 @@ def digits() -> Task:
     def batches(seed: int) -> Iterator[tuple[Tensor, ...]]:
         return map(_tensors, digit_data.batches(data, size=64, seed=seed))
 
-    return Task(
+    task = Task(
         name="digits",
         description="a residual ConvNet on scikit-learn's handwritten digits of 8×8 pixels, shifted and "
         "under noise; 1297 for training, 500 for validation",
@@ -202,6 +214,7 @@ def digits() -> Task:
         learning_rates={"adamw": (3e-4, 3e-1)},  # its best lies at the upper edge of its own range
         fingerprint=_version(digit_data),
     )
+    return _at_width(task, lambda width: ConvNet(width))
 
 
 def text() -> Task:
@@ -213,7 +226,7 @@ def text() -> Task:
     def batches(seed: int) -> Iterator[tuple[Tensor, ...]]:
         return map(_tensors, text_data.batches(data, size=16, length=length, seed=seed))
 
-    return Task(
+    task = Task(
         name="text",
         description=f"a byte-level transformer on {data.origin}, {len(data.train):,} bytes for training",
         metric="validation loss (nats per byte)",
@@ -224,3 +237,4 @@ def text() -> Task:
         steps=300,
         fingerprint=f"{_version(text_data)} {data.digest()}",
     )
+    return _at_width(task, lambda width: Transformer(width))

@@ -117,7 +117,9 @@ def _problem(
 ) -> Problem:
     name = function.__name__.replace("_", "-")
     low, high = (frame[0], frame[1]), (frame[2], frame[3])
-    return Problem(name, np.array(start), function=function, minima=minima, frame=(low, high), source=SOURCE)
+    return Problem(
+        name, np.array(start, np.float64), function=function, minima=minima, frame=(low, high), source=SOURCE
+    )
 
 
 SOURCE = "Jamil and Yang, A literature survey of benchmark functions for global optimization, 2013"

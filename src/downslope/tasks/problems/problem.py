@@ -61,6 +61,7 @@ class Problem:
     def __post_init__(self) -> None:
         if (self.residuals is None) == (self.function is None):
             raise UsageError(f"problem {self.name!r}: give residuals or a function, one of the two")
+        object.__setattr__(self, "start", np.array(self.start, np.float64))
 
     def __call__(self, x: Any) -> Any:
         """Return f at a point (n,), or at each of a batch (..., n)."""
@@ -75,6 +76,11 @@ class Problem:
     def size(self) -> int:
         """How many unknowns it has."""
         return self.start.size
+
+    @property
+    def about(self) -> str:
+        """What it is, in one line."""
+        return ((self.function or self.residuals).__doc__ or "").partition("\n")[0]
 
     @property
     def lowest(self) -> float | None:

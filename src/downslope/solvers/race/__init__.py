@@ -1,0 +1,1 @@
+"""`downslope minimize`: one method, or several raced on one problem, with a table and a page."""

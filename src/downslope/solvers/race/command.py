@@ -1,0 +1,226 @@
+"""`downslope minimize`: what the command line asks for, done and shown."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from downslope.compare.folder import write_json, write_text
+from downslope.errors import UsageError
+from downslope.report import page
+from downslope.report.numbers import number
+from downslope.report.race import chapter
+from downslope.solvers import Stop
+from downslope.solvers.methods import method_of
+from downslope.solvers.race.picture import picture
+from downslope.solvers.race.run import SCHEMA, check, race
+from downslope.solvers.race.target import target, vector
+
+FILE = "race.json"
+
+
+def run_minimize(
+    what: str | None,
+    *,
+    method: str,
+    racers: str | None,
+    stop: dict[str, Any],
+    options: list[str],
+    bounds: str | None,
+    out: Path | None,
+    command: str,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Solve a problem with one method, or race several, show what came of it, and return the exit code."""
+    told = Console(stderr=True, highlight=False)
+    methods = [name.strip() for name in (racers or method).split(",") if name.strip()]
+    if not methods:
+        raise UsageError("--race names no method: expected names with commas between")
+    own = _options(options, methods)
+    for name in methods:
+        method_of(name, **own.get(name, {}))
+    asked = target(what, **given)
+    try:
+        check(asked, methods)
+        found = race(
+            asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
+            progress=told.is_terminal and len(methods) == 1,
+            began=lambda name: told.print(f"{name} …", style="dim") if len(methods) > 1 else None,
+        )  # fmt: skip
+        wanted = racers is not None or out is not None
+        if wanted:
+            found["picture"] = picture(asked, found)
+    finally:
+        asked.close()
+    page_at = _write(found, out) if wanted else None
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    else:
+        show(found, page_at, raced=racers is not None)
+    interrupted = any(r["status"] == "interrupted" for r in found["runs"])
+    return 130 if interrupted else 0 if any(r["success"] for r in found["runs"]) else 1
+
+
+def show(found: dict[str, Any], page_at: Path | None, *, raced: bool) -> None:
+    """Print what was found."""
+    out = Console(highlight=False)
+    out.print()
+    if raced:
+        out.print(found["sentence"], style="bold", markup=False)
+        out.print()
+        out.print(table(found))
+        out.print(_legend(found), style="dim", markup=False)
+    else:
+        _one(out, found["runs"][0], found)
+    for note in found["notes"] if raced else []:
+        out.print(f"Note: {note}", markup=False)
+    for run in found["runs"] if raced else []:
+        if run["status"] in ("raised", "nonfinite", "kink", "stalled", "unbounded"):
+            out.print(f"{run['method']}: {run['message']}", markup=False)
+    if page_at is not None:
+        out.print()
+        out.print(f"Report: {page_at}", markup=False, soft_wrap=True)
+
+
+def _one(out: Console, run: dict[str, Any], found: dict[str, Any]) -> None:
+    out.print(run["message"], style="bold", markup=False)
+    facts = [
+        ("value", f"{run['value']:.12g}" if run["value"] is not None else "not finite"),
+        ("gradient", number(run["gradient"], 3) + _asked(found)),
+        ("steps", f"{run['steps']}, {run['evaluations']} evaluations, {run['seconds']:.3g} s"),
+        ("method", f"{run['method']}; gradient: {found['problem']['gradient']}"),
+    ]
+    if run["x"] is not None:
+        facts.insert(0, ("x", ", ".join("nan" if v is None else f"{v:.10g}" for v in run["x"])))
+    shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in facts:
+        shown.add_row(Text(name, style="dim"), Text(value))
+    out.print()
+    out.print(shown)
+
+
+def table(found: dict[str, Any]) -> Table:
+    """Return the table of a race; it fits 80 columns."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("method", "value", "gradient", "evals", "seconds", "ending"):
+        shown.add_column(
+            header, justify="left" if header in ("method", "ending") else "right", overflow="fold"
+        )
+    for run in found["runs"]:
+        shown.add_row(
+            run["method"], number(run["value"], 6), number(run["gradient"], 2), str(run["evaluations"]),
+            number(run["seconds"], 2), run["ending"],
+            style="bold" if run["method"] in found["first"] else "",
+        )  # fmt: skip
+    return shown
+
+
+def _legend(found: dict[str, Any]) -> str:
+    return (
+        f"Evaluations: of the function with its gradient. Gradient: its largest entry{_asked(found)}. "
+        f"In the order of arrival at the lowest value, "
+        f"{number(found['lowest'], 6)}."
+    )
+
+
+def _asked(found: dict[str, Any]) -> str:
+    return "" if found["tolerance"] is None else f", asked for {number(found['tolerance'], 2)}"
+
+
+def _write(found: dict[str, Any], out: Path | None) -> Path:
+    """Write race.json and the page into a folder, or the page alone into an .html file."""
+    try:
+        if out is not None and out.suffix == ".html":
+            write_text(out, page([chapter(found)]))
+            return out
+        name = re.sub(r"[^\w.-]+", "-", found["problem"]["name"]).strip("-")
+        folder = out or Path("runs") / f"race-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FILE, found)
+        write_text(folder / "report.html", page([chapter(found)]))
+    except OSError as error:
+        raise UsageError(
+            f"the page cannot be written to {out}: {error.strerror}; give another --out"
+        ) from None
+    return folder / "report.html"
+
+
+def is_race(folder: Path) -> bool:
+    """Whether a folder holds a race."""
+    return (folder / FILE).is_file()
+
+
+def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
+    """Write the page of one race into its folder, or of several into one file, and say where."""
+    if len(folders) > 1 and out is None:
+        raise UsageError(f"{len(folders)} races make one page: say where with --out page.html")
+    chapters = []
+    for folder in folders:
+        try:
+            found = json.loads((folder / FILE).read_text())
+            if found["schema"] != SCHEMA:
+                raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
+            chapters.append(chapter(found))
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
+    at = out or folders[0] / "report.html"
+    try:
+        write_text(at, page(chapters))
+    except OSError as error:
+        raise UsageError(
+            f"the page cannot be written to {at}: {error.strerror}; give another --out"
+        ) from None
+    if as_json:
+        sys.stdout.write(json.dumps({"report": str(at), "runs": [str(f) for f in folders]}, indent=1) + "\n")
+    else:
+        Console(highlight=False).print(f"Report: {at}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of each method: `lr=0.1` is for all, `adam.lr=0.1` for one.
+
+    >>> _options(["adam.lr=0.1"], ["adam", "cg"])
+    {'adam': {'lr': 0.1}}
+
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        method, dot, option = name.strip().rpartition(".")
+        if not equals or not option:
+            raise UsageError(
+                f"--option {text}: expected option=value or method.option=value, as in adam.lr=0.1"
+            )
+        if dot and method not in methods:
+            raise UsageError(f"--option {text}: {method!r} is not run; methods are {', '.join(methods)}")
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        for one in [method] if dot else methods:
+            found.setdefault(one, {})[option] = parsed
+    return found
+
+
+def _bounds(text: str | None) -> Any:
+    """Return bounds as (low, high) an unknown: `0:1,:5,-1:` with nothing for no bound."""
+    if text is None:
+        return None
+    pairs = []
+    for word in text.split(","):
+        low, colon, high = word.partition(":")
+        if not colon:
+            raise UsageError(f"--bounds {text!r}: {word!r} is no pair; expected low:high, as in 0:1,:5,-1:")
+        pairs.append(tuple(None if not side.strip() else float(vector(side)[0]) for side in (low, high)))
+    return pairs

@@ -1,0 +1,180 @@
+"""`downslope minimize`: what can be typed, what it answers, the exit code, and the page of a race."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from downslope.cli import run
+
+ANSWERS = Path(__file__).parents[1] / "foreign" / "answers.py"
+OWN = """
+import numpy as np
+
+x0 = np.array([3.0, 0.5])
+
+
+def bowl(x):
+    "A bowl."
+    return (x[0] - 1) ** 2 + 2 * (x[1] + 2) ** 2
+
+
+def both(x):
+    return bowl(x), np.array([2 * (x[0] - 1), 4 * (x[1] + 2)])
+
+
+def down(x):
+    return -x.sum()
+
+
+def fails(x):
+    raise RuntimeError("no mesh")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "own.py").write_text(OWN)
+
+
+def answer(capsys: Any, *words: str, code: int = 0) -> dict[str, Any]:
+    assert run(["minimize", *words, "--json"]) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_one_method_on_a_problem(capsys: Any) -> None:
+    assert run(["minimize", "rosenbrock"]) == 0
+    out = capsys.readouterr().out
+    assert "Converged" in out
+    assert max(map(len, out.splitlines())) <= 80
+    found = answer(capsys, "rosenbrock", "--method", "bfgs", "--x0", "2,2")["runs"][0]
+    assert found["method"] == "bfgs"
+    np.testing.assert_allclose(found["x"], 1, atol=1e-3)
+    assert not Path("runs").exists()
+
+
+def test_the_function_may_be_in_a_file(capsys: Any) -> None:
+    for name in ("bowl", "both"):
+        found = answer(capsys, f"own.py:{name}")
+        np.testing.assert_allclose(found["runs"][0]["x"], [1, -2], atol=1e-5)
+        assert ("differences" in found["problem"]["gradient"]) == (name == "bowl")
+    torch = answer(capsys, "own.py:bowl", "--framework", "torch", "--x0", "0,0")
+    assert "PyTorch" in torch["problem"]["gradient"]
+
+
+def test_the_function_may_be_a_program(capsys: Any) -> None:
+    program = f"{sys.executable} -S {ANSWERS} well"
+    found = answer(capsys, "--program", program, "--x0", "5*3", "--workers", "2")
+    np.testing.assert_allclose(found["runs"][0]["x"], [0, 1, 2], atol=1e-5)
+    assert found["problem"]["name"] == "answers.py"
+    without = answer(capsys, "--program", f"{sys.executable} -S {ANSWERS} value", "--x0", "5*3")
+    np.testing.assert_allclose(without["runs"][0]["x"], [0, 1, 2], atol=1e-5)
+    assert "differences" in without["problem"]["gradient"]
+
+
+def test_bounds_and_budgets(capsys: Any) -> None:
+    found = answer(capsys, "own.py:bowl", "--bounds", "1.5:,:")["runs"][0]
+    np.testing.assert_allclose(found["x"], [1.5, -2], atol=1e-5)
+    short = answer(capsys, "rosenbrock", "--evaluations", "5", code=1)["runs"][0]
+    assert (short["status"], short["evaluations"]) == ("evaluations", 5)
+    assert answer(capsys, "rosenbrock", "--target", "1", code=1)["runs"][0]["status"] == "target"
+    assert answer(capsys, "own.py:down", code=1)["runs"][0]["status"] == "unbounded"
+
+
+def test_a_race_has_a_table_and_a_page(capsys: Any) -> None:
+    assert run(["minimize", "himmelblau", "--race", "gd,cg,l-bfgs,newton"]) == 0
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"is first: \d+ evaluations", " ".join(out.split()))
+    assert [m for m in ("gd", "cg", "l-bfgs", "newton") if f"{m} …" not in err] == []
+    page = Path("runs/race-himmelblau/report.html")
+    assert f"Report: {page}" in out
+    found = json.loads(page.with_name("race.json").read_text())
+    counts = [r["evaluations"] for r in found["runs"] if r["success"]]
+    assert counts == sorted(counts)
+    for r in found["runs"]:
+        assert r["curve"]["evaluations"][-1] <= r["evaluations"]
+        assert len(r["path"]["x"]) == len(r["curve"]["value"])
+    before = page.read_text()
+    page.unlink()
+    assert run(["report", str(page.parent)]) == 0
+    assert page.read_text() == before
+
+
+def test_a_race_tells_who_found_a_higher_minimum(capsys: Any) -> None:
+    found = answer(capsys, "own.py:bowl", "--race", "l-bfgs,cg", "--out", "here")
+    assert Path("here/report.html").exists()
+    assert found["notes"] == []
+    (Path("double.py")).write_text(
+        "import numpy as np\nx0 = np.array([0.4])\n"
+        "def f(x):\n    return float((x[0] ** 2 - 1) ** 2 + 0.2 * x[0])\n"
+    )
+    higher = answer(capsys, "double.py:f", "--method", "l-bfgs")["runs"][0]["value"]
+    assert higher > 0.1
+
+
+def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
+    found = answer(capsys, "nist:misra1a", "--race", "levenberg-marquardt,bfgs", "--out", "here")
+    first = found["runs"][0]
+    assert first["method"] == "levenberg-marquardt"
+    # Σ r², as NIST certifies it, not the half of it that least squares speak of.
+    assert first["value"] == pytest.approx(0.12455138894, rel=1e-8)
+    assert first["curve"]["value"][-1] == pytest.approx(first["value"], rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rosenbrok"], "did you mean 'rosenbrock'"),
+        ([], "give a problem, a file or a library, or --program"),
+        (["rosenbrock", "--program", "cat"], "one of them"),
+        (["none.py:f"], "no file 'none.py'"),
+        (["own.py"], "holds 4 functions (bowl, both, down, fails): name one"),
+        (["own.py:bowel"], "did you mean 'bowl'"),
+        (["own.py:fails"], "no mesh"),
+        (["./none.so:f", "--x0", "1"], "no library 'none.so'"),
+        (["./none.so", "--x0", "1"], "name the function in the library"),
+        (["--program", "no-such-program-here", "--x0", "1"], "no program 'no-such-program-here'"),
+        (["--program", "cat"], "cat has no start: give --x0"),
+        (["--program", "cat", "--x0", "1"], "this has no value"),
+        (["rosenbrock", "--x0", "1,2,3"], "--x0 has 3 numbers: problem 'rosenbrock' has 2 unknowns"),
+        (["rosenbrock", "--x0", "1,b"], "'b' is no number"),
+        (["rosenbrock", "--x0", "1,nan"], "expected finite numbers"),
+        (["rosenbrock", "--n", "3"], "has 2 unknowns, not 3"),
+        (["rosenbrock", "--method", "lbgfs"], "did you mean 'l-bfgs'"),
+        (["rosenbrock", "--race", "l-bfgs,nope"], "method = 'nope'"),
+        (["rosenbrock", "--method", "gauss-newton"], "gauss-newton is for sums of squares"),
+        (["rosenbrock", "--race", ","], "names no method"),
+        (["rosenbrock", "--bounds", "1,2"], "'1' is no pair"),
+        (["rosenbrock", "--option", "memory"], "expected option=value"),
+        (["rosenbrock", "--option", "cg.memory=3"], "'cg' is not run"),
+        (["rosenbrock", "--steps", "-1"], "at least 0"),
+        (["own.py:bowl", "--framework", "mxnet", "--x0", "1,2"], "expected numpy, torch, jax or tensorflow"),
+    ],
+)
+def test_bad_input_is_one_line(capsys: Any, words: list[str], said: str) -> None:
+    assert run(["minimize", *words]) == 2
+    out, err = capsys.readouterr()
+    assert said in err.splitlines()[-1]
+    assert [line for line in err.splitlines() if "…" not in line] == [err.splitlines()[-1]]
+    assert out == ""
+
+
+def test_no_process_is_left_behind(capsys: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "downslope", "minimize", "--x0", "1", "--timeout", "0.5", "--program"]
+    ran = subprocess.run(
+        [*command, f"{sys.executable} -S {ANSWERS} stalls"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert "did not answer within 0.5 s" in ran.stderr
+    assert "Traceback" not in ran.stderr

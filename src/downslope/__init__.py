@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from downslope.rules import SGD, AdaGrad, Adam, Muon, RMSProp, orthogonalize
 
 if TYPE_CHECKING:
-    from downslope.gradients.check import check_gradient
+    from downslope.gradients.check import check_gradient, check_hvp, check_jacobian
+    from downslope.solvers import Result, Status, Stop, minimize
 
 __version__ = "0.1.0"
 
@@ -19,12 +20,26 @@ __all__ = [
     "Adam",
     "Muon",
     "RMSProp",
+    "Result",
+    "Status",
+    "Stop",
     "__version__",
     "check_gradient",
+    "check_hvp",
+    "check_jacobian",
+    "minimize",
     "orthogonalize",
 ]
 
-_LATER = {"check_gradient": "downslope.gradients.check"}
+_LATER = {
+    "check_gradient": "downslope.gradients.check",
+    "check_hvp": "downslope.gradients.check",
+    "check_jacobian": "downslope.gradients.check",
+    "Result": "downslope.solvers",
+    "Status": "downslope.solvers",
+    "Stop": "downslope.solvers",
+    "minimize": "downslope.solvers",
+}
 """Public names whose modules are imported when they are first asked for."""
 
 

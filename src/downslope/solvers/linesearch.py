@@ -32,7 +32,7 @@ class LineState(NamedTuple):
         memory: what the direction remembers.
         d: the direction of the search under way.
         search: its state.
-        fresh: whether d is -g, the memory being empty.
+        fresh: whether d is -g; what the memory holds is then forgotten at the next step.
 
     """
 
@@ -51,6 +51,7 @@ class LineSearch:
     search: Any
     wants: ClassVar[frozenset[Want]] = frozenset({Want.GRADIENT})
     bounded: ClassVar[bool] = False
+    steady: ClassVar[tuple[str, ...]] = ("memory",)
 
     def init(
         self, space: Space, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -75,35 +76,40 @@ class LineSearch:
         # A point within the tolerance ends the run, whatever the search still wished for.
         there = finite & (value <= old.value) & (space.norm_inf(gradient) <= tolerance(space, limits, old))
         found = found | there
-        ended = found | (search.verdict != GOING)
+        took = found | ((search.verdict == LOWEST) & (core.best_value < old.value))
+        x = space.pick(found, old.ask, core.best_x)
+        value = space.where(found, value, core.best_value)
+        gradient = space.pick(found, gradient, core.best_gradient)
+        # A memory is large: in lock step it is changed in place, so that no branch below carries two.
+        memory = space.guarded(
+            took & (old.status == int(Status.RUNNING)),
+            lambda on: self.towards.update(
+                space, state.memory, x - old.x, gradient - old.gradient, gradient, state.fresh, on
+            ),
+            state.memory,
+        )
+        state = state._replace(core=core, memory=memory, search=search)
 
         def another() -> LineState:
             ask = space.axpy(search.t, state.d, old.x)
-            return state._replace(core=core._replace(ask=ask, accepted=found), search=search)
+            return state._replace(core=core._replace(ask=ask, accepted=space.full(slope, False)))
 
-        def next_line() -> LineState:
-            failed = space.invert(found | ((search.verdict == LOWEST) & (core.best_value < old.value)))
-            return space.branch(
-                failed,
-                lambda: self._failed(space, problem, state, core, search),
-                lambda: self._accepted(space, problem, limits, state, core, found, value, gradient),
-            )
-
-        return space.branch(ended, next_line, another)
+        return space.branch(
+            took,
+            lambda: self._accepted(space, problem, limits, state, x, value, gradient),
+            lambda: space.branch(
+                search.verdict == GOING, another, lambda: self._failed(space, problem, state)
+            ),
+        )
 
     def _accepted(
-        self, space: Space, problem: Problem, limits: Limits, state: LineState, core: Core,
-        found: Condition, value: Number, gradient: Array,
+        self, space: Space, problem: Problem, limits: Limits, state: LineState, x: Array, value: Number,
+        gradient: Array,
     ) -> LineState:  # fmt: skip
-        """Return the state after a step to the trial, or to the lowest point that the search saw."""
-        x = space.pick(found, core.ask, core.best_x)
-        value = space.where(found, value, core.best_value)
-        gradient = space.pick(found, gradient, core.best_gradient)
-        step, change = x - core.x, gradient - core.gradient
-        memory = self.towards.update(space, state.memory, step, change, gradient)
-        after = moved(space, problem, limits, core, x, value, gradient)
-        after = after._replace(accepted=space.full(value, True))
-        d = self.towards.direction(space, memory, gradient)
+        """Return the state after a step: to the trial, or to the lowest point that the search saw."""
+        core = moved(space, problem, limits, state.core, x, value, gradient)
+        core = core._replace(accepted=space.full(value, True))
+        d = self.towards.direction(space, state.memory, gradient)
         slope = space.dot(d, gradient)
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
         descends = space.finite(slope) & (-slope > DESCENT * lengths)
@@ -112,28 +118,22 @@ class LineSearch:
             t = space.full(slope, 1.0)
             if not self.towards.newton_like:
                 t = space.minimum(space.divide(state.search.slope0, slope), 10.0) * state.search.t
-            return self._line(space, problem, after, memory, d, slope, t, space.full(slope, False))
+            return self._line(space, problem, core, state.memory, d, slope, t, space.full(slope, False))
 
-        return space.branch(
-            descends, onward, lambda: self._steepest(space, problem, after, self.towards.init(space, x))
-        )
+        return space.branch(descends, onward, lambda: self._steepest(space, problem, core, state.memory))
 
-    def _failed(self, space: Space, problem: Problem, state: LineState, core: Core, search: Any) -> LineState:
+    def _failed(self, space: Space, problem: Problem, state: LineState) -> LineState:
         """Return the state after a search that found no lower point: along -g, or at the end."""
+        core = state.core._replace(accepted=space.full(state.core.value, False))
 
         def give_up() -> LineState:
-            why = self.search.diagnosis(space, search)
-            ended = core._replace(ask=core.x, status=why, accepted=space.full(core.value, False))
-            return state._replace(core=ended, search=search)
+            why = self.search.diagnosis(space, state.search)
+            return state._replace(core=core._replace(ask=core.x, status=why))
 
-        def steepest() -> LineState:
-            still = core._replace(accepted=space.full(core.value, False))
-            return self._steepest(space, problem, still, self.towards.init(space, core.x))
-
-        return space.branch(state.fresh, give_up, steepest)
+        return space.branch(state.fresh, give_up, lambda: self._steepest(space, problem, core, state.memory))
 
     def _steepest(self, space: Space, problem: Problem, core: Core, memory: Any) -> LineState:
-        """Return the state of a search along -g, the memory being empty."""
+        """Return the state of a search along -g, whatever the memory holds."""
         d = space.scale(space.full(core.value, -1.0), core.gradient)
         slope = -space.dot(core.gradient, core.gradient)
         t = space.minimum(space.full(slope, 1.0), space.divide(space.full(slope, 1.0), space.norm_one(d)))

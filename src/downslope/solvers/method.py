@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem
-from downslope.solvers.spaces.protocol import Number, Space
+from downslope.solvers.spaces.protocol import Condition, Number, Space
 
 State: TypeAlias = Any
 """A NamedTuple of arrays whose first field is `core`."""
@@ -66,6 +66,9 @@ class Method(Protocol):
     bounded: ClassVar[bool]
     """Whether it keeps to bounds."""
 
+    # steady: ClassVar[tuple[str, ...]], optional: the parts of its state that `turn` leaves alone where
+    # a problem of a batch has ended; a driver freezes all others.
+
     def init(self, space: Space, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation) -> State:
         """Return the first state, which asks for the second evaluation; the first was at `x`.
 
@@ -87,8 +90,15 @@ class Direction(Protocol):
     def init(self, space: Space, x: Array) -> Any:
         """Return an empty memory."""
 
-    def update(self, space: Space, memory: Any, step: Array, change: Array, gradient: Array) -> Any:
-        """Return the memory after a step Δx that changed the gradient by Δg, to `gradient`."""
+    def update(
+        self, space: Space, memory: Any, step: Array, change: Array, gradient: Array, fresh: Condition,
+        when: Condition,
+    ) -> Any:  # fmt: skip
+        """Return the memory after a step Δx that changed the gradient by Δg, to `gradient`.
+
+        Where `fresh`, the step was along -g, and what was remembered before it is to be forgotten. In
+        lock step the memory stays as it is where `when` does not hold; elsewhere it always holds.
+        """
 
     def direction(self, space: Space, memory: Any, gradient: Array) -> Array:
-        """Return a direction; where it does not descend, the memory is cleared and -g taken."""
+        """Return a direction; where it does not descend, -g is taken and the memory forgotten."""

@@ -2,45 +2,180 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from downslope.errors import UsageError
+from downslope.gradients import Objective
 from downslope.gradients import objective as objective_of
-from downslope.solvers.core import Problem, tolerance
-from downslope.solvers.drivers import host
+from downslope.solvers import scipy_names
+from downslope.solvers.bounds import bounds_of
+from downslope.solvers.core import Problem
 from downslope.solvers.method import Method
-from downslope.solvers.methods import method_of
-from downslope.solvers.result import Result
-from downslope.solvers.spaces.host import NumpyHost
+from downslope.solvers.methods import METHODS, method_of
+from downslope.solvers.observe import Observer
+from downslope.solvers.result import Result, of_batch, of_one
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
 
+ARGUMENTS = (
+    "method", "args", "gradient", "hessian", "hessian_vector", "stop", "bounds", "batch", "options",
+    "callback", "history", "log", "progress", "noise", "vectorized", "jac", "hess", "hessp", "tol",
+)  # fmt: skip
 
-def minimize(
+
+def minimize(  # noqa: D417
     fun: Callable[..., Any],
     x0: Any,
-    method: str | Method = "l-bfgs",
+    method: str | Method | tuple[Any, ...] | None = None,
     *,
     args: tuple[Any, ...] = (),
-    gradient: Any = None,
+    gradient: Callable[..., Any] | str | bool | None = None,
+    hessian: Callable[..., Any] | None = None,
+    hessian_vector: Callable[..., Any] | None = None,
     stop: Stop | None = None,
+    bounds: Any = None,
+    batch: bool = False,
+    options: dict[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    history: bool | str = False,
+    log: str | Path | None = None,
+    progress: bool = False,
+    noise: float | None = None,
+    vectorized: bool = False,
+    jac: Any = None,
+    hess: Any = None,
+    hessp: Any = None,
+    tol: float | None = None,
+    **unknown: Any,
 ) -> Result:
-    """Return a point where a smooth function is least, near where it started."""
+    """Return a local minimum of a smooth function, found by its gradient.
+
+    Args:
+        fun: takes x0's arrays (and `args`), returns one real number of x0's framework.
+        x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
+            tuple of such arrays, plain numbers, or the `Result` of a run to go on with.
+        method: "l-bfgs" (the default), "bfgs", "cg", "gd", "momentum", "nesterov", "newton",
+            "newton-cg", "trust-ncg", "pattern", or a rule: "sgd", "adam", "adagrad", "rmsprop", "muon".
+            SciPy's names mean what is nearest to them.
+        args: further arguments of `fun` and its derivatives.
+        gradient: a function; True where `fun` returns (value, gradient); None for the framework's
+            automatic differentiation, and of NumPy functions differences; "forward", "central" or
+            "complex" for NumPy.
+        hessian: ∇²f over the flat vector, (n, n), where a method uses it.
+        hessian_vector: takes (x, v, *args), returns ∇²f v.
+        stop: when to stop, see `Stop`.
+        bounds: (low, high), numbers or arrays as x0; or n pairs; or SciPy's `Bounds`. Every point that
+            is evaluated lies within; an x0 outside is moved to the nearest point inside.
+        batch: many problems at once, along the leading axis of x0; each has its own ending.
+        options: of the method, as {"memory": 20} of "l-bfgs".
+        callback: called with x after each step, or with `intermediate_result` by that name; returns
+            True or raises StopIteration to stop.
+        history: whether the result keeps a record of each step; "points" for x as well.
+        log: a file to append a JSON line to at each step.
+        progress: whether to show step, value and gradient while the run goes.
+        noise: standard deviation of the function's noise, where known.
+        vectorized: a batch whose `fun` takes all problems at once, in PyTorch, JAX or TensorFlow too.
+        jac, hess, hessp, tol: SciPy's names of gradient, hessian, hessian_vector, and of an absolute
+            tolerance of the gradient; its `options` maxiter, maxfun, gtol, ftol, maxcor, disp as well.
+
+    The best point seen is returned whatever happens: when `fun` raises (after its first evaluation), at
+    Ctrl-C, at NaN. `result.status` says how the run ended, `result.message` what to try next.
+
+    Raises:
+        UsageError: an argument that does not fit, or a value of `fun` that is no number, no gradient.
+        TypeError: an argument that is not known.
+
+    >>> import numpy as np
+    >>> def f(x):
+    ...     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+    >>> result = minimize(f, [-1.2, 1.0])
+    >>> result.success, result.x.round(4)
+    (True, array([1., 1.]))
+
+    """
     began = time.perf_counter()
-    stop = Stop() if stop is None else stop
-    chosen = method_of(method)
-    f = objective_of(fun, x0, args=args, gradient=gradient)
-    space, limits = NumpyHost(f.structure.dtype), stop.limits(f.structure.dtype)
-    run = host.run(chosen, space, Problem(), limits, f, f.x0, seconds=stop.seconds)
-    core = run.state.core
-    status = Status(core.status)
-    iterate = status in (Status.GRADIENT, Status.ROUNDOFF) or core.value <= core.best_value
-    x, value, g = (
-        (core.x, core.value, core.gradient) if iterate else (core.best_x, core.best_value, core.best_gradient)
-    )
-    return Result(
-        f.structure.restore(x), value, f.structure.restore(g), status, status.success, status.message,
-        core.steps, core.evaluations, core.size, tolerance(space, limits, core),
-        time.perf_counter() - began, str(method), str(f.provenance), error=run.error, state=run.state,
+    if isinstance(method, tuple):  # SciPy's third argument is args
+        args, named = method, None
+    else:
+        named = method
+    scipy_names.check_unknown(unknown, ARGUMENTS)
+    gradient = scipy_names.derivative("gradient", gradient, "jac", jac)
+    hessian = scipy_names.derivative("hessian", hessian, "hess", hess)
+    hessian_vector = scipy_names.derivative("hessian_vector", hessian_vector, "hessp", hessp)
+    stop, rest = scipy_names.stop_of(stop, tol, options or {})
+    progress = bool(rest.pop("disp", False)) or progress
+    resumed = x0 if isinstance(x0, Result) else None
+    if resumed is not None:
+        x0, named = resumed.x, named or resumed.method
+    chosen = method_of(named or "l-bfgs", **rest)
+    f = objective_of(
+        fun, x0, args=args, gradient=gradient, hessian=hessian, hessian_vector=hessian_vector,
+        noise=noise, batch=batch, vectorized=vectorized,
     )  # fmt: skip
+    if hasattr(chosen, "fitted"):
+        chosen = chosen.fitted(f.structure)
+    problem, start = _bounded(bounds, chosen, f)
+    observer = Observer(callback, history, log, progress, f.structure.restore)
+    try:
+        state, error = _run(f, chosen, problem, stop, _resumed(resumed, chosen, start), observer)
+    finally:
+        observer.close()
+    name = named if isinstance(named, str) else "l-bfgs" if named is None else type(chosen).__name__
+    made = of_batch if batch else of_one
+    return made(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
+
+
+def _run(
+    f: Objective, method: Method, problem: Problem, stop: Stop, start: Any, observer: Observer
+) -> tuple[Any, BaseException | None]:
+    """Return the state at the end, and the exception that ended the run or None."""
+    structure = f.structure
+    limits = stop.limits(structure.dtype)
+    if structure.framework == "jax":
+        jax = import_module("downslope.solvers.drivers.jax")
+        return jax.run(method, problem, limits, f, start, stop.seconds, observer)  # type: ignore[no-any-return]
+    kind = "host" if structure.batch is None else "lanes"
+    space = import_module("downslope.solvers.spaces").space_of(f.x0, structure.framework, kind)
+    driver = import_module(f"downslope.solvers.drivers.{kind}")
+    watch = observer if observer.needed else None
+    run = driver.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
+    return run.state, run.error
+
+
+def _bounded(bounds: Any, method: Method, f: Objective) -> tuple[Problem, Any]:
+    """Return the problem with its bounds in the vectors' framework, and the start within them."""
+    found = bounds_of(bounds, f.structure)
+    if found is None:
+        return Problem(), f.x0
+    if not method.bounded:
+        raise UsageError(f"bounds are not for {type(method).__name__}: expected method='l-bfgs'")
+    own = import_module("downslope.solvers.spaces")
+    framework, batch = f.structure.framework, f.structure.batch
+    low, high = (own.vector_like(f.x0, framework, side) for side in found)
+    start = own.clipped(f.x0, framework, low, high)
+    if batch is None:
+        return Problem(low, high), start
+    columns = (own.vector_like(f.x0, framework, np.atleast_2d(side).T) for side in found)
+    return Problem(*columns), start
+
+
+def _resumed(result: Result | None, method: Method, start: Any) -> Any:
+    """Return the state to go on with, a copy, or the start where the last run had come to its end."""
+    if result is None or result.state is None:
+        return start
+    own_end = (Status.ROUNDOFF, Status.STALLED, Status.KINK, Status.NONFINITE, Status.PRECISION)
+    if type(result.state) is not getattr(method, "state_type", type(result.state)):
+        return start
+    if not isinstance(result.status, Status) or result.status in own_end:
+        return start
+    return copy.deepcopy(result.state)
+
+
+__all__ = ["METHODS", "minimize"]

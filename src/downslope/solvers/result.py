@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
+from downslope.gradients import Objective
+from downslope.solvers.core import Core, Limits, tolerance
+from downslope.solvers.spaces.host import NumpyHost
 from downslope.solvers.status import Status
 
 SCIPY = {"fun": "value", "jac": "gradient", "nit": "steps", "nfev": "evaluations", "njev": "evaluations"}
@@ -94,3 +100,72 @@ class Result:
                 f"  gradient by {self.provenance}",
             )
         )
+
+
+def of_one(
+    f: Objective, state: Any, limits: Limits, method: str, began: float, history: list[dict[str, Any]],
+    error: BaseException | None,
+) -> Result:  # fmt: skip
+    """Return the result of one problem, from the state that its method ended in."""
+    core: Core = state.core
+    status = Status(int(core.status))
+    x, value, g = chosen(core, status in Status.at_iterate())
+    restore = f.structure.restore
+    message = status.message
+    if error is not None:
+        message = f"{message} {type(error).__name__}: {error}"
+    return Result(
+        restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
+        core.size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
+        str(f.provenance), history, error, state,
+    )  # fmt: skip
+
+
+def chosen(core: Core, iterate: bool) -> tuple[Any, Any, Any]:
+    """Return x, value and gradient of the iterate, or of the best point seen."""
+    if iterate or not core.best_value < core.value:
+        return core.x, core.value, core.gradient
+    return core.best_x, core.best_value, core.best_gradient
+
+
+def of_batch(
+    f: Objective, state: Any, limits: Limits, method: str, began: float, history: list[dict[str, Any]],
+    error: BaseException | None,
+) -> Result:  # fmt: skip
+    """Return the results of the problems of a batch."""
+    core: Core = state.core
+    codes = np.asarray(_cpu(core.status)).astype(int)
+    restore = f.structure.restore
+    at = np.isin(codes, [int(s) for s in Status.at_iterate()])
+    iterate = at | ~(np.asarray(_cpu(core.best_value)) < np.asarray(_cpu(core.value)))
+    x, g = (_rows(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
+    value = _rows(iterate, core.value, core.best_value)
+    asked = np.maximum(limits.gradient * np.asarray(_cpu(core.scale)), limits.absolute)
+    statuses = [Status(int(c)) for c in codes]
+    return Result(
+        restore(x), value, restore(g), codes, np.array([s.success for s in statuses]),
+        [s.message for s in statuses], np.asarray(_cpu(core.steps)), np.asarray(_cpu(core.evaluations)),
+        np.asarray(_cpu(core.size)), asked,
+        time.perf_counter() - began, method, str(f.provenance), history, error, state,
+    )  # fmt: skip
+
+
+def _cpu(a: Any) -> Any:
+    return a.detach().cpu() if hasattr(a, "detach") else a
+
+
+def _rows(first: Any, a: Any, b: Any) -> Any:
+    """Return the rows of `a` where `first` holds (a NumPy array), else those of `b`."""
+    if isinstance(a, np.ndarray):
+        return np.where(first.reshape(first.shape + (1,) * (a.ndim - 1)), a, b)
+    if first.all():
+        return a
+    from downslope.solvers.spaces import space_of
+
+    framework = type(a).__module__.partition(".")[0]
+    framework = {"jaxlib": "jax"}.get(framework, framework)
+    space = space_of(a, framework, "lanes")
+    from downslope.solvers.spaces import vector_like
+
+    ones = vector_like(a, framework, first.astype(float))
+    return space.pick(ones > 0.5, a, b)

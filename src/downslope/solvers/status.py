@@ -31,6 +31,11 @@ class Status(IntEnum):
         """Whether the point is first-order at the precision asked for or reached."""
         return self in (Status.GRADIENT, Status.ROUNDOFF)
 
+    @classmethod
+    def at_iterate(cls) -> tuple[Status, ...]:
+        """Return the endings that speak of the iterate, and not of the lowest value seen."""
+        return (cls.GRADIENT, cls.ROUNDOFF)
+
     @property
     def message(self) -> str:
         """The ending in words, and what to try next."""

@@ -13,18 +13,20 @@ from downslope.solvers.spaces.protocol import Condition, Number, Space
 CURVED = 1e-14
 """H is updated if sᵀy is at least this share of ‖s‖ ‖y‖."""
 
+LONGER = 4.0
+"""After a first step without curvature, a step of length 1 is so many times as long."""
+
 
 class Dense(NamedTuple):
-    """H (…, n, n), of which the host keeps one triangle; H g at the iterate; whether H is still empty."""
+    """H (n, n, …), of which the host keeps one triangle, and H g at the iterate."""
 
     inverse: Array
     product: Array
-    fresh: Condition
 
 
 @dataclass(frozen=True)
 class BFGS:
-    """The direction -H g, with
+    """The direction -H g, H being updated at each step.
 
         H ← (I - ρ s yᵀ) H (I - ρ y sᵀ) + ρ s sᵀ = H + s wᵀ + w sᵀ,
         w = ρ ((1 + ρ yᵀH y) s / 2 - H y),    ρ = 1 / sᵀy,
@@ -37,29 +39,34 @@ class BFGS:
     newton_like: ClassVar[bool] = True
 
     def init(self, space: Space, x: Array) -> Dense:
-        n = x.shape[-1]
-        yes = space.full(space.norm_inf(x), True)
-        return Dense(space.zeros(x, n, n), space.zeros(x, n), yes)
+        n = space.size(x)
+        return Dense(space.zeros(x, n, n), space.zeros(x, n))
 
-    def update(self, space: Space, memory: Dense, step: Array, change: Array, gradient: Array) -> Dense:
-        sy, yy = space.dot(step, change), space.dot(change, change)
-        curved = sy > CURVED * space.sqrt(yy) * space.sqrt(space.dot(step, step))
+    def update(
+        self, space: Space, memory: Dense, step: Array, change: Array, gradient: Array, fresh: Condition,
+        when: Condition,
+    ) -> Dense:  # fmt: skip
+        ss, sy, yy = space.dot(step, step), space.dot(step, change), space.dot(change, change)
+        curved = when & (sy > CURVED * space.sqrt(yy) * space.sqrt(ss))
+        longer = LONGER * space.sqrt(space.divide(ss, space.dot(gradient, gradient)))
+        gamma = space.where(curved, space.divide(sy, yy), longer)
 
-        def first() -> tuple[Array, Array, Array]:
-            gamma = space.divide(sy, yy)
-            made = space.diagonal(memory.inverse, gamma)
-            return made, space.scale(gamma, gradient), space.scale(gamma, change)
+        def first(on: Condition) -> Dense:
+            inverse = space.diagonal(memory.inverse, gamma, on)
+            return Dense(inverse, space.pick(on, space.scale(gamma, gradient - change), memory.product))
 
-        def later() -> tuple[Array, Array, Array]:
-            product = space.symmetric(memory.inverse, gradient)
-            return memory.inverse, product, product - memory.product
-
-        inverse, product, hy = space.branch(memory.fresh & curved, first, later)
-        fresh = memory.fresh & space.invert(curved)
-        return space.branch(
+        memory = space.guarded(fresh & when, first, memory)
+        product = space.branch(
+            fresh & when,
+            lambda: space.scale(gamma, gradient),
+            lambda: space.symmetric(memory.inverse, gradient),
+        )
+        before = memory.product
+        memory = Dense(memory.inverse, space.pick(when, product, before))
+        return space.guarded(
             curved,
-            lambda: Dense(*_rank_two(space, inverse, product, hy, step, change, gradient, sy), fresh),
-            lambda: Dense(inverse, product, fresh),
+            lambda on: _rank_two(space, memory, product - before, step, change, gradient, sy, on),
+            memory,
         )
 
     def direction(self, space: Space, memory: Dense, gradient: Array) -> Array:
@@ -67,13 +74,13 @@ class BFGS:
 
 
 def _rank_two(
-    space: Space, inverse: Array, product: Array, hy: Array, s: Array, y: Array, g: Array, sy: Number
-) -> tuple[Array, Array]:
+    space: Space, memory: Dense, hy: Array, s: Array, y: Array, g: Array, sy: Number, on: Condition
+) -> Dense:
     """Return H and H g after the update."""
     rho = space.divide(1.0, sy)
     w = space.axpy(0.5 * rho * (1.0 + rho * space.dot(y, hy)), s, space.scale(-rho, hy))
-    product = space.axpy(space.dot(w, g), s, space.axpy(space.dot(s, g), w, product))
-    return space.rank_two(inverse, s, w), product
+    product = space.axpy(space.dot(w, g), s, space.axpy(space.dot(s, g), w, memory.product))
+    return Dense(space.rank_two(memory.inverse, s, w, on), space.pick(on, product, memory.product))
 
 
 def method(name: str, **options: Any) -> LineSearch:

@@ -9,7 +9,7 @@ from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.wolfe import Wolfe
-from downslope.solvers.spaces.protocol import Space
+from downslope.solvers.spaces.protocol import Condition, Space
 
 TRUNCATION = 0.4
 """η of Hager and Zhang: β is at least η gᵀd / ‖d‖² of the step before."""
@@ -23,7 +23,7 @@ class Last(NamedTuple):
 
 @dataclass(frozen=True)
 class ConjugateGradient:
-    """The direction -g + β d, with d the one before and, s being the step t d and y the change of g,
+    """The direction -g + β d; with d the one before, s the step t d and y the change of g.
 
         Hager-Zhang:  β d = max(yᵀg / sᵀy - 2 ‖y‖² sᵀg / (sᵀy)², η sᵀg₋ / ‖s‖²) s
         PR+:          β d = max(yᵀg / ‖g₋‖², 0) d
@@ -40,22 +40,29 @@ class ConjugateGradient:
         require("formula", self.formula, self.formula in known, "'hager-zhang' or 'pr+'")
 
     def init(self, space: Space, x: Array) -> Last:
-        return Last(space.zeros(x, x.shape[-1]))
+        return Last(space.zeros(x, space.size(x)))
 
-    def update(self, space: Space, memory: Last, step: Array, change: Array, gradient: Array) -> Last:
+    def update(
+        self, space: Space, memory: Last, step: Array, change: Array, gradient: Array, fresh: Condition,
+        when: Condition,
+    ) -> Last:  # fmt: skip
+        d = self._next(space, memory, step, change, gradient, fresh)
+        return Last(space.pick(when, d, memory.d))
+
+    def _next(
+        self, space: Space, memory: Last, step: Array, change: Array, gradient: Array, fresh: Condition
+    ) -> Array:
         if self.formula == "pr+":
             before = gradient - change
             beta = space.divide(space.dot(change, gradient), space.dot(before, before))
             beta = space.maximum(beta, space.full(beta, 0.0))
-            # After a restart the step was along -g₋, of some length t: d is then -g₋ itself.
-            empty = space.norm_inf(memory.d) == 0
-            last = space.pick(empty, -before, memory.d)
-            return Last(space.axpy(beta, last, -gradient))
+            last = space.pick(fresh, -before, memory.d)
+            return space.axpy(beta, last, -gradient)
         sy, sg = space.dot(step, change), space.dot(step, gradient)
         beta = space.divide(space.dot(change, gradient), sy)
         beta = beta - 2.0 * space.divide(space.dot(change, change), sy) * space.divide(sg, sy)
         least = TRUNCATION * space.divide(sg - sy, space.dot(step, step))
-        return Last(space.axpy(space.maximum(beta, least), step, -gradient))
+        return space.axpy(space.maximum(beta, least), step, -gradient)
 
     def direction(self, space: Space, memory: Last, gradient: Array) -> Array:
         return memory.d

@@ -11,7 +11,7 @@ from downslope.rules.checks import require_number
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.armijo import Armijo, Fixed
 from downslope.solvers.searches.wolfe import Wolfe
-from downslope.solvers.spaces.protocol import Space
+from downslope.solvers.spaces.protocol import Condition, Space
 
 
 class Nothing(NamedTuple):
@@ -27,7 +27,10 @@ class Steepest:
     def init(self, space: Space, x: Array) -> Nothing:
         return Nothing()
 
-    def update(self, space: Space, memory: Nothing, step: Array, change: Array, gradient: Array) -> Nothing:
+    def update(
+        self, space: Space, memory: Nothing, step: Array, change: Array, gradient: Array,
+        fresh: Condition, when: Condition,
+    ) -> Nothing:  # fmt: skip
         return memory
 
     def direction(self, space: Space, memory: Nothing, gradient: Array) -> Array:
@@ -35,7 +38,7 @@ class Steepest:
 
 
 class Ball(NamedTuple):
-    """The average of gradients m, and whether it is still empty."""
+    """The sum of gradients m."""
 
     mean: Array
 
@@ -54,13 +57,15 @@ class HeavyBall:
         require_number("momentum", self.momentum, 0.0, 1.0)
 
     def init(self, space: Space, x: Array) -> Ball:
-        return Ball(space.zeros(x, x.shape[-1]))
+        return Ball(space.zeros(x, space.size(x)))
 
-    def update(self, space: Space, memory: Ball, step: Array, change: Array, gradient: Array) -> Ball:
-        # After a restart the last direction was -g₋, which the empty memory does not hold yet.
-        empty = space.norm_inf(memory.mean) == 0
-        mean = space.pick(empty, gradient - change, memory.mean)
-        return Ball(space.axpy(space.full(space.norm_inf(mean), self.momentum), mean, gradient))
+    def update(
+        self, space: Space, memory: Ball, step: Array, change: Array, gradient: Array, fresh: Condition,
+        when: Condition,
+    ) -> Ball:  # fmt: skip
+        mean = space.pick(fresh, gradient - change, memory.mean)
+        mean = space.axpy(space.full(space.norm_inf(mean), self.momentum), mean, gradient)
+        return Ball(space.pick(when, mean, memory.mean))
 
     def direction(self, space: Space, memory: Ball, gradient: Array) -> Array:
         return -memory.mean

@@ -8,21 +8,24 @@ from typing import Any, ClassVar, NamedTuple
 from downslope.ops.protocol import Array
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.wolfe import Wolfe
-from downslope.solvers.spaces.protocol import Number, Space
+from downslope.solvers.spaces.protocol import Condition, Number, Space
 
 CURVED = 1e-12
 """A pair is kept if sᵀy is at least this share of ‖s‖ ‖y‖."""
+
+LONGER = 4.0
+"""After a first step without curvature, a step of length 1 is so many times as long."""
 
 
 class Pairs(NamedTuple):
     """The last m steps s and changes of the gradient y, in a ring.
 
     Attributes:
-        steps, changes: S and Y, (…, m, n).
-        inverse: R⁻¹ (…, m, m), where R_ij = s_iᵀ y_j for pairs i no younger than j, else 0. In a ring
+        steps, changes: S and Y, (m, n, …).
+        inverse: R⁻¹ (m, m, …), where R_ij = s_iᵀ y_j for pairs i no younger than j, else 0. In a ring
             its rows and columns are permuted; a slot that is empty has zeros.
-        products: Yᵀ Y (…, m, m).
-        curvatures: s_iᵀ y_i (…, m).
+        products: Yᵀ Y (m, m, …).
+        curvatures: s_iᵀ y_i (m, …).
         gamma: sᵀy / yᵀy of the last pair.
         next: the slot that the next pair takes.
 
@@ -52,31 +55,43 @@ class LBFGS:
     newton_like: ClassVar[bool] = True
 
     def init(self, space: Space, x: Array) -> Pairs:
-        m, n = self.memory, x.shape[-1]
+        m, n = self.memory, space.size(x)
         like = space.norm_inf(x)
         return Pairs(
             space.zeros(x, m, n), space.zeros(x, m, n), space.zeros(x, m, m), space.zeros(x, m, m),
             space.zeros(x, m), space.full(like, 1.0), space.full(like, 0),
         )  # fmt: skip
 
-    def update(self, space: Space, memory: Pairs, step: Array, change: Array, gradient: Array) -> Pairs:
-        sy, yy = space.dot(step, change), space.dot(change, change)
-        curved = sy > CURVED * space.sqrt(yy) * space.sqrt(space.dot(step, step))
-        return space.branch(curved, lambda: self._kept(space, memory, step, change, sy, yy), lambda: memory)
+    def update(
+        self, space: Space, memory: Pairs, step: Array, change: Array, gradient: Array, fresh: Condition,
+        when: Condition,
+    ) -> Pairs:  # fmt: skip
+        # What was remembered is forgotten by R⁻¹ = 0 alone.
+        inverse = space.pick(fresh & when, 0.0 * memory.inverse, memory.inverse)
+        ss, sy, yy = space.dot(step, step), space.dot(step, change), space.dot(change, change)
+        curved = when & (sy > CURVED * space.sqrt(yy) * space.sqrt(ss))
+        # No curvature along -g: the next step is to be somewhat longer.
+        longer = LONGER * space.sqrt(space.divide(ss, space.dot(gradient, gradient)))
+        gamma = space.where(fresh & when, longer, memory.gamma)
+        memory = memory._replace(inverse=inverse, gamma=gamma)
+        return space.guarded(curved, lambda on: self._kept(space, memory, step, change, sy, yy, on), memory)
 
-    def _kept(self, space: Space, memory: Pairs, step: Array, change: Array, sy: Number, yy: Number) -> Pairs:
-        k = memory.next
-        steps, changes = space.put(memory.steps, k, step), space.put(memory.changes, k, change)
+    def _kept(
+        self, space: Space, memory: Pairs, step: Array, change: Array, sy: Number, yy: Number, on: Condition
+    ) -> Pairs:
+        k, where = memory.next, space.where
+        steps, changes = space.put(memory.steps, k, step, on), space.put(memory.changes, k, change, on)
         # The k-th row and column leave R⁻¹ with the pair that was there; the new column follows.
         inverse = space.clear(memory.inverse, k)
         column = space.scale(space.divide(-1.0, sy), space.rows(inverse, space.rows(steps, change)))
         inverse = space.put_column(inverse, k, space.put(column, k, space.divide(1.0, sy)))
+        inverse = space.pick(on, inverse, memory.inverse)
         y = space.rows(changes, change)
-        products = space.put(space.put_column(memory.products, k, y), k, y)
-        following = space.where(k + 1 == self.memory, 0, k + 1)
+        products = space.put(space.put_column(memory.products, k, y, on), k, y, on)
+        following = where(k + 1 == self.memory, 0, k + 1)
         return Pairs(
-            steps, changes, inverse, products, space.put(memory.curvatures, k, sy),
-            space.divide(sy, yy), following,
+            steps, changes, inverse, products, space.put(memory.curvatures, k, sy, on),
+            where(on, space.divide(sy, yy), memory.gamma), where(on, following, k),
         )  # fmt: skip
 
     def direction(self, space: Space, memory: Pairs, gradient: Array) -> Array:

@@ -20,8 +20,7 @@ def space_of(like: Array, framework: str, kind: str) -> Space:
         from downslope.solvers.spaces.arrays import NumpyLanes
         from downslope.solvers.spaces.host import NumpyHost
 
-        made = NumpyHost(like.dtype) if kind == "host" else NumpyLanes(like.dtype)
-        return made
+        return NumpyHost(like.dtype) if kind == "host" else NumpyLanes(like.dtype)
     own = import_module(f"downslope.solvers.spaces.{framework}")
     made = own.host(like) if kind == "host" else own.lanes(like)
     return made

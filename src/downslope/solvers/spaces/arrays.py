@@ -7,7 +7,6 @@ as long as the batch is wide. What a framework does differently is in the file t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -180,6 +179,15 @@ class Arrays:
         )
         curvatures, basis = self.lib.linalg.eigh(self.lanes_first(safe))
         return self.lanes_last(curvatures), self.lanes_last(basis), finite
+
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))
+        safe = self.lanes_first(self.where(finite, matrix, self.lib.zeros_like(matrix)))
+        left, values, right = self.lib.linalg.svd(safe, full_matrices=False)
+        nothing = self.where(finite, 1.0, 0.0 * finite / 0.0)
+        values = self.lanes_last(values)[::-1] * nothing
+        basis = self.swapped(self.lanes_last(right)[::-1])
+        return values, basis, self.combine(vector, self.lanes_last(left))[::-1]
 
     def swapped(self, matrix: Array) -> Array:
         """Return the first two axes exchanged."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.spaces.arrays import Arrays, mapped
@@ -18,7 +19,7 @@ class JaxSpace(Arrays):
     """One problem with numbers (), or many in lock step with numbers (B,)."""
 
     def __init__(self, like: Array) -> None:
-        super().__init__(jnp, float(jnp.finfo(like.dtype).eps))
+        super().__init__(jnp, float(np.finfo(like.dtype).eps))
         self.dtype = like.dtype
 
     def full(self, like: Array, value: Any) -> Array:

@@ -1,0 +1,258 @@
+"""JAX: turns are traced into one compiled loop, of one problem or of many in lock step.
+
+The host sees the state between two calls of the loop: after each step where somebody looks on, else
+after many turns. A batch is gathered into fewer lanes as its problems end. Called within a
+transformation of JAX's, with a tracer for x0, the whole solve is traced and nothing reaches the host.
+
+What was compiled is kept with the user's function: a second solve from another point compiles nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from downslope.ops.protocol import Array
+from downslope.solvers.core import Limits, Problem, settle
+from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
+from downslope.solvers.method import Evaluation, Method, State, Want
+from downslope.solvers.result import Result
+from downslope.solvers.spaces.jax import JaxSpace
+from downslope.solvers.status import Status
+
+TURNS = {"watched": 1_000_000, "timed": 64, "alone": 1_000_000, "lanes": 16}
+"""Turns of one call of the loop."""
+
+SMALLEST = 16
+"""Batches are not gathered into fewer lanes than this."""
+
+_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Loop]] = weakref.WeakKeyDictionary()
+
+jax.tree_util.register_dataclass(
+    Result,
+    data_fields=["x", "value", "gradient", "status", "success", "steps", "evaluations", "gradient_size",
+                 "tolerance"],
+    meta_fields=["message", "seconds", "method", "provenance", "history", "error", "state"],
+)  # fmt: skip
+
+
+class Loop:
+    """The compiled parts of a run: the first evaluation, and turns."""
+
+    def __init__(self, method: Method, kernels: Any, like: Array) -> None:
+        self.method, self.kernels, self.space = method, kernels, JaxSpace(like)
+        self.first = jax.jit(self.plain_first)
+        self.turns = jax.jit(self.plain_turns, static_argnames=("stop_at_step",))
+        self.smaller = jax.jit(lambda state, at: jax.tree.map(lambda a: a[..., at], state))
+
+    def plain_first(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> State:
+        """Return the state before the first turn."""
+        if x.ndim > 1:
+            state = begin(self.method, self.space, problem, limits, _Plain(self.kernels, arrays), x)
+            return self.space.arrays(state)
+        if Want.GRADIENT in self.method.wants:
+            evaluation = Evaluation(*self.kernels.plain_pair(x, arrays))
+        else:
+            evaluation = Evaluation(self.kernels.plain_value(x, arrays))
+        state = self.space.arrays(self.method.init(self.space, problem, limits, x, evaluation))
+        return state._replace(core=self.space.arrays(settle(self.space, limits, state.core)))
+
+    def plain_turns(
+        self, problem: Problem, limits: Limits, arrays: Any, state: State, turns: Array, stop_at_step: bool
+    ) -> State:
+        """Return the state after so many turns, or when all have ended, or at the next step."""
+
+        def going(carry: tuple[Array, State]) -> Array:
+            count, now = carry
+            on = (count < turns) & (now.core.status == int(Status.RUNNING)).any()
+            return on & ~now.core.accepted.any() | (count == 0) if stop_at_step else on
+
+        def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
+            count, old = carry
+            new = self.method.turn(self.space, problem, limits, old, self.evaluate(arrays, old))
+            new = new._replace(core=settle(self.space, limits, new.core))
+            new = _like(self.space.arrays(new), old)
+            if len(old.core.status.shape):
+                new = frozen(self.space, self.method, new, old)
+            return count + 1, new
+
+        return jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1]
+
+    def evaluate(self, arrays: Any, state: State) -> Evaluation:
+        """Return what is wanted; in lock step everything that the method ever wants."""
+        wants, k, x = self.method.wants, self.kernels, state.core.ask
+        if len(state.core.status.shape):
+            return evaluate(self.space, _Plain(k, arrays), self.method, state)
+        if wants == {Want.GRADIENT}:
+            return Evaluation(*k.plain_pair(x, arrays))
+        blank = self._blank(state)
+
+        def found(kind: Want) -> Evaluation:
+            if kind == Want.VALUE:
+                return blank._replace(value=k.plain_value(x, arrays))
+            if kind == Want.PRODUCT:
+                return blank._replace(product=k.plain_product(x, arrays, state.vector))
+            made = blank._replace(**dict(zip(("value", "gradient"), k.plain_pair(x, arrays), strict=True)))
+            return made._replace(hessian=k.plain_hessian(x, arrays)) if kind == Want.HESSIAN else made
+
+        if len(wants) == 1:
+            return found(next(iter(wants)))
+        order = sorted(wants)
+        at = sum((jnp.where(state.want == int(kind), i, 0) for i, kind in enumerate(order)), jnp.int32(0))
+        return jax.lax.switch(at, [partial(found, kind) for kind in order])  # type: ignore[no-any-return]
+
+    def _blank(self, state: State) -> Evaluation:
+        x, wants = state.core.x, self.method.wants
+        zeros = jnp.zeros_like(x)
+        square = jnp.zeros((*x.shape, x.shape[-1]), x.dtype) if Want.HESSIAN in wants else None
+        return Evaluation(
+            jnp.zeros(x.shape[:-1], x.dtype), zeros, zeros if Want.PRODUCT in wants else None, square
+        )
+
+
+class _Plain:
+    """A function's derivatives as an objective, to be traced."""
+
+    def __init__(self, kernels: Any, arrays: Any) -> None:
+        self.value = lambda x: kernels.plain_value(x, arrays)
+        self.value_and_gradient = lambda x: kernels.plain_pair(x, arrays)
+        self.hessian_vector = lambda x, v: kernels.plain_product(x, arrays, v)
+        self.hessian = lambda x: kernels.plain_hessian(x, arrays)
+
+
+def _like(new: Any, old: Any) -> Any:
+    """Return a tree in the dtypes of another, which a loop's state has to keep."""
+    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
+
+
+def loop_of(method: Method, objective: Any) -> Loop:
+    """Return what is compiled for a function and a method, new or from a run before."""
+    given, structure = objective.given, objective.structure
+    more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
+    key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
+           given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
+           jax.config.jax_enable_x64,  # type: ignore[attr-defined]
+           tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
+    try:
+        kept = _compiled.setdefault(given.fun, {})
+        if key not in kept:
+            kept[key] = Loop(method, objective.kernels, objective.x0)
+        return kept[key]
+    except TypeError:  # a function or an argument that cannot be kept as a key
+        return Loop(method, objective.kernels, objective.x0)
+
+
+def run(
+    method: Method, problem: Problem, limits: Limits, objective: Any, start: Array | State,
+    seconds: float | None, observer: Any,
+) -> tuple[State, BaseException | None]:  # fmt: skip
+    """Return the state at the end of a run, and the exception that ended it or None."""
+    loop = loop_of(method, objective)
+    deadline = None if seconds is None else time.perf_counter() + seconds
+    if hasattr(start, "core"):
+        state = _restarted(start)
+    elif isinstance(start, jax.core.Tracer):
+        state = loop.plain_first(problem, limits, objective.arrays, start)
+        most = jnp.int32(TURNS["alone"])
+        return loop.plain_turns(problem, limits, objective.arrays, state, most, False), None
+    else:
+        objective.value(start)  # says what is wrong with the function, if anything is
+        state = loop.first(problem, limits, objective.arrays, start)
+    if len(state.core.status.shape):
+        return _Gathered(loop, problem, limits, objective, state).run(deadline), None
+    return _alone(loop, problem, limits, objective, state, deadline, observer)
+
+
+def _alone(
+    loop: Loop, problem: Problem, limits: Limits, objective: Any, state: State, deadline: float | None,
+    observer: Any,
+) -> tuple[State, BaseException | None]:  # fmt: skip
+    watched = observer.needed
+    turns = jnp.int32(TURNS["watched" if watched else "alone" if deadline is None else "timed"])
+    try:
+        if watched and observer(state.core):
+            return _ended(state, Status.CALLBACK), None
+        while int(state.core.status) == Status.RUNNING:
+            if deadline is not None and time.perf_counter() > deadline:
+                return _ended(state, Status.SECONDS), None
+            after = loop.turns(problem, limits, objective.arrays, state, turns, stop_at_step=watched)
+            state = after
+            if watched and bool(state.core.accepted) and observer(state.core):
+                return _ended(state, Status.CALLBACK), None
+    except KeyboardInterrupt:
+        return _ended(state, Status.INTERRUPTED), None
+    except Exception as error:
+        return _ended(state, Status.RAISED), error
+    return state, None
+
+
+def _restarted(state: State) -> State:
+    again = jnp.full_like(state.core.status, int(Status.RUNNING))
+    return state._replace(core=state.core._replace(status=again))
+
+
+def _ended(state: State, status: Status) -> State:
+    core = state.core
+    code = jnp.where(core.status == int(Status.RUNNING), int(status), core.status)
+    return state._replace(core=core._replace(status=code))
+
+
+class _Gathered:
+    """A batch, gathered into fewer lanes as its problems end."""
+
+    def __init__(self, loop: Loop, problem: Problem, limits: Limits, objective: Any, state: State) -> None:
+        self.loop, self.problem, self.limits, self.whole = loop, problem, limits, objective
+        self.state, self.objective, self.all = state, objective, state.core
+        self.lanes = np.arange(state.core.status.shape[0])
+
+    def run(self, deadline: float | None) -> Any:
+        """Return the cores of all problems at the end."""
+        turns = jnp.int32(TURNS["lanes"])
+        while True:
+            running = np.asarray(self.state.core.status) == int(Status.RUNNING)
+            if not running.any():
+                break
+            if deadline is not None and time.perf_counter() > deadline:
+                self.state = _ended(self.state, Status.SECONDS)
+                break
+            self._gather(running)
+            try:
+                after = self.loop.turns(
+                    self.problem, self.limits, self.objective.arrays, self.state, turns, stop_at_step=False
+                )
+                self.state = after
+            except KeyboardInterrupt:
+                self.state = _ended(self.state, Status.INTERRUPTED)
+                break
+        self._write_down()
+        return Cores(self.loop.space, self.all)
+
+    def _gather(self, running: Any) -> None:
+        """Let those that have ended leave, where half of the lanes or more have."""
+        count, bucket = int(running.sum()), len(self.lanes)
+        wanted = max(SMALLEST, 1 << (count - 1).bit_length())
+        if wanted > bucket // 2:
+            return
+        self._write_down()
+        # The bucket is filled up with lanes that have ended: they are frozen.
+        stay = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)[: wanted - count]])
+        self.lanes = self.lanes[stay]
+        at = jnp.asarray(stay)
+        self.state = self.loop.smaller(self.state, at)
+        self.objective = self.whole.select(jnp.asarray(self.lanes))
+        low, high, noise = self.problem
+        if low is not None and high is not None and low.shape[-1] > 1:
+            self.problem = Problem(low[..., at], high[..., at], noise)
+
+    def _write_down(self) -> None:
+        at = jnp.asarray(self.lanes)
+        if self.all is not self.state.core:
+            self.all = jax.tree.map(
+                lambda whole, part: whole.at[..., at].set(part), self.all, self.state.core
+            )

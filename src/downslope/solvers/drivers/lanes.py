@@ -1,0 +1,161 @@
+"""Many problems in lock step: an evaluation of all, a turn of all, until each has come to its end.
+
+A problem that has ended is frozen; every few turns those that have ended are written down and leave,
+so that the rest goes on in smaller arrays. Nothing crosses to the host between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from downslope.ops.protocol import Array
+from downslope.solvers.core import Core, Limits, Problem, settle
+from downslope.solvers.drivers.host import Run
+from downslope.solvers.method import Evaluation, Method, State, Want
+from downslope.solvers.spaces.arrays import Arrays, mapped
+from downslope.solvers.status import Status
+
+LOOK = 8
+"""Turns between two looks at who has ended."""
+
+WORTH = 0.75
+"""Arrays are made smaller when no more than this share of their problems still runs."""
+
+
+def run(
+    method: Method,
+    space: Arrays,
+    problem: Problem,
+    limits: Limits,
+    objective: Any,
+    start: Array | State,
+    *,
+    seconds: float | None = None,
+    watch: Callable[[Core], bool] | None = None,
+) -> Run:
+    """Turn a method on all problems; see `host.run`. The state returned is that of all problems."""
+    deadline = None if seconds is None else time.perf_counter() + seconds
+    with np.errstate(all="ignore"):
+        state = begin(method, space, problem, limits, objective, start)
+        lanes = Lanes(space, problem, objective, state)
+        turns = 0
+        try:
+            while lanes.count:
+                evaluation = evaluate(space, lanes.objective, method, lanes.state)
+                lanes.turn(method, limits, evaluation)
+                turns += 1
+                if turns % LOOK == 0:
+                    lanes.compact()
+                    if deadline is not None and time.perf_counter() > deadline:
+                        return Run(lanes.ended(Status.SECONDS))
+        except KeyboardInterrupt:
+            return Run(lanes.ended(Status.INTERRUPTED))
+        except Exception as error:
+            return Run(lanes.ended(Status.RAISED), error)
+    return Run(lanes.ended(Status.RUNNING))
+
+
+def begin(
+    method: Method, space: Arrays, problem: Problem, limits: Limits, objective: Any, start: Array | State
+) -> State:
+    """Return the state before the first turn."""
+    if hasattr(start, "core"):
+        again = space.full(start.core.status, int(Status.RUNNING))
+        return start._replace(core=start.core._replace(status=again))
+    wants_gradient = Want.GRADIENT in method.wants
+    if wants_gradient:
+        value, gradient = objective.value_and_gradient(start)
+        first = Evaluation(value, space.lanes_last(gradient))
+    else:
+        first = Evaluation(objective.value(start))
+    state = method.init(space, problem, limits, space.lanes_last(start), first)
+    return state._replace(core=settle(space, limits, state.core))
+
+
+def evaluate(space: Arrays, objective: Any, method: Method, state: State) -> Evaluation:
+    """Return everything that the method ever wants, at the point that each problem asks for."""
+    x, wants = space.lanes_first(state.core.ask), method.wants
+    gradient = product = hessian = None
+    if Want.GRADIENT in wants:
+        value, gradient = objective.value_and_gradient(x)
+        gradient = space.lanes_last(gradient)
+    else:
+        value = objective.value(x)
+    if Want.PRODUCT in wants:
+        product = space.lanes_last(objective.hessian_vector(x, space.lanes_first(state.vector)))
+    if Want.HESSIAN in wants:
+        hessian = space.lanes_last(objective.hessian(x))
+    return Evaluation(value, gradient, product, hessian)
+
+
+def frozen(space: Arrays, method: Method, new: State, old: State) -> State:
+    """Return the new state where a problem was still running, else the old one."""
+    kept = {name: getattr(new, name) for name in getattr(method, "steady", ())}
+    running = old.core.status == int(Status.RUNNING)
+    return space.branch(running, lambda: new, lambda: old._replace(**kept))
+
+
+class Lanes:
+    """The problems that still run, and the cores of those that have ended."""
+
+    def __init__(self, space: Arrays, problem: Problem, objective: Any, state: State) -> None:
+        self.space, self.problem, self.whole, self.objective = space, problem, objective, objective
+        self.state, self.all = state, state.core
+        self.lanes = np.arange(state.core.status.shape[0])
+        self.count = len(self.lanes)
+        self.compact()
+
+    def turn(self, method: Method, limits: Limits, evaluation: Evaluation) -> None:
+        """Take one turn of all; those that have ended stay as they are."""
+        old = self.state
+        new = method.turn(self.space, self.problem, limits, old, evaluation)
+        new = new._replace(core=settle(self.space, limits, new.core))
+        self.state = frozen(self.space, method, new, old)
+
+    def compact(self) -> None:
+        """Let those that have ended leave, where it is worth it."""
+        running = np.asarray(_host(self.state.core.status)) == int(Status.RUNNING)
+        self.count = int(running.sum())
+        if self.count > WORTH * len(self.lanes):
+            return
+        self._write_down()
+        if not self.count:
+            return
+        stay = np.flatnonzero(running)
+        self.lanes = self.lanes[stay]
+        taken = self.space.positions(self.all.status, stay)
+        self.state = mapped(lambda a: self.space.take(a, taken), self.state)
+        self.objective = self.whole.select(self.space.positions(self.all.status, self.lanes))
+        low, high, noise = self.problem
+        if low is not None and high is not None and low.shape[-1] > 1:
+            self.problem = Problem(self.space.take(low, taken), self.space.take(high, taken), noise)
+
+    def ended(self, status: Status) -> Any:
+        """Return the state of all, those that still run ending for the reason given."""
+        core = self.state.core
+        running = core.status == int(Status.RUNNING)
+        code = self.space.full(core.status, int(status))
+        self.state = self.state._replace(
+            core=core._replace(status=self.space.where(running, code, core.status))
+        )
+        self._write_down()
+        return Cores(self.space, self.all)
+
+    def _write_down(self) -> None:
+        at = self.space.positions(self.all.status, self.lanes)
+        self.all = mapped(lambda whole, part: self.space.scatter(whole, at, part), self.all, self.state.core)
+
+
+class Cores:
+    """What is left of a batch at the end: the cores, the problems along the first axis again."""
+
+    def __init__(self, space: Arrays, core: Core) -> None:
+        self.core = mapped(lambda a: space.lanes_first(a) if len(a.shape) > 1 else a, core)
+
+
+def _host(a: Any) -> Any:
+    return a.cpu() if hasattr(a, "cpu") else a

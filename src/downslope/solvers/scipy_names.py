@@ -1,0 +1,85 @@
+"""What a caller of `scipy.optimize.minimize` passes, in the names used here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from downslope.errors import UsageError, closest
+from downslope.solvers.stop import Stop
+
+OPTIONS = {
+    "maxiter": "steps",
+    "maxfun": "evaluations",
+    "maxfev": "evaluations",
+    "gtol": "gradient_absolute",
+    "ftol": "value",
+    "xtol": "step",
+    "xrtol": "step",
+}
+"""SciPy's options that are criteria of `Stop`."""
+
+RENAMED = {"maxcor": "memory"}
+UNUSED = ("iprint", "maxls", "norm", "eps", "finite_diff_rel_step", "c1", "c2", "workers", "return_all",
+          "initial_trust_radius", "max_trust_radius", "eta")  # fmt: skip
+"""Options about how SciPy's own code works, which have no bearing here."""
+
+
+def stop_of(stop: Stop | None, tol: float | None, options: dict[str, Any]) -> tuple[Stop, dict[str, Any]]:
+    """Return the criteria of SciPy's `tol` and `options`, and the options that are left for the method.
+
+    SciPy's tolerances of the gradient are absolute, and are here taken so. Its `ftol` alone would call
+    a run converged that only falls slowly; here it stops the run without calling it a success.
+
+    Raises:
+        UsageError: both `stop` and one of SciPy's.
+
+    """
+    criteria: dict[str, Any] = {} if tol is None else {"gradient": 0.0, "gradient_absolute": tol}
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in OPTIONS:
+            criteria[OPTIONS[name]] = value
+            if name == "gtol":
+                criteria["gradient"] = 0.0
+        elif name == "disp":
+            rest[name] = value
+        elif name not in UNUSED:
+            rest[RENAMED.get(name, name)] = value
+    if not criteria:
+        return (Stop() if stop is None else stop), rest
+    if stop is not None:
+        given = "tol" if tol is not None else "options"
+        raise UsageError(f"stop and SciPy's {given} both say when to stop: expected one; use stop=Stop(...)")
+    if "ftol" in options and criteria["value"] in (0, 0.0):
+        del criteria["value"]
+    return Stop(**criteria), rest
+
+
+def derivative(name: str, ours: Any, theirs_name: str, theirs: Any) -> Any:
+    """Return a derivative that has a name here and one in SciPy.
+
+    Raises:
+        UsageError: both are given.
+
+    """
+    if theirs is None or theirs is False:
+        return ours
+    if ours is not None:
+        raise UsageError(f"{name} and {theirs_name} are the same: expected one of them")
+    return theirs
+
+
+def product(hessp: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Return SciPy's `hessp(x, p, *args)`, whose order is the one used here."""
+    return hessp
+
+
+def check_unknown(unknown: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raise TypeError for arguments that nobody knows."""
+    for name in unknown:
+        if name == "constraints":
+            if unknown[name] is None or unknown[name] == ():
+                continue
+            raise UsageError("constraints are not for these methods: expected bounds, or SciPy's 'SLSQP'")
+        raise TypeError(f"minimize has no argument {name!r}{closest(name, known)}")

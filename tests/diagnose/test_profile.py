@@ -235,7 +235,7 @@ def test_another_optimizer_is_measured_in_turns(ticking):
 def test_what_if_tries_and_undoes():
     model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
     x = torch.ones(4, 6)
-    optimizer = dt.Muon(model, x, max_stack_bytes=300)
+    optimizer = dt.Muon(model, x, ns_steps=5, max_stack_bytes=300)
     seen = []
     step = optimizer.step
 

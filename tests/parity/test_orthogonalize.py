@@ -35,7 +35,7 @@ def with_spectrum(shape: tuple[int, ...], spectrum: Any, seed: int = 0) -> np.nd
     return (u * np.asarray(spectrum)) @ np.swapaxes(v, -2, -1)
 
 
-def check(g: np.ndarray, coefficients: str, steps: int, form: str, slack: float) -> None:
+def check(g: np.ndarray, coefficients: str, steps: int | None, form: str, slack: float) -> None:
     """Compare with the decomposition: same singular vectors, singular values in the published band."""
     made = orthogonalize(OPS, g, coefficients=coefficients, steps=steps, form=form).astype(np.float64)
     assert made.shape == g.shape
@@ -58,10 +58,11 @@ def check(g: np.ndarray, coefficients: str, steps: int, form: str, slack: float)
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("name", "steps"), [("polar_express", 5), ("polar_express", 8), ("keller5", 5), ("polar_express", 6)]
+    ("name", "steps"),
+    [("minimax", None), ("minimax", 5), ("polar_express", 5), ("polar_express", 8), ("keller5", 5)],
 )
 @pytest.mark.parametrize("shape", SHAPES)
-def test_random_matrices(shape: str, name: str, steps: int, form: str) -> None:
+def test_random_matrices(shape: str, name: str, steps: int | None, form: str) -> None:
     g = np.random.default_rng(0).standard_normal(SHAPES[shape])
     check(g, name, steps, form, 1e-10)
     check(g.astype(np.float32), name, steps, form, 2e-3)  # float32: 1e-7 times slopes of up to 400
@@ -114,11 +115,12 @@ def test_tiny_and_huge_matrices(form: str, dtype: Any, size: float) -> None:
     g = np.random.default_rng(0).standard_normal((4, 9))
     made = orthogonalize(OPS, (size * g).astype(dtype), form=form)
     assert made.dtype == dtype
-    # 1e±30 is no power of two: the entries round differently by one part in 2**24 or 2**53.
+    # 1e±30 is no power of two: the entries round differently by one part in 2**24 or 2**53, and the
+    # smallest singular values are multiplied by up to 1,130, the slope at zero, in R by its square.
     np.testing.assert_allclose(
-        made, orthogonalize(OPS, g.astype(dtype), form=form), atol=1000 * np.finfo(dtype).eps
+        made, orthogonalize(OPS, g.astype(dtype), form=form), atol=8000 * np.finfo(dtype).eps
     )
-    check((size * g).astype(dtype), "polar_express", 5, form, 1e-10 if dtype == np.float64 else 2e-3)
+    check((size * g).astype(dtype), "minimax", None, form, 1e-10 if dtype == np.float64 else 2e-3)
 
 
 @settings(max_examples=60, deadline=None)

@@ -45,7 +45,11 @@ def test_a_bad_learning_rate(cls: Any, lr: Any) -> None:
         (RMSProp, {"alpha": 1.5}, r"alpha = 1.5"),
         (AdaGrad, {"initial_accumulator_value": -1.0}, "initial_accumulator_value = -1.0"),
         (Muon, {"ns_steps": 0}, "ns_steps = 0: expected a whole number of at least 1"),
-        (Muon, {"coefficients": "magic"}, "coefficients = 'magic': expected one of keller5, polar_express"),
+        (
+            Muon,
+            {"coefficients": "magic"},
+            "coefficients = 'magic': expected one of minimax, polar_express",
+        ),
         (Muon, {"scale": "big"}, "scale = 'big': expected one of match_rms_adamw, original, spectral"),
         (Muon, {"ns_dtype": "float16"}, "ns_dtype = 'float16': expected one of auto"),
         (Muon, {"max_stack_bytes": 0}, "max_stack_bytes = 0: expected a positive"),

@@ -60,7 +60,7 @@ def test_singular_values_end_in_the_published_range(
     )
     inside = U.mT @ done.double() @ V
     kept = s >= 1e-3
-    low, high = published_range(name, 5)
+    low, high = published_range(name, half=dtype == torch.bfloat16)
     slack = SLACK[dtype]
     values = inside.diagonal()[kept]
     assert low - slack <= values.min()
@@ -92,6 +92,8 @@ def test_mirrored_products_equal_plain_ones(m: int) -> None:
     torch.testing.assert_close(gram, a @ a.mT, rtol=1e-13, atol=1e-13)
     done = X.addmm_symmetric(gram, gram, gram, 0.5, 2.0)
     torch.testing.assert_close(done, 0.5 * gram + 2.0 * (gram @ gram), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(X.mm_symmetric(gram, gram), gram @ gram, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(X.mm(gram, a), gram @ a, rtol=1e-12, atol=1e-9)
     far = slice(3 * m // 4, m), slice(0, m // 4)
     assert torch.equal(done[:, far[0], far[1]], done[:, far[1], far[0]].mT), "nothing was mirrored"
 
@@ -117,7 +119,8 @@ def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
         expected = orthogonalize(X, g, dtype=chosen)
         prepared = stacks_module._normalised(g.clone(), chosen)
         done = newton_schulz(X, prepared).float()
-        torch.testing.assert_close(done, expected, rtol=1e-2, atol=2e-2 if dtype == "bfloat16" else 1e-5)
+        # float32: 1e-7 of the division by the norm, which here is left out, times a slope of 1,130
+        torch.testing.assert_close(done, expected, rtol=1e-2, atol=2e-2 if dtype == "bfloat16" else 2e-4)
         assert done.isfinite().all()
 
 
@@ -129,9 +132,9 @@ def test_memory_of_a_step_stays_in_its_budget() -> None:
     seen = []
     original = stacks_module._gather
 
-    def watched(rule, portion):  # type: ignore[no-untyped-def]
+    def watched(rule, portion, *rest):  # type: ignore[no-untyped-def]
         seen.append(len(portion))
-        return original(rule, portion)
+        return original(rule, portion, *rest)
 
     stacks_module._gather = watched  # type: ignore[assignment]
     try:

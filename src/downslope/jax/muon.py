@@ -50,7 +50,7 @@ def muon(
     weight_decay: Number = 0.1,
     momentum: Number = 0.95,
     nesterov: bool = True,
-    coefficients: str = "polar_express",
+    coefficients: str = "minimax",
     ns_steps: int | None = None,
     scale: str = "match_rms_adamw",
     normuon: bool = False,
@@ -84,8 +84,8 @@ def muon(
             parameters.
         momentum: Muon's :math:`\mu` in [0, 1).
         nesterov: orthogonalise the look-ahead instead of the momentum.
-        coefficients: "polar_express" or "keller5".
-        ns_steps: how many Newton-Schulz iterations; None is 5.
+        coefficients: "minimax", "polar_express" or "keller5".
+        ns_steps: how many Newton-Schulz iterations; None is as many as the set is made for.
         scale: "match_rms_adamw", "original" or "spectral".
         normuon: even out the rows of each step by their running mean square (NorMuon).
         normuon_beta: decay of that mean, in [0, 1).
@@ -129,9 +129,8 @@ def muon(
     require("max_stack_bytes", max_stack_bytes, limit > 0, "a positive number of bytes")
     check_rate(lr)
     plan = plan_of(partition)
-    steps = {} if ns_steps is None else {"ns_steps": ns_steps}
-    own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale, **steps}
-    own |= {"normuon": normuon, "normuon_beta": normuon_beta}
+    own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale}
+    own |= {"ns_steps": ns_steps, "normuon": normuon, "normuon_beta": normuon_beta}
     own |= {"momentum_warmup": momentum_warmup, "momentum_start": momentum_start}
     matrix_rule = make_rule(rules.Muon, **own)
     adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)

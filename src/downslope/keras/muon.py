@@ -47,8 +47,8 @@ class Muon(RuleOptimizer):
         weight_decay: :math:`\lambda`, at least 0, decoupled.
         momentum: Muon's :math:`\mu` in [0, 1).
         nesterov: orthogonalise the look-ahead instead of the momentum.
-        coefficients: "polar_express" or "keller5".
-        ns_steps: how many Newton-Schulz iterations.
+        coefficients: "minimax", "polar_express" or "keller5".
+        ns_steps: how many Newton-Schulz iterations; None is as many as the set is made for.
         scale: "match_rms_adamw", "original" or "spectral".
         normuon: even out the rows of each step by their running mean square (NorMuon).
         normuon_beta: decay of that mean, in [0, 1).
@@ -90,8 +90,8 @@ class Muon(RuleOptimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
-        coefficients: str = "polar_express",
-        ns_steps: int = 5,
+        coefficients: str = "minimax",
+        ns_steps: int | None = None,
         scale: str = "match_rms_adamw",
         normuon: bool = False,
         normuon_beta: float = 0.95,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from downslope.ops.protocol import Array, bias_correction, ramp
+from downslope.ops.protocol import Array, bias_correction, combine, ramp
 
 
 class JaxOps:
@@ -69,11 +69,20 @@ class JaxOps:
     def gram(self, a: Array) -> Array:
         return a @ jnp.swapaxes(a, -2, -1)
 
-    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return beta * c + alpha * (a @ b)
+    def mm(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    def mm_symmetric(self, a: Array, b: Array) -> Array:
+        return a @ b
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return self.addmm(c, a, b, beta, alpha)
+        return beta * c + alpha * (a @ b)
+
+    def combine(self, *terms: tuple[float, Array]) -> Array:
+        return combine(*terms)
+
+    def add_identity(self, a: Array, value: float) -> Array:
+        return a + value * jnp.eye(a.shape[-1], dtype=a.dtype)
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return jnp.transpose(a, axes)

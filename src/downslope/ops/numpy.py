@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.ops.protocol import Array, bias_correction, ramp
+from downslope.ops.protocol import Array, bias_correction, combine, ramp
 
 
 class NumpyOps:
@@ -62,11 +62,20 @@ class NumpyOps:
     def gram(self, a: Array) -> Array:
         return a @ np.swapaxes(a, -2, -1)
 
-    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return beta * c + alpha * (a @ b)
+    def mm(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    def mm_symmetric(self, a: Array, b: Array) -> Array:
+        return a @ b
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return self.addmm(c, a, b, beta, alpha)
+        return beta * c + alpha * (a @ b)
+
+    def combine(self, *terms: tuple[float, Array]) -> Array:
+        return combine(*terms)
+
+    def add_identity(self, a: Array, value: float) -> Array:
+        return a + value * np.eye(a.shape[-1], dtype=a.dtype)
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.transpose(a, axes)

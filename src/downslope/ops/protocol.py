@@ -12,8 +12,8 @@ Array: TypeAlias = Any
 class Ops(Protocol):
     """The operations a rule may use on an array, beside arithmetic and `@`.
 
-    Every operation is pure but two: `ema` and `accumulate` may consume (reuse, write over) their
-    slot, so a rule must not read the old slot again.
+    Every operation is pure but three: `ema` and `accumulate` may consume (reuse, write over) their
+    slot, and `add_identity` its matrices, so a rule must not read the old ones again.
     """
 
     def zeros_like(self, a: Array) -> Array:
@@ -61,11 +61,20 @@ class Ops(Protocol):
     def gram(self, a: Array) -> Array:
         """`a @ aᵀ`; symmetric, so half of it may be a mirror image of the other."""
 
-    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        """`beta · c + alpha · (a @ b)`."""
+    def mm(self, a: Array, b: Array) -> Array:
+        """`a @ b`."""
+
+    def mm_symmetric(self, a: Array, b: Array) -> Array:
+        """`a @ b` where it is known to be symmetric: half may be mirrored."""
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        """`addmm` where c and a @ b are known to be symmetric: half may be mirrored."""
+        """`beta · c + alpha · (a @ b)`, where both are known to be symmetric."""
+
+    def combine(self, *terms: tuple[float, Array]) -> Array:
+        """The sum of number · array."""
+
+    def add_identity(self, a: Array, value: float) -> Array:
+        """`a` + value · I, of square matrices; may consume `a`."""
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         """Axes in the given order."""
@@ -78,6 +87,15 @@ class Ops(Protocol):
 
     def astype(self, a: Array, dtype: Any) -> Array:
         """The same values in another dtype."""
+
+
+def combine(*terms: tuple[float, Array]) -> Array:
+    """Return the sum of number · array."""
+    total = None
+    for number, array in terms:
+        term = array if number == 1 else number * array
+        total = term if total is None else total + term
+    return total
 
 
 def ramp(t: int, steps: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from downslope.ops.protocol import Array, ramp
+from downslope.ops.protocol import Array, combine, ramp
 
 
 class TensorflowOps:
@@ -68,12 +68,21 @@ class TensorflowOps:
     def gram(self, a: Array) -> Array:
         return tf.matmul(a, a, transpose_b=True)
 
-    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        product = tf.matmul(a, b)
-        return beta * c + (product if alpha == 1 else alpha * product)
+    def mm(self, a: Array, b: Array) -> Array:
+        return tf.matmul(a, b)
+
+    def mm_symmetric(self, a: Array, b: Array) -> Array:
+        return tf.matmul(a, b)
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return self.addmm(c, a, b, beta, alpha)
+        product = tf.matmul(a, b)
+        return (c if beta == 1 else beta * c) + (product if alpha == 1 else alpha * product)
+
+    def combine(self, *terms: tuple[float, Array]) -> Array:
+        return combine(*terms)
+
+    def add_identity(self, a: Array, value: float) -> Array:
+        return a + value * tf.eye(a.shape[-1], dtype=a.dtype)
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return a if axes == tuple(range(len(axes))) else tf.transpose(a, axes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -71,21 +70,33 @@ class TorchOps:
         return a.mT
 
     def gram(self, a: Tensor) -> Tensor:
-        return _mirrored(torch.mm, a, a.mT) if _is_large(a) else torch.matmul(a, a.mT)
+        return _mirrored(a, a.mT) if _is_large(a) else torch.matmul(a, a.mT)
 
-    def addmm(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+    def mm(self, a: Tensor, b: Tensor) -> Tensor:
+        return _one_at_a_time(torch.mm, a, b) if _is_large(a) else torch.matmul(a, b)
+
+    def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
+        return _mirrored(a, b) if _is_large(a) else torch.matmul(a, b)
+
+    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
         if _is_large(a):
-            return _one_at_a_time(partial(_multiply_add, beta=beta, alpha=alpha), a, b, c)
+            return _mirrored(a, b, c, beta, alpha)
         if a.ndim == 2:
             return torch.addmm(c, a, b, beta=beta, alpha=alpha)
         if a.ndim == 3:
             return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
         return beta * c + alpha * (a @ b)
 
-    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
-        if not _is_large(a):
-            return self.addmm(c, a, b, beta, alpha)
-        return _mirrored(partial(_multiply_add, beta=beta, alpha=alpha), a, b, c)
+    def combine(self, *terms: tuple[float, Tensor]) -> Tensor:
+        (number, array), *rest = terms
+        total = array * number
+        for number, array in rest:
+            total.add_(array, alpha=number)
+        return total
+
+    def add_identity(self, a: Tensor, value: float) -> Tensor:
+        a.diagonal(dim1=-2, dim2=-1).add_(value)
+        return a
 
     def permute(self, a: Tensor, axes: tuple[int, ...]) -> Tensor:
         return a.permute(axes)
@@ -117,31 +128,30 @@ def _one_at_a_time(product: Callable[..., Tensor], *operands: Tensor) -> Tensor:
     if operands[0].ndim == 2:
         return product(*operands)
     flat = [t.reshape(-1, *t.shape[-2:]) for t in operands]
-    done = [product(*matrices) for matrices in zip(*flat, strict=True)]
-    whole = done[0] if len(done) == 1 else torch.stack(done)
-    return whole.view(*operands[0].shape[:-2], *done[0].shape)
+    rows, columns = operands[0].shape[-2], operands[1].shape[-1]
+    out = operands[0].new_empty((flat[0].shape[0], rows, columns))
+    for i, matrices in enumerate(zip(*flat, strict=True)):
+        product(*matrices, out=out[i])
+    return out.view(*operands[0].shape[:-2], rows, columns)
 
 
-def _mirrored(block: Callable[..., Tensor], a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return a symmetric product of which only the blocks on and below the diagonal are computed."""
+def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
+    """Return beta c + alpha a b, symmetric: only the blocks on and below the diagonal are computed."""
     m = a.shape[-2]
     edges = [m * i // _STRIPES for i in range(_STRIPES + 1)]
 
-    def product(left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
-        out = left.new_empty((m, m))
+    def product(
+        left: Tensor, right: Tensor, added: Tensor | None = None, *, out: Tensor | None = None
+    ) -> Tensor:
+        out = left.new_empty((m, m)) if out is None else out
         for low, high in pairwise(edges):
-            operands = [
-                left[low:high],
-                right[:, :high],
-                *(() if added is None else (added[low:high, :high],)),
-            ]
-            out[low:high, :high] = block(*operands)
-            out[:low, low:high] = out[low:high, :low].mT
+            block = out[low:high, :high]
+            torch.mm(left[low:high], right[:, :high], out=block)
+            if alpha != 1:
+                block.mul_(alpha)
+            if added is not None:  # faster than addmm, which first copies what it adds to
+                block.add_(added[low:high, :high], alpha=beta)
+            out[:low, low:high] = block[:, :low].mT
         return out
 
     return _one_at_a_time(product, a, b, *(() if c is None else (c,)))
-
-
-def _multiply_add(a: Tensor, b: Tensor, c: Tensor, *, beta: float, alpha: float) -> Tensor:
-    done = a @ b  # faster than addmm, which first copies c
-    return (done if alpha == 1 else done.mul_(alpha)).add_(c, alpha=beta)

@@ -70,8 +70,8 @@ class Muon(Rule):
     Args:
         momentum: :math:`\mu` in [0, 1).
         nesterov: look ahead.
-        coefficients: "polar_express" or "keller5", see `orthogonalize`.
-        ns_steps: how many Newton-Schulz iterations.
+        coefficients: "minimax", "polar_express" or "keller5", see `orthogonalize`.
+        ns_steps: how many Newton-Schulz iterations; None is as many as the set is made for.
         scale: "match_rms_adamw", "original" or "spectral".
         normuon: even out the rows, as above; one more number a row is remembered.
         normuon_beta: :math:`\beta` in [0, 1).
@@ -94,8 +94,8 @@ class Muon(Rule):
 
     momentum: float = 0.95
     nesterov: bool = True
-    coefficients: str = "polar_express"
-    ns_steps: int = 5
+    coefficients: str = "minimax"
+    ns_steps: int | None = None
     scale: str = "match_rms_adamw"
     normuon: bool = False
     normuon_beta: float = 0.95

@@ -16,7 +16,7 @@ from downslope.diagnose.profile import WhatIf
 from downslope.diagnose.torch.clock import Clock
 from downslope.diagnose.torch.subject import Subject
 from downslope.errors import UsageError, closest, one_line
-from downslope.rules.orthogonalize import published_range
+from downslope.rules.orthogonalize import coefficients_of, published_range
 from downslope.torch.muon import _STACK_BYTES, NS_DTYPES, Muon
 from downslope.torch.stacks import fast_dtype
 
@@ -168,10 +168,13 @@ def _dtype(subject: Subject) -> Change | None:
 
 def _steps(subject: Subject) -> Change | None:
     group = _muon_group(subject)
-    if group is None or group["ns_steps"] < 3:
+    if group is None:
         return None
-    now = group["ns_steps"]
-    ranges = [published_range(group["coefficients"], n) for n in (now, now - 2)]
+    half = (NS_DTYPES[group["ns_dtype"]] or fast_dtype(group["params"][0])) == torch.bfloat16
+    now = group["ns_steps"] or len(coefficients_of(group["coefficients"], half=half))
+    if now < 3:
+        return None
+    ranges = [published_range(group["coefficients"], n, half) for n in (now, now - 2)]
     (low, high), (lower, higher) = ranges
     return Change(
         "steps",

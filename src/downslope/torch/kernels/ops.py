@@ -27,6 +27,9 @@ class KernelOps(TorchOps):
     def gram(self, a: Tensor) -> Tensor:
         return symmetric_product(a, a.mT) if self._pays(a) else super().gram(a)
 
+    def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
+        return symmetric_product(a, b) if self._pays(a) else super().mm_symmetric(a, b)
+
     def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
         if not self._pays(a):
             return super().addmm_symmetric(c, a, b, beta, alpha)

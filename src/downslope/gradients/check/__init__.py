@@ -3,10 +3,13 @@
 - `api` takes the user's function; `adapter` and the files named after frameworks make it a `Problem`.
 - `examine` runs a check: preflight, directions over all entries (`line`, `extrapolate`, `measure`, `noise`),
   the search for what is wrong (`locate`, `hints`), kinks at the point (`bends`), the verdict.
-- `result` is what comes back; `page` draws it, `command` is `downslope check`, `fixture` is pytest's.
+- `derived` checks Hessian-vector products and Jacobians by the same search.
+- `result` is what comes back; `page` and `terminal` show it, `command` is `downslope check`, and
+  `downslope.pytest_plugin` is pytest's fixture.
 """
 
 from downslope.gradients.check.api import check_gradient
+from downslope.gradients.check.derived import check_hvp, check_jacobian
 from downslope.gradients.check.result import (
     Coverage,
     Finding,
@@ -26,4 +29,6 @@ __all__ = [
     "Taylor",
     "Verdict",
     "check_gradient",
+    "check_hvp",
+    "check_jacobian",
 ]

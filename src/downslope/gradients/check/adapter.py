@@ -86,6 +86,8 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         notes=adapter.notes,
         facts=adapter.facts,
     )
+    if hasattr(adapter, "product"):
+        problem.product = bound.product
     if hasattr(adapter, "complex_value"):
         problem.complex_value = adapter.complex_value
     return problem
@@ -109,6 +111,15 @@ class _Bound:
 
     def gradient(self, x: Vector) -> Vector:
         made = self.adapter.gradient(self.arrays(x), self.wide)
+        return _joined(
+            [
+                np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)
+                for g, leaf in zip(made, self.leaves, strict=True)
+            ]
+        )
+
+    def product(self, x: Vector, v: Vector) -> Vector:
+        made = self.adapter.product(self.arrays(x), self.arrays(v), self.wide)  # type: ignore[attr-defined]
         return _joined(
             [
                 np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)

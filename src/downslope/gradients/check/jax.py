@@ -22,6 +22,7 @@ class JaxAdapter:
         if gradient is not None and gradient is not True and not callable(gradient):
             raise UsageError(f"gradient = {gradient!r}: expected a function, True, or None for jax.grad")
         self.fun, self.given = fun, gradient
+        self.hvp: Callable[..., Any] | None = None
         self.apart = spread(fun, x)
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -110,6 +111,22 @@ class JaxAdapter:
             whole[i] = a
         tree = jax.tree_util.tree_unflatten(self.nest, whole)
         return function(*tree) if self.apart else function(tree)
+
+    def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
+        """Return the Hessian times a vector: as `hvp` gives it, or the gradient of ∇fᵀv."""
+        with jax.enable_x64(wide == "float64" or self._double()):
+            if self.hvp is not None:
+                made = self.hvp(
+                    *(jax.tree_util.tree_unflatten(self.nest, list(a)) for a in (arrays, vectors))
+                )
+                leaves = jax.tree_util.tree_leaves(made)
+                return [leaves[i] for i in self.floating]
+
+            def along(points: list[Any]) -> Any:
+                first = jax.grad(self._value)(points)
+                return sum(jnp.vdot(g, v) for g, v in zip(first, vectors, strict=True))
+
+            return list(jax.grad(along)(list(arrays)))
 
 
 def _is_float(a: Any) -> bool:

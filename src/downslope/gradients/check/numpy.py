@@ -38,6 +38,7 @@ class NumpyAdapter:
         names = labels([n for n, _ in found], fun, self.apart)
         self.names = [names[i] for i in self.floating]
         self.arrays = [self.all[i] for i in self.floating]
+        self.hvp: Callable[..., Any] = _no_product
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
 
@@ -77,6 +78,16 @@ class NumpyAdapter:
             raise UsageError(f"the gradient is not nested as x: {error}") from None
         return [flat[i] for i in self.floating]
 
+    def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
+        """Return the claimed Hessian times a vector, which `hvp` gives."""
+        with np.errstate(all="ignore"):
+            made = self.hvp(self._tree(arrays), self._tree(vectors))
+        if not isinstance(self.tree, (dict, list, tuple)):
+            return [np.asarray(made)]
+        flat: list[Any] = []
+        mapped(lambda _, a, g: flat.append(np.asarray(g)), self.tree, made)
+        return [flat[i] for i in self.floating]
+
     def complex_value(self, x: NDArray[np.complex128]) -> complex:
         """Return f at a complex vector; raises whatever the function raises."""
         parts, start = [], 0
@@ -88,12 +99,15 @@ class NumpyAdapter:
         return complex(self._pair(returned)[0] if self.given is True else returned)
 
     def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        tree = self._tree(arrays)
+        return function(*tree) if self.apart else function(tree)
+
+    def _tree(self, arrays: Arrays) -> Any:
         whole = list(self.all)
         for i, a in zip(self.floating, arrays, strict=True):
             whole[i] = a
         rest = iter(whole)
-        tree = mapped(lambda _, __: next(rest), self.tree)
-        return function(*tree) if self.apart else function(tree)
+        return mapped(lambda _, __: next(rest), self.tree)
 
     def _pair(self, returned: Any) -> tuple[Any, Any]:
         if not (isinstance(returned, tuple) and len(returned) == 2):
@@ -102,6 +116,12 @@ class NumpyAdapter:
                 "(value, gradient)"
             )
         return returned
+
+
+def _no_product(x: Any, v: Any) -> Any:
+    raise UsageError(
+        "hvp is missing: for NumPy functions give hvp(x, v), the product of the Hessian and a vector"
+    )
 
 
 def _array(a: Any) -> NDArray[Any]:

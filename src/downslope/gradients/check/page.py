@@ -98,8 +98,8 @@ def _label(t: Taylor) -> str:
 
 
 def _trace(steps: tuple[float, ...], values: tuple[float, ...]) -> Trace:
-    pairs = sorted(zip(steps, values, strict=True))
-    return Trace(([h for h, _ in pairs],), [v if v > 0 and math.isfinite(v) else None for _, v in pairs])
+    pairs = sorted((h, v) for h, v in zip(steps, values, strict=True) if v > 0 and math.isfinite(v))
+    return Trace(([h for h, _ in pairs],), [v for _, v in pairs])
 
 
 def _slopes(t: Taylor, first: int) -> list[Series]:

@@ -66,6 +66,7 @@ class Problem:
         eps: unit round-off of the arithmetic that f and its gradient are known to use.
         round: a vector as the function receives it (float32 parameters lose digits).
         complex_value: f at a complex vector, where the framework has one to try.
+        product: the claimed Hessian times a vector, (x, v) -> (n,), where there is one.
         notes: what was decided on the way, for the report.
 
     """
@@ -77,6 +78,7 @@ class Problem:
     eps: float = float(np.finfo(np.float64).eps)
     round: Callable[[Vector], Vector] = field(default=lambda x: x)
     complex_value: Callable[[NDArray[np.complex128]], complex] | None = None
+    product: Callable[[Vector, Vector], Vector] | None = None
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     values: int = 0

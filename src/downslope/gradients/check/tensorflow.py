@@ -69,6 +69,7 @@ class TensorflowAdapter(_Common):
                 f"gradient = {gradient!r}: expected a function, True, or None for GradientTape's"
             )
         self.fun, self.given, self.tree = fun, gradient, x
+        self.hvp: Callable[..., Any] | None = None
         self.apart = spread(fun, x)
         found = list(named(x))
         self.all = [a for _, a in found]
@@ -99,12 +100,33 @@ class TensorflowAdapter(_Common):
         return returned[0] if self.given is True else returned
 
     def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        tree = self._tree(arrays)
+        return function(*tree) if self.apart else function(tree)
+
+    def _tree(self, arrays: Arrays) -> Any:
         whole = list(self.all)
         for i, a in zip(self.floating, arrays, strict=True):
             whole[i] = a
         rest = iter(whole)
-        tree = mapped(lambda _, __: next(rest), self.tree)
-        return function(*tree) if self.apart else function(tree)
+        return mapped(lambda _, __: next(rest), self.tree)
+
+    def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
+        """Return the Hessian times a vector: as `hvp` gives it, or by a second tape."""
+        if self.hvp is not None:
+            made = self.hvp(self._tree(arrays), self._tree(vectors))
+            flat: list[Any] = []
+            mapped(lambda _, a, g: flat.append(g), self.tree, made)
+            return [flat[i] for i in self.floating]
+        points = list(arrays)
+        with tf.GradientTape() as outer:
+            outer.watch(points)
+            with tf.GradientTape() as inner:
+                inner.watch(points)
+                value = self._scalar(self._returned(points))
+            first = inner.gradient(value, points)
+            terms = [tf.reduce_sum(g * v) for g, v in zip(first, vectors, strict=True) if g is not None]
+            total = tf.add_n(terms)
+        return list(outer.gradient(total, points))
 
 
 class ModelAdapter(_Common):

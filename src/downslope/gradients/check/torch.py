@@ -89,6 +89,7 @@ class TorchAdapter(_Common):
         if gradient is not None and gradient is not True and not callable(gradient):
             raise UsageError(f"gradient = {gradient!r}: expected a function, True, or None for autograd's")
         self.fun, self.given, self.tree = fun, gradient, x
+        self.hvp: Callable[..., Any] | None = None
         self.apart = spread(fun, x)
         found = list(named(x))
         self.all = [a for _, a in found]
@@ -122,12 +123,35 @@ class TorchAdapter(_Common):
         return returned[0] if self.given is True else returned
 
     def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
+        tree = self._tree(arrays)
+        return function(*tree) if self.apart else function(tree)
+
+    def _tree(self, arrays: Arrays) -> Any:
         whole = list(self.all)
         for i, a in zip(self.floating, arrays, strict=True):
             whole[i] = a
         rest = iter(whole)
-        tree = mapped(lambda _, __: next(rest), self.tree)
-        return function(*tree) if self.apart else function(tree)
+        return mapped(lambda _, __: next(rest), self.tree)
+
+    def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
+        """Return the Hessian times a vector: as `hvp` gives it, or by a second pass of autograd."""
+        if self.hvp is not None:
+            with torch.no_grad():
+                made = self.hvp(self._tree(arrays), self._tree(vectors))
+            flat: list[Any] = []
+            mapped(lambda _, a, g: flat.append(g), self.tree, made)
+            return [flat[i] for i in self.floating]
+        points = [a.requires_grad_(True) for a in arrays]
+        with torch.enable_grad():
+            value = self._scalar(self._returned(points))
+            if not value.requires_grad:
+                return [None] * len(points)
+            first = torch.autograd.grad(value, points, create_graph=True, allow_unused=True)
+            known = [(g * v).sum() for g, v in zip(first, vectors, strict=True) if g is not None]
+            total = sum(known[1:], known[0]) if known else value
+            if not total.requires_grad:  # a linear function
+                return [None] * len(points)
+            return list(torch.autograd.grad(total, points, allow_unused=True))
 
 
 class ModuleAdapter(_Common):

@@ -41,3 +41,19 @@ def one_line(error: BaseException) -> str:
     """Return an exception as `Type: message` on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """Return the whole numbers of a text with commas between.
+
+    >>> whole_numbers("--widths", "64,128")
+    [64, 128]
+
+    Raises:
+        UsageError: a part is no whole number.
+
+    """
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected whole numbers with commas between") from None

@@ -1,0 +1,467 @@
+"""A learning rate for a training: found by a sweep, settled by short real runs, told with how sure it is.
+
+The search knows neither model nor framework. It asks a `Bench` for two things: a *sweep*, in which
+the rate grows from step to step until the loss explodes, and *runs*, short trainings with the
+schedule of the real one, compressed. A sweep is cheap and off by any factor up to ten (it sees a
+model that is not yet trained, at a rate that is not yet there); so it only says where to look.
+Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
+for an eighth of the training, fewer for a quarter, the best few for half of it, on the same seeds.
+
+Rates are *scales*: one number that multiplies the learning rates of all groups, whose ratios stay.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from downslope.errors import UsageError
+
+STEP = 2.0
+"""Between neighbouring rates that are tried."""
+
+SWEEP_STEPS = 50
+SWEEP_SEEDS = 3
+BELOW, ABOVE = 4, 3
+"""Rates tried at first below and above the one that the sweep points to."""
+
+
+Sweep = tuple[tuple[float, ...], tuple[float, ...]]
+"""Scales, and the loss at each."""
+
+
+class Rung(NamedTuple):
+    """Runs of a `share` of the training: of how many rates, on one seed or all.
+
+    `more` is how many rates the search may add where the best lies at the edge.
+    """
+
+    share: float
+    rates: int
+    every_seed: bool
+    more: int
+
+
+RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False, 4), Rung(1 / 4, 5, True, 2), Rung(1 / 2, 3, True, 0))
+LONGEST = 1000
+"""Steps of the longest run, unless asked for more: a rate is not worth a training."""
+
+NEAR = 1.5
+"""Rates that end within this factor of the best say where the valley lies."""
+
+SAFE = 0.10
+"""How much above the best a rate may end and still be safe."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended, and how it would have without training; `final` is infinite where it diverged."""
+
+    final: float
+    start: float
+
+
+class Bench(Protocol):
+    """Trains."""
+
+    def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
+        """Return the loss of each batch while the scale grows from low to high, until it explodes."""
+
+    def run(self, scale: float, seed: int, steps: int) -> Outcome:
+        """Train with the real schedule, in so many steps."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A short run."""
+
+    scale: float
+    seed: int
+    steps: int
+    final: float
+    start: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether it diverged, or ended no better than it began."""
+        return not (math.isfinite(self.final) and self.final < self.start)
+
+
+_KEYS = ("name", "label", "steps", "value", "low", "high", "diverges", "confidence", "metric", "cost", "base")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a search found. Rates are those of the first group; `groups` has those of all at `value`.
+
+    Attributes:
+        value: the rate to use; None where no rate trained the model.
+        low, high: between these, runs ended within 10 % of the best.
+        diverges: the lowest rate above the value at which a run ended no better than it began; None if
+            there was none.
+        confidence: "high", "medium" or "low".
+        reasons: why, a sentence each.
+        optima: the best rate of each seed by itself.
+        cost: how many steps the search took; `steps` is the length of the training.
+
+    """
+
+    name: str
+    label: str
+    steps: int
+    value: float | None
+    low: float | None
+    high: float | None
+    diverges: float | None
+    confidence: str
+    reasons: tuple[str, ...]
+    optima: tuple[float, ...]
+    groups: tuple[float, ...]
+    runs: tuple[Run, ...]
+    sweeps: tuple[Sweep, ...]
+    cost: int
+    base: float = 1.0
+    metric: str = "loss"
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, optimizer: Any) -> None:
+        """Set the learning rates of an optimizer's groups.
+
+        Raises:
+            UsageError: no rate was found, or it has other groups.
+
+        """
+        if self.value is None:
+            raise UsageError("no learning rate was found: no rate that was tried trained the model")
+        if len(optimizer.param_groups) != len(self.groups):
+            raise UsageError(
+                f"the rates are of {len(self.groups)} groups, the optimizer has {len(optimizer.param_groups)}"
+            )
+        for group, lr in zip(optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = lr
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        runs = [
+            {
+                "lr": r.scale * self.base,
+                "seed": r.seed,
+                "steps": r.steps,
+                "final": r.final if math.isfinite(r.final) else None,
+                "start": r.start if math.isfinite(r.start) else None,
+                "failed": r.failed,
+            }
+            for r in self.runs
+        ]
+        sweeps = [
+            {"lr": list(lrs), "loss": [v if math.isfinite(v) else None for v in losses]}
+            for lrs, losses in self.sweeps
+        ]
+        own = {k: getattr(self, k) for k in _KEYS}
+        lists = {k: list(getattr(self, k)) for k in ("reasons", "optima", "groups")}
+        return {
+            "schema": 1,
+            "kind": "lr",
+            **own,
+            **lists,
+            "cost_in_runs": self.cost / self.steps,
+            "runs": runs,
+            "sweeps": sweeps,
+            "environment": dict(self.environment),
+        }
+
+    def __str__(self) -> str:
+        from downslope.diagnose.rates_table import text
+
+        return text(self)
+
+
+def search(
+    bench: Bench,
+    *,
+    name: str,
+    label: str,
+    steps: int,
+    seeds: Sequence[int] = (0, 1),
+    low: float = 1e-6,
+    high: float = 10.0,
+    longest: int = LONGEST,
+    bases: Sequence[float] = (1.0,),
+    metric: str = "loss",
+    told: Callable[[str], None] = lambda _: None,
+) -> Rates:
+    """Return the learning rate that `steps` steps of training want.
+
+    Args:
+        bench: what trains.
+        name: of the training.
+        label: of the optimizer.
+        steps: the length of the real training.
+        seeds: of the runs; every rate is tried on the same ones.
+        low: where the sweep begins, as a rate of the first group.
+        high: where it ends.
+        longest: steps of the longest run.
+        bases: learning rates of the groups at scale 1.
+        metric: what runs are judged by.
+        told: is called with a line before each part.
+
+    Raises:
+        UsageError: a number out of range.
+
+    """
+    if steps < 4:
+        raise UsageError(f"steps = {steps}: expected at least 4, for runs of a half and a quarter of them")
+    if not 0 < low < high:
+        raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high")
+    if not seeds:
+        raise UsageError("seeds = 0: expected at least 1")
+    base = bases[0]
+    low, high = low / base, high / base
+    spent = 0
+    sweeps: list[Sweep] = []
+    for seed in range(seeds[0], seeds[0] + SWEEP_SEEDS):
+        told(f"sweep {len(sweeps) + 1} of {SWEEP_SEEDS}")
+        losses = bench.sweep(low, high, SWEEP_STEPS, seed)
+        scales = [low * (high / low) ** (i / (SWEEP_STEPS - 1)) for i in range(len(losses))]
+        sweeps.append((tuple(scales), tuple(losses)))
+        spent += len(losses)
+    start = statistics.median(math.log(steepest(*sweep)) for sweep in sweeps)
+    centre = math.exp(start)
+    scales = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
+    runs: list[Run] = []
+    longest = min(longest, max(2, steps // 2))
+    for rung in RUNGS:
+        length = max(2, round(longest * 2 * rung.share))
+        own = seeds if rung.every_seed else seeds[:1]
+        found, scales = _rung(bench, rung, scales, own, length, (low, high), told)
+        runs += found
+        spent += length * len(found)
+        scales = _window(scales, _medians(found), RUNGS[min(RUNGS.index(rung) + 1, len(RUNGS) - 1)].rates)
+    return _concluded(name, label, steps, runs, sweeps, spent, bases, metric)
+
+
+def _rung(
+    bench: Bench,
+    rung: Rung,
+    scales: Sequence[float],
+    seeds: Sequence[int],
+    length: int,
+    within: tuple[float, float],
+    told: Callable[[str], None],
+) -> tuple[list[Run], list[float]]:
+    """Run every rate on every seed, and further ones where the best is at the edge."""
+    waiting, runs, more = sorted(scales), [], rung.more
+    tried = list(waiting)
+    while waiting:
+        for i, scale in enumerate(waiting):
+            told(f"runs of {length} steps, rate {i + 1} of {len(waiting)}")
+            runs += [Run(scale, seed, length, *bench.run(scale, seed, length)) for seed in seeds]
+        medians = _medians(runs)
+        best = min(tried, key=lambda s: (medians[s], s))
+        trained = math.isfinite(medians[best])
+        lower, upper = tried[0] / STEP, tried[-1] * STEP
+        waiting = []
+        if more and (best == tried[0] or not trained) and lower >= within[0]:
+            waiting = [lower]
+        elif more and best == tried[-1] and upper <= within[1]:
+            waiting = [upper]
+        more -= 1
+        tried = sorted([*tried, *waiting])
+    return runs, tried
+
+
+def _medians(runs: Sequence[Run]) -> dict[float, float]:
+    """Return the median over seeds of how each rate ends; a run that failed counts as infinite."""
+    ends: dict[float, list[float]] = {}
+    for r in runs:
+        ends.setdefault(r.scale, []).append(math.inf if r.failed else r.final)
+    return {scale: statistics.median(values) for scale, values in sorted(ends.items())}
+
+
+def _window(scales: Sequence[float], medians: Mapping[float, float], count: int) -> list[float]:
+    """Return the best rate with its better neighbours, so many in all."""
+    first = last = min(range(len(scales)), key=lambda i: (medians[scales[i]], i))
+    while last - first + 1 < min(count, len(scales)):
+        below = medians[scales[first - 1]] if first > 0 else math.inf
+        above = medians[scales[last + 1]] if last + 1 < len(scales) else math.inf
+        if first > 0 and (below <= above or last + 1 >= len(scales)):
+            first -= 1
+        else:
+            last += 1
+    return list(scales[first : last + 1])
+
+
+def steepest(scales: Sequence[float], losses: Sequence[float], keep: float = 0.7) -> float:
+    """Return the rate at which a sweep's loss, smoothed over some steps, falls fastest.
+
+    >>> rates = [10.0 ** (i / 10 - 4) for i in range(40)]
+    >>> losses = [2.0 if lr < 1e-2 else max(1.0, 2 - 4 * i / 40) for i, lr in enumerate(rates)]
+    >>> 1e-3 < steepest(rates, losses) < 1e-1
+    True
+
+    """
+    mean, weight, smooth = 0.0, 0.0, []
+    for loss in losses:
+        if not math.isfinite(loss):
+            break
+        mean, weight = keep * mean + (1 - keep) * loss, keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    if len(smooth) < 4:
+        return scales[0]
+    lowest = min(range(len(smooth)), key=smooth.__getitem__)
+    last = max(3, lowest + 1)
+    slopes = [(smooth[i] - smooth[i - 2], i - 1) for i in range(2, min(last + 1, len(smooth)))]
+    return scales[min(slopes)[1]]
+
+
+def optimum(medians: Mapping[float, float]) -> float | None:
+    """Return the minimum of a parabola through what rates end with, in the logarithms.
+
+    It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
+    neighbours: fitted to these alone it would follow the noise of a flat valley. It stays within a
+    step of the best rate and within those that were tried. None where no rate ended well.
+
+    >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
+    (1.0, 1.0)
+
+    """
+    scales = [s for s in sorted(medians) if math.isfinite(medians[s])]
+    if not scales:
+        return None
+    at = min(range(len(scales)), key=lambda i: medians[scales[i]])
+    lowest = medians[scales[at]]
+    if len(scales) < 3 or lowest <= 0:
+        return scales[at]
+    near = [i for i, s in enumerate(scales) if medians[s] <= NEAR * lowest or abs(i - at) <= 1]
+    if len(near) < 3:
+        return scales[at]
+    x = np.log([scales[i] / scales[at] for i in near])
+    bend, slope, _ = np.polyfit(x, np.log([medians[scales[i]] for i in near]), 2)
+    if bend <= 0:
+        return scales[at]
+    reach = math.log(STEP)
+    shift = max(-reach, min(reach, -slope / (2 * bend)))
+    return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
+
+
+def pooled(runs: Sequence[Run]) -> float | None:
+    """Return the geometric mean of the optima of the two longest lengths of runs.
+
+    The shorter runs have the sharper valley, the longer ones are nearer to the training.
+    """
+    lengths = sorted({r.steps for r in runs})[-2:]
+    found = [optimum(_medians([r for r in runs if r.steps == length])) for length in lengths]
+    known = [math.log(o) for o in found if o is not None]
+    return math.exp(statistics.fmean(known)) if known and found[-1] is not None else None
+
+
+def _concluded(
+    name: str,
+    label: str,
+    steps: int,
+    runs: Sequence[Run],
+    sweeps: Sequence[Sweep],
+    spent: int,
+    bases: Sequence[float],
+    metric: str,
+) -> Rates:
+    """Return what the runs say."""
+    lengths = sorted({r.steps for r in runs})
+    last = [r for r in runs if r.steps == lengths[-1]]
+    value = pooled(runs)
+    seeds = sorted({r.seed for r in last})
+    optima = [pooled([r for r in runs if r.seed == seed and r.steps in lengths[-2:]]) for seed in seeds]
+    own = [o for o in optima if o is not None]
+    failed = [r.scale for r in runs if r.failed and value is not None and r.scale > value]
+    low, high = safe_range(runs)
+    if value is not None and low is not None and high is not None:
+        low, high = min(low, value), max(high, value)
+    ends = [optimum(_medians([r for r in runs if r.steps == length])) for length in lengths[-2:]]
+    confidence, reasons = _confidence(value, own, len(seeds), ends, lengths[-1] / steps)
+    base = bases[0]
+    return Rates(
+        name=name,
+        label=label,
+        steps=steps,
+        value=None if value is None else value * base,
+        low=None if low is None else low * base,
+        high=None if high is None else high * base,
+        diverges=min(failed) * base if failed else None,
+        confidence=confidence,
+        reasons=tuple(reasons),
+        optima=tuple(o * base for o in own),
+        groups=tuple(b * value for b in bases) if value is not None else (),
+        runs=tuple(sorted(runs, key=lambda r: (r.steps, r.scale, r.seed))),
+        sweeps=tuple((tuple(s * base for s in scales), losses) for scales, losses in sweeps),
+        cost=spent,
+        base=base,
+        metric=metric,
+    )
+
+
+def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest of the rates around the best that end within 10 % of it.
+
+    Each rate is judged among runs of the longest length that it reached; where a run of a rate failed,
+    it is not safe.
+    """
+    reached: dict[float, int] = {}
+    for r in runs:
+        reached[r.scale] = max(reached.get(r.scale, 0), r.steps)
+    excess: dict[float, float] = {}
+    for length in set(reached.values()):
+        medians = _medians([r for r in runs if r.steps == length])
+        best = min(medians.values())
+        for scale in (s for s, most in reached.items() if most == length):
+            fine = math.isfinite(best) and not any(r.failed for r in runs if r.scale == scale)
+            excess[scale] = (medians[scale] - best) / abs(best) if fine and best else math.inf
+    scales = sorted(excess)
+    longest = max(reached.values(), default=0)
+    ends = {s: v for s, v in _medians([r for r in runs if r.steps == longest]).items() if math.isfinite(v)}
+    if not ends:
+        return None, None
+    first = last = scales.index(min(ends, key=ends.__getitem__))
+    while first > 0 and excess[scales[first - 1]] <= SAFE:
+        first -= 1
+    while last + 1 < len(scales) and excess[scales[last + 1]] <= SAFE:
+        last += 1
+    return _crossing(scales, excess, first, -1), _crossing(scales, excess, last, 1)
+
+
+def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, way: int) -> float:
+    """Return where, from a safe rate on, the interpolated excess reaches what is safe."""
+    here, beyond = float(scales[at]), at + way
+    if not 0 <= beyond < len(scales) or not math.isfinite(excess[scales[beyond]]):
+        return here
+    e, further = max(0.0, excess[here]), excess[scales[beyond]]
+    share = max(0.0, min(1.0, (SAFE - e) / (further - e)))
+    return float(here * (scales[beyond] / here) ** share)
+
+
+def _confidence(
+    value: float | None,
+    optima: Sequence[float],
+    seeds: int,
+    ends: Sequence[float | None],
+    share: float,
+) -> tuple[str, list[str]]:
+    """Return how sure the value is, and why."""
+    if value is None:
+        return "low", ["No rate that was tried ended below where it began."]
+    spread = max(optima) / min(optima) if optima else math.inf
+    known = [end for end in ends if end is not None]
+    drift = max(known) / min(known)
+    level = 0 if max(spread, drift) <= 2.01 else 1 if max(spread, drift) <= 4.01 else 2
+    agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f}."
+    if seeds == 1:
+        agree = "One seed alone: how far chance moves the rate is not known."
+        level = max(level, 1)
+    reasons = [agree, f"Runs of half the length put it a factor {drift:.1f} away."]
+    if share < 0.1:
+        level = max(level, 1)
+        reasons.append(f"The longest runs are {share:.1%} of the training: it may want a lower rate.")
+    return ("high", "medium", "low")[level], reasons

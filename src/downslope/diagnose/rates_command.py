@@ -1,0 +1,152 @@
+"""`downslope lr TASK`: a learning rate, with a safe range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from downslope.compare.command import print_json
+from downslope.compare.optimizers import Candidate, choose
+from downslope.compare.session import cores, cpu_name
+from downslope.diagnose.profile_command import _write_file
+from downslope.diagnose.rates import LONGEST, Rates
+from downslope.diagnose.widths import WidthCheck, check
+from downslope.errors import UsageError
+from downslope.tasks import Task, load
+
+
+def run_lr(
+    spec: str,
+    *,
+    optimizers: Sequence[str],
+    steps: int | None = None,
+    seeds: int = 2,
+    seed: int = 0,
+    schedule: str = "linear",
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    longest: int = LONGEST,
+    widths: Sequence[int] = (),
+    threads: int | None = None,
+    out: Path | None = None,
+    command: str = "",
+    as_json: bool = False,
+) -> int:
+    """Search learning rates of a task, show them, write the page, and return the exit code.
+
+    Raises:
+        UsageError: no such task or optimizer, a number out of range, a task without widths.
+
+    """
+    task = load(spec)
+    candidates = choose(optimizers, task.learning_rates, {})
+    tasks = at_widths(task, widths)
+    threads = threads or cores()
+    if not 1 <= threads <= cores():
+        raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: expected at least 1")
+    told = Console(stderr=True, highlight=False)
+    searched = _search(
+        tasks,
+        candidates,
+        threads,
+        told,
+        steps=steps,
+        seeds=seeds,
+        seed=seed,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        longest=longest,
+    )
+    environment = {"cpu": cpu_name(), "threads": threads, "command": command}
+    found = [[replace(r, environment=environment) for r in one] for one in searched]
+    checks = [check(widths, one) for one in found] if widths else []
+    page = out or Path("runs") / f"lr-{task.name}.html"
+    _write_page(page, found, checks)
+    if as_json:
+        print_json(as_dict(found, checks))
+    else:
+        _show(found, checks, page)
+    return 0 if all(r.value is not None for one in found for r in one) else 1
+
+
+def at_widths(task: Task, widths: Sequence[int]) -> list[Task]:
+    """Return the task, or the task at each of the widths.
+
+    Raises:
+        UsageError: a width that is none, fewer than two of them, or a task without widths.
+
+    """
+    if not widths:
+        return [task]
+    if task.at_width is None:
+        raise UsageError(
+            f"task {task.name!r} has no widths: give it at_width=, a function of a width that returns a task"
+        )
+    if len(set(widths)) < 2 or min(widths) < 1:
+        raise UsageError(
+            f"--widths {','.join(map(str, widths))}: expected two or more different numbers above 0"
+        )
+    return [task.at_width(width) for width in widths]
+
+
+def as_dict(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck]) -> dict[str, Any]:
+    """Return everything as JSON types."""
+    return {
+        "schema": 1,
+        "kind": "lr",
+        "rates": [r.to_dict() for one in found for r in one],
+        "widths": [
+            {"optimizer": one[0].label, **c.to_dict()} for one, c in zip(found, checks, strict=bool(checks))
+        ],
+    }
+
+
+def _search(
+    tasks: Sequence[Task], candidates: Sequence[Candidate], threads: int, told: Console, **options: Any
+) -> list[list[Rates]]:
+    """Return one list an optimizer, with one result a task."""
+    from downslope.compare.torch import threads as with_threads
+    from downslope.diagnose.torch.rates import of_task
+
+    with with_threads(threads), told.status("…") as status:
+
+        def say(who: str) -> Callable[[str], None]:
+            if told.is_terminal:
+                return lambda what: status.update(f"{who}: {what}")
+            told.print(f"Searching: {who}")
+            return lambda _: None
+
+        return [
+            [of_task(t, c, told=say(f"{t.name} with {c.label}"), **options) for t in tasks]
+            for c in candidates
+        ]
+
+
+def _write_page(page: Path, found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck]) -> None:
+    from downslope.report import page as html_page
+    from downslope.report.rates import chapter
+
+    _write_file(page, html_page([chapter(as_dict(found, checks))]), "--out")
+
+
+def _show(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck], page: Path) -> None:
+    from downslope.diagnose.rates_table import headline, shown, widths_table
+
+    out = Console(highlight=False)
+    for i, one in enumerate(found):
+        if checks:
+            out.print(f"{one[0].label}:", style="bold")
+            for r in one:
+                out.print(headline(r), markup=False)
+            out.print(widths_table(checks[i]))
+        else:
+            out.print(shown(one[0]))
+        out.print()
+    out.print(f"Report: {page}", markup=False, soft_wrap=True)

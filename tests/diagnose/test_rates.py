@@ -1,0 +1,390 @@
+"""A learning-rate search against trainings whose best rate is known, and what it leaves behind."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import downslope.torch as dt
+from downslope.cli import run
+from downslope.compare.optimizers import CANDIDATES
+from downslope.compare.plan import Plan
+from downslope.diagnose.rates import Outcome, Run, optimum, safe_range, search, steepest
+from downslope.diagnose.rates_table import text
+from downslope.diagnose.torch.rates import Replay, find_lr, grown, schedule_of
+from downslope.diagnose.widths import check
+from downslope.errors import UsageError
+from downslope.tasks import Task, load
+from tests.compare import tiny
+from tests.diagnose.test_snapshot import MAKERS, everything, same, step, trained
+
+
+class Valley:
+    """A training whose runs end lowest at `best`, with noise by seed, and fail above `ceiling`."""
+
+    def __init__(self, best, ceiling=30.0, noise=0.0, sweep_off=1.0, sharp=0.15):
+        self.best, self.ceiling, self.noise = best, ceiling, noise
+        self.sweep_off, self.sharp = sweep_off, sharp
+        self.asked = []
+
+    def sweep(self, low, high, steps, seed):
+        point = self.best * self.sweep_off
+
+        def loss(lr, _):
+            x = math.log(lr / point)
+            return math.nan if x > 3 else 2 - 1 / (1 + math.exp(-3 * x))
+
+        return grown(loss, low, high, steps)
+
+    def run(self, scale, seed, steps):
+        self.asked.append((scale, seed, steps))
+        if scale > self.ceiling * self.best:
+            return Outcome(math.inf, 2.0)
+        jitter = np.random.default_rng([seed, steps, round(1000 * (99 + math.log2(scale)))]).normal()
+        octaves = math.log2(scale / self.best)
+        return Outcome(0.5 * math.exp(self.sharp * octaves**2 + self.noise * jitter), 2.0)
+
+
+def searched(bench, **options):
+    return search(bench, name="valley", label="none", **{"steps": 400, **options})
+
+
+@pytest.mark.parametrize("best", [1e-4, 0.013, 0.7])
+def test_a_clean_valley_is_found_exactly(best):
+    found = searched(Valley(best))
+    assert found.value == pytest.approx(best, rel=0.02)
+    assert found.low < best < found.high
+    # Within 10 % of the best: sqrt(log 1.1 / 0.15) octaves to either side, by lines between octaves.
+    assert math.log2(found.high / found.low) == pytest.approx(2 * math.sqrt(math.log(1.1) / 0.15), rel=0.25)
+    assert found.confidence == "high"
+    # No rate but the last of the sweep's own reaches 30 times the best: the valley has no cliff in sight.
+    assert found.diverges is None or found.diverges > 10 * best
+
+
+@pytest.mark.parametrize("off", [1 / 60, 1 / 8, 8, 60])
+def test_a_sweep_that_points_astray_is_put_right(off):
+    found = searched(Valley(0.01, sweep_off=off, ceiling=1e9))
+    assert 0.5 < found.value / 0.01 < 2
+
+
+def test_noise_moves_it_by_less_than_a_factor_of_two():
+    """Runs that scatter by 7 %, as those of `digits` do, in a valley as flat."""
+    values = [searched(Valley(0.02, noise=0.07), seeds=(s, s + 1)).value for s in range(0, 60, 2)]
+    off = [max(v / 0.02, 0.02 / v) for v in values]
+    assert max(off) < 2
+    # The rate of the lowest single run is not as good: the effect is there.
+    lowest = []
+    for s in range(0, 60, 2):
+        bench = Valley(0.02, noise=0.07)
+        ends = {lr: bench.run(lr, s, 200).final for lr in (0.02 * 2.0**k for k in range(-4, 4))}
+        lowest.append(min(ends, key=ends.get))
+    assert max(max(v / 0.02, 0.02 / v) for v in lowest) >= 2
+
+
+def test_a_cliff_is_told():
+    found = searched(Valley(0.01, ceiling=3.0))
+    assert 0.03 < found.diverges <= 0.06 * 1.01
+    assert found.high <= 0.03 * 1.01
+    assert found.value == pytest.approx(0.01, rel=0.3)
+
+
+def test_where_nothing_trains_no_rate_is_given():
+    class Hopeless(Valley):
+        def run(self, scale, seed, steps):
+            return Outcome(3.0, 2.0)
+
+    found = searched(Hopeless(0.01))
+    assert found.value is None
+    assert found.confidence == "low"
+    assert "no learning rate" in text(found)
+    with pytest.raises(UsageError, match="no learning rate was found"):
+        found.apply(torch.optim.SGD([torch.zeros(1, requires_grad=True)]))
+
+
+def test_the_search_costs_what_it_says_and_less_than_ten_trainings():
+    bench = Valley(0.01)
+    found = searched(bench)
+    steps = sum(n for _, _, n in bench.asked) + sum(len(s) for s, _ in found.sweeps)
+    assert found.cost == steps
+    assert found.cost < 9.75 * 400  # a quarter of 13 rates on 3 seeds
+    assert {n for _, _, n in bench.asked} == {50, 100, 200}
+    assert json.loads(json.dumps(found.to_dict()))["cost"] == steps
+
+
+def test_a_long_training_is_not_run_to_half():
+    found = searched(Valley(0.01), steps=100_000, longest=600)
+    assert max(r.steps for r in found.runs) == 600
+    assert found.confidence == "medium"
+    assert "it may want a lower rate" in " ".join(found.reasons)
+
+
+def test_one_seed_is_no_high_confidence():
+    assert searched(Valley(0.01), seeds=(0,)).confidence == "medium"
+
+
+def test_disagreeing_seeds_lower_the_confidence():
+    class Torn(Valley):
+        def run(self, scale, seed, steps):
+            self.best = 0.01 if seed == 0 else 0.16
+            return super().run(scale, 0, steps)
+
+    found = searched(Torn(0.01))
+    assert found.confidence == "low"
+    assert max(found.optima) / min(found.optima) > 4
+
+
+def test_the_optimum_is_that_of_the_parabola():
+    true = {2.0**k: math.exp(0.1 * (k - 0.3) ** 2) for k in range(-3, 4)}
+    assert optimum(true) == pytest.approx(2**0.3)
+    assert optimum({1.0: math.inf, 2.0: math.inf}) is None
+    assert optimum({1.0: 5.0, 2.0: 4.0, 4.0: 3.0}) == 4.0
+
+
+def test_a_failed_run_is_not_safe():
+    runs = [Run(s, seed, 100, 1.0, 2.0) for s in (1.0, 2.0) for seed in (0, 1)]
+    assert safe_range(runs) == (1.0, 2.0)
+    assert safe_range([*runs, Run(2.0, 2, 50, math.inf, 2.0)]) == (1.0, 1.0)
+
+
+def test_steepest_ignores_what_comes_after_the_explosion():
+    rates = [10.0 ** (i / 10 - 4) for i in range(40)]
+    losses = [2.0 - (0.1 * max(0, i - 10) if i < 20 else 1.0) for i in range(30)] + [9.0, 50.0, math.nan]
+    assert rates[10] <= steepest(rates, losses) <= rates[20]
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_schedule_is_that_of_a_comparison(name):
+    plan = Plan("x", "", (CANDIDATES["sgd"],), 1, (1,), 0, 40, name, 4, None)
+    assert schedule_of(name, 0.1)(40) == pytest.approx([plan.factor(i) for i in range(40)])
+
+
+def test_a_schedule_of_ones_own():
+    assert schedule_of(lambda share: 1 - share, 0.0)(4) == [0.875, 0.625, 0.375, 0.125]
+    assert schedule_of("constant", 0.5)(4) == [0.5, 1.0, 1.0, 1.0]
+
+
+def quadratic(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
+    x = torch.randn(64, 6)
+    return model, [(x[i : i + 16], x[i : i + 16, :2].sin()) for i in range(0, 64, 16)]
+
+
+def loss(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def test_ratios_between_groups_stay():
+    model, batches = quadratic()
+    groups = [{"params": model[0].parameters(), "lr": 1e-3}, {"params": model[2:].parameters(), "lr": 1e-4}]
+    optimizer, seen = torch.optim.Adam(groups), []
+    inner = optimizer.step
+    optimizer.step = lambda: (seen.append([g["lr"] for g in optimizer.param_groups]), inner())
+    found = find_lr(model, optimizer, batches, loss, steps=40)
+    assert len(seen) > 100
+    assert all(b / a == pytest.approx(0.1) for a, b in seen)
+    assert found.groups[0] == found.value
+    assert found.groups[1] == pytest.approx(0.1 * found.value)
+    del optimizer.step
+    found.apply(optimizer)
+    assert [g["lr"] for g in optimizer.param_groups] == list(found.groups)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_search_leaves_no_trace(name):
+    model, optimizer = trained(MAKERS[name])
+    loader = torch.utils.data.DataLoader(
+        torch.randn(32, 6), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(1)
+    )
+    order = loader.generator.get_state()
+    before = everything(model, optimizer)
+    square = lambda m, x: m(x).square().mean()  # noqa: E731
+    find_lr(model, optimizer, loader, square, steps=16)
+    assert same(everything(model, optimizer), before)
+    assert torch.equal(loader.generator.get_state(), order)
+    undisturbed, own = trained(MAKERS[name])
+    for one, its in ((undisturbed, own), (model, optimizer)):
+        torch.manual_seed(5)
+        step(one, its)
+    assert same(everything(model, optimizer), everything(undisturbed, own))
+
+
+def test_a_search_that_fails_leaves_no_trace():
+    model, optimizer = trained(MAKERS["muon"])
+    batches, calls = [torch.randn(4, 6)], []
+    before = everything(model, optimizer)
+
+    def breaks(m, x):
+        calls.append(1)
+        if len(calls) > 30:
+            raise RuntimeError("out of luck")
+        return m(x).square().mean()
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        find_lr(model, optimizer, batches, breaks, steps=16)
+    assert same(everything(model, optimizer), before)
+
+
+def test_the_position_in_the_data_stays():
+    model, batches = quadratic()
+    endless = (batches[i % 4] for i in range(10**6))
+    stream = Replay(endless)
+    first = next(stream)
+    assert first is batches[0]
+    find_lr(model, dt.SGD(model.parameters()), stream, loss, steps=16)
+    assert [next(stream) for _ in range(6)] == [batches[i % 4] for i in range(1, 7)]
+
+
+def test_a_search_is_the_same_again():
+    model, batches = quadratic()
+    optimizer = dt.Muon(model, batches[0][0])
+    random.seed(1)
+    first = find_lr(model, optimizer, batches, loss, steps=16)
+    random.seed(2)
+    torch.manual_seed(9)
+    assert find_lr(model, optimizer, batches, loss, steps=16).to_dict() == first.to_dict()
+
+
+def test_a_real_training_at_the_rate_ends_near_the_best_of_a_grid():
+    task = load("tests/compare/tiny.py:regression")
+    from downslope.diagnose.torch.rates import TaskBench, of_task
+
+    for name in ("sgd", "adamw"):
+        bench = TaskBench(task, CANDIDATES[name], 0.0, schedule_of("linear", 0.1))
+        found = of_task(task, CANDIDATES[name], steps=160)
+        low = CANDIDATES[name].space.lr[0] / 4
+        grid = [bench.run(low * 2.0**k, 7, 160).final for k in range(14)]
+        assert bench.run(found.value, 7, 160).final < 1.5 * min(grid)
+        # The grid has a valley to miss.
+        assert sum(end > 1.5 * min(grid) for end in grid) >= 8
+
+
+def test_bad_input_is_told_in_a_line():
+    model, batches = quadratic()
+    good = dt.SGD(model.parameters())
+    for options, said in [
+        ({"steps": 3}, "steps = 3: expected at least 4"),
+        ({"steps": 16, "seeds": 0}, "seeds = 0"),
+        ({"steps": 16, "low": 1.0, "high": 0.1}, "learning rates from 1 to 0.1"),
+        ({"steps": 16, "schedule": "linaer"}, "did you mean 'linear'"),
+        ({"steps": 16, "warmup": 1.0}, "warmup = 1.0"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            find_lr(model, good, batches, loss, **options)
+    with pytest.raises(UsageError, match="an iterator, which the search would use up"):
+        find_lr(model, good, iter(batches), loss, steps=16)
+    with pytest.raises(UsageError, match="batches are empty"):
+        find_lr(model, good, [], loss, steps=16)
+    with pytest.raises(UsageError, match="first group's learning rate is 0"):
+        find_lr(model, dt.SGD(model.parameters(), lr=0.0), batches, loss, steps=16)
+
+
+def rates_at(*values, scatter=1.1):
+    made = [searched(Valley(v)) for v in values]
+    from dataclasses import replace
+
+    return [replace(r, optima=(r.value / scatter, r.value * scatter)) for r in made]
+
+
+def test_widths_are_judged_by_a_line():
+    widths = (64, 128, 256)
+    stays = check(widths, rates_at(0.01, 0.0102, 0.0098))
+    assert stays.verdict == "stays"
+    assert stays.factor == pytest.approx(1, abs=0.05)
+    moves = check(widths, rates_at(0.04, 0.02, 0.01))
+    assert moves.verdict == "moves"
+    assert moves.factor == pytest.approx(0.5, rel=0.05)
+    assert moves.high < 1
+    assert check(widths, rates_at(0.02, 0.01, 0.02, scatter=2.0)).verdict == "unclear"
+    assert "× 0.50 for each doubling" in moves.sentence()
+
+
+def test_tasks_have_widths():
+    task = load("digits")
+    counts = [sum(p.numel() for p in task.at_width(w).build(0).parameters()) for w in (16, 32)]
+    assert 3 < counts[1] / counts[0] < 4
+    assert counts[1] == sum(p.numel() for p in task.build(0).parameters())
+    assert task.at_width(16).name == "digits-16"
+    text_task = load("text")
+    assert text_task.at_width(64).build(0).embed.weight.shape == (256, 64)
+    with pytest.raises(TypeError, match="at_width = 3"):
+        Task("x", **tiny.parts, at_width=3)
+
+
+TASK = "tests/compare/tiny.py:regression"
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = tmp_path / "page.html"
+    arguments = [
+        "lr",
+        TASK,
+        "--optimizer",
+        "sgd,adamw",
+        "--steps",
+        "16",
+        "--threads",
+        "1",
+        "--out",
+        str(page),
+    ]
+    assert run(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("regression with SGD: lr ")
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("Report"))
+    assert "Learning rate" in page.read_text()
+    assert run([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["label"] for r in found["rates"]] == ["SGD", "AdamW"]
+    assert all(r["low"] <= r["value"] <= r["high"] for r in found["rates"])
+
+
+def test_command_line_with_widths(tmp_path, capsys):
+    file = tmp_path / "wide.py"
+    file.write_text(
+        "from dataclasses import replace\nfrom torch import nn\nfrom tests.compare import tiny\n"
+        "def wide(width):\n"
+        "    build = lambda seed: nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3))\n"
+        "    return replace(tiny.regression, name=f'wide-{width}', build=build)\n"
+        "task = replace(wide(8), at_width=wide)\n"
+    )
+    page = tmp_path / "page.html"
+    arguments = [
+        "lr",
+        str(file),
+        "--optimizer",
+        "adamw",
+        "--steps",
+        "16",
+        "--threads",
+        "1",
+        "--out",
+        str(page),
+    ]
+    assert run([*arguments, "--widths", "4,8,16", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["widths"]
+    assert found["widths"] == [4, 8, 16]
+    assert found["verdict"] in ("stays", "moves", "unclear")
+    assert found["low"] < found["factor_per_doubling"] < found["high"]
+    assert "move with the width" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--widths", "64,128"], "has no widths"),
+        (["--widths", "64,big"], "--widths 64,big: expected whole numbers"),
+        (["--optimizer", "adamv"], "did you mean 'adam'"),
+        (["--threads", "1000"], "--threads 1000"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--schedule", "cosin"], "did you mean 'cosine'"),
+    ],
+)
+def test_bad_options(arguments, said, capsys):
+    assert run(["lr", TASK, *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen, tolerance
+from downslope.solvers.core import Core, Limits, Problem, begin, moved, projected_size, seen, tolerance
 from downslope.solvers.method import Direction, Evaluation, Want
 from downslope.solvers.searches.wolfe import FOUND, GOING, LOWEST
 from downslope.solvers.spaces.protocol import Condition, Number, Space
@@ -50,8 +50,12 @@ class LineSearch:
     towards: Direction
     search: Any
     wants: ClassVar[frozenset[Want]] = frozenset({Want.GRADIENT})
-    bounded: ClassVar[bool] = False
     steady: ClassVar[tuple[str, ...]] = ("memory",)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the direction can be held to the unknowns that are free to move."""
+        return getattr(self.towards, "bounded", False)
 
     def init(
         self, space: Space, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -74,7 +78,11 @@ class LineSearch:
         search = self.search.step(space, state.search, value - old.value, slope, finite)
         found = search.verdict == FOUND
         # A point within the tolerance ends the run, whatever the search still wished for.
-        there = finite & (value <= old.value) & (space.norm_inf(gradient) <= tolerance(space, limits, old))
+        there = (
+            finite
+            & (value <= old.value)
+            & (projected_size(space, problem, old.ask, gradient) <= tolerance(space, limits, old))
+        )
         found = found | there
         took = found | ((search.verdict == LOWEST) & (core.best_value < old.value))
         x = space.pick(found, old.ask, core.best_x)
@@ -91,7 +99,7 @@ class LineSearch:
         state = state._replace(core=core, memory=memory, search=search)
 
         def another() -> LineState:
-            ask = space.axpy(search.t, state.d, old.x)
+            ask = inside(space, problem, space.axpy(search.t, state.d, old.x))
             return state._replace(core=core._replace(ask=ask, accepted=space.full(slope, False)))
 
         return space.branch(
@@ -109,7 +117,12 @@ class LineSearch:
         """Return the state after a step: to the trial, or to the lowest point that the search saw."""
         core = moved(space, problem, limits, state.core, x, value, gradient)
         core = core._replace(accepted=space.full(value, True))
-        d = self.towards.direction(space, state.memory, gradient)
+        if problem.low is None:
+            d = self.towards.direction(space, state.memory, gradient)
+        else:
+            free = free_to_move(space, problem, x, gradient)
+            d = self.towards.direction(space, state.memory, gradient, free)
+            d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
         descends = space.finite(slope) & (-slope > DESCENT * lengths)
@@ -117,7 +130,9 @@ class LineSearch:
         def onward() -> LineState:
             t = space.full(slope, 1.0)
             if not self.towards.newton_like:
-                t = space.minimum(space.divide(state.search.slope0, slope), 10.0) * state.search.t
+                grown = getattr(self.towards, "grows", None)
+                share = space.divide(state.search.slope0, slope) if grown is None else t * grown
+                t = space.minimum(share, 10.0) * state.search.t
             return self._line(space, problem, core, state.memory, d, slope, t, space.full(slope, False))
 
         return space.branch(descends, onward, lambda: self._steepest(space, problem, core, state.memory))
@@ -134,9 +149,15 @@ class LineSearch:
 
     def _steepest(self, space: Space, problem: Problem, core: Core, memory: Any) -> LineState:
         """Return the state of a search along -g, whatever the memory holds."""
-        d = space.scale(space.full(core.value, -1.0), core.gradient)
-        slope = -space.dot(core.gradient, core.gradient)
-        t = space.minimum(space.full(slope, 1.0), space.divide(space.full(slope, 1.0), space.norm_one(d)))
+        g = core.gradient
+        if problem.low is not None:
+            g = space.select(free_to_move(space, problem, core.x, g), g, 0.0 * g)
+        one = space.full(core.value, 1.0)
+        t = space.minimum(one, space.divide(one, space.norm_one(g)))
+        d = -g
+        if problem.low is not None:
+            d, t = inside(space, problem, space.axpy(t, d, core.x)) - core.x, one
+        slope = space.dot(core.gradient, d)
         return self._line(space, problem, core, memory, d, slope, t, space.full(slope, True))
 
     def _line(
@@ -144,6 +165,28 @@ class LineSearch:
         fresh: Condition,
     ) -> LineState:  # fmt: skip
         """Return the state of a search from the iterate along d."""
-        search = self.search.start(space, core.value, slope, t, space.full(t, FAR), problem.noise)
-        core = core._replace(ask=space.axpy(search.t, d, core.x))
+        last = space.full(t, FAR)
+        if problem.low is not None:
+            last = space.minimum(reach(space, problem, core.x, d), last)
+        search = self.search.start(space, core.value, slope, t, last, problem.noise)
+        core = core._replace(ask=inside(space, problem, space.axpy(search.t, d, core.x)))
         return LineState(core, memory, d, search, fresh)
+
+
+def inside(space: Space, problem: Problem, x: Array) -> Array:
+    """Return the point within the bounds that is nearest to x."""
+    return x if problem.low is None else space.clip(x, problem.low, problem.high)
+
+
+def free_to_move(space: Space, problem: Problem, x: Array, gradient: Array) -> Array:
+    """Return which unknowns are not held at a bound by the gradient."""
+    held = ((x <= problem.low) & (gradient > 0)) | ((x >= problem.high) & (gradient < 0))
+    return ~held
+
+
+def reach(space: Space, problem: Problem, x: Array, d: Array) -> Number:
+    """Return how far one may go along d, at least 1: x + d is known to be within the bounds."""
+    towards = space.select(d > 0, problem.high - x, problem.low - x)
+    moves = d != 0
+    ratio = space.select(moves, towards, 0.0 * d + FAR) / space.select(moves, d, 0.0 * d + 1.0)
+    return space.maximum(space.smallest(ratio), space.full(space.norm_inf(d), 1.0))

@@ -155,7 +155,10 @@ def _bounded(bounds: Any, method: Method, f: Objective) -> tuple[Problem, Any]:
     if found is None:
         return Problem(), f.x0
     if not method.bounded:
-        raise UsageError(f"bounds are not for {type(method).__name__}: expected method='l-bfgs'")
+        raise UsageError(
+            "this method keeps to no bounds: expected method='l-bfgs' or 'pattern'; of sums of squares, "
+            "downslope.least_squares"
+        )
     own = import_module("downslope.solvers.spaces")
     framework, batch = f.structure.framework, f.structure.batch
     low, high = (own.vector_like(f.x0, framework, side) for side in found)

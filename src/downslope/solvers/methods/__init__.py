@@ -11,11 +11,20 @@ METHODS: dict[str, str] = {
     "newton": "newton",
     "newton-cg": "truncated",
     "trust-ncg": "truncated",
+    "levenberg-marquardt": "levenberg",
+    "gauss-newton": "levenberg",
+    "pattern": "pattern",
     "l-bfgs": "lbfgs",
     "bfgs": "bfgs",
     "cg": "cg",
     "gd": "descent",
     "momentum": "descent",
+    "nesterov": "nesterov",
+    "sgd": "rules",
+    "adagrad": "rules",
+    "rmsprop": "rules",
+    "adam": "rules",
+    "muon": "rules",
 }
 """Name → module `downslope.solvers.methods.MODULE`, whose `method(**options)` returns the method."""
 
@@ -50,5 +59,11 @@ def method_of(name: str | Method, **options: object) -> Method:
     if known not in METHODS:
         raise UsageError(f"method = {name!r}: expected one of {', '.join(METHODS)}{closest(known, METHODS)}")
     module = import_module(f"downslope.solvers.methods.{METHODS[known]}")
-    made: Method = module.method(known, **options)
+    try:
+        made: Method = module.method(known, **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        wrong = str(error).rpartition("argument ")[2]
+        raise UsageError(f"method {name!r} has no option {wrong}") from None
     return made

@@ -52,6 +52,7 @@ class HeavyBall:
 
     momentum: float = 0.9
     newton_like: ClassVar[bool] = False
+    grows: ClassVar[float] = 1.1
 
     def __post_init__(self) -> None:
         require_number("momentum", self.momentum, 0.0, 1.0)

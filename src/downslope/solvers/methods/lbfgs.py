@@ -13,6 +13,9 @@ from downslope.solvers.spaces.protocol import Condition, Number, Space
 CURVED = 1e-12
 """A pair is kept if sᵀy is at least this share of ‖s‖ ‖y‖."""
 
+FREE_CURVED = 1e-8
+"""The same of the pairs' parts in the unknowns that no bound holds."""
+
 LONGER = 4.0
 """After a first step without curvature, a step of length 1 is so many times as long."""
 
@@ -46,6 +49,8 @@ class LBFGS:
 
         H g = γ g + Sᵀ R⁻ᵀ ((D + γ Y Yᵀ) R⁻¹ S g - γ Y g) - γ Yᵀ R⁻¹ S g,    rows of S and Y being pairs
 
+    Where bounds hold some unknowns, H is that of the other ones, from the pairs' parts in them.
+
     This compact form reads S and Y as matrices, twice each a step, and its inner products are two
     products of a matrix with a vector: the only communication where x is spread over devices.
     Source: Byrd, Nocedal & Schnabel, Math. Programming 63 (1994) 129-156, theorem 2.2.
@@ -53,6 +58,7 @@ class LBFGS:
 
     memory: int = 10
     newton_like: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     def init(self, space: Space, x: Array) -> Pairs:
         m, n = self.memory, space.size(x)
@@ -94,7 +100,16 @@ class LBFGS:
             where(on, space.divide(sy, yy), memory.gamma), where(on, following, k),
         )  # fmt: skip
 
-    def direction(self, space: Space, memory: Pairs, gradient: Array) -> Array:
+    def direction(self, space: Space, memory: Pairs, gradient: Array, free: Array | None = None) -> Array:
+        if free is None:
+            return self._product(space, memory, gradient)
+        return space.branch(
+            space.all(free),
+            lambda: self._product(space, memory, gradient),
+            lambda: self._held(space, memory, gradient, free),
+        )
+
+    def _product(self, space: Space, memory: Pairs, gradient: Array) -> Array:
         gamma = memory.gamma
         a = space.rows(memory.inverse, space.rows(memory.steps, gradient))
         b = space.rows(memory.products, a) - space.rows(memory.changes, gradient)
@@ -102,6 +117,24 @@ class LBFGS:
         d = space.combine(c, memory.steps)
         d = space.axpy(-gamma, space.combine(a, memory.changes), d)
         return -space.axpy(gamma, gradient, d)
+
+    def _held(self, space: Space, memory: Pairs, gradient: Array, free: Array) -> Array:
+        """Return the direction in the unknowns that are free, from the pairs' parts in them."""
+        zero = 0.0 * gradient
+        steps = space.select(free, memory.steps, 0.0 * memory.steps)
+        changes = space.select(free, memory.changes, 0.0 * memory.changes)
+        products = space.gram(steps, changes)
+        squares = space.gram(changes, changes)
+        lengths = space.roots(space.trace(space.gram(steps, steps)) * space.trace(squares))
+        curvatures = space.trace(products)
+        # Pairs that an empty R⁻¹ has forgotten stay forgotten.
+        known = (curvatures > FREE_CURVED * lengths) & (space.trace(memory.inverse) > 0)
+        inverse = space.ring_inverse(products, known, memory.next)
+        curvatures = space.select(known, curvatures, 0.0 * curvatures)
+        part = memory._replace(
+            steps=steps, changes=changes, inverse=inverse, products=squares, curvatures=curvatures
+        )
+        return self._product(space, part, space.select(free, gradient, zero))
 
 
 def method(name: str, memory: int = 10, **options: Any) -> LineSearch:

@@ -123,6 +123,11 @@ class Arrays:
     def first(self, a: Array) -> Array:
         return a[0]
 
+    def turned(self, axes: Array, won: Array) -> Array:
+        parts = self.transpose(won[..., None] * axes)
+        sums = self.backward(self.lib.cumsum(self.backward(parts), -1))
+        return self.transpose(self.lib.linalg.qr(sums)[0])
+
     def zeros(self, like: Array, *shape: int) -> Array:
         return self.lib.zeros((*shape, *like.shape[1:]), dtype=like.dtype)
 
@@ -180,6 +185,38 @@ class Arrays:
         curvatures, basis = self.lib.linalg.eigh(self.lanes_first(safe))
         return self.lanes_last(curvatures), self.lanes_last(basis), finite
 
+    def smallest(self, a: Array) -> Array:
+        return -self.largest(-a)
+
+    def all(self, mask: Array) -> Array:
+        return mask.all(0)
+
+    def gram(self, a: Array, b: Array) -> Array:
+        return self.sum(a[:, None] * b, 2)
+
+    def trace(self, matrix: Array) -> Array:
+        here = self.identity(matrix[0], matrix.shape[0])
+        return self.sum(self.where(here, matrix, self.lib.zeros_like(matrix)), 1)
+
+    def roots(self, a: Array) -> Array:
+        return self.lib.sqrt(a)
+
+    def ring_inverse(self, matrix: Array, known: Array, first: Array) -> Array:
+        m = matrix.shape[0]
+        made = self.lib.zeros_like(matrix)
+        diagonal = self.trace(matrix)
+        for j in range(m):  # from the oldest on, column by column
+            k = first + j
+            k = self.where(k >= m, k - m, k)
+            here = self.one_hot(k, m) & known
+            on = self.sum(here * self.lib.ones_like(diagonal), 0) > 0
+            column = self.sum(self.where(here, matrix, self.lib.zeros_like(matrix)), 1)
+            own = self.sum(self.where(here, diagonal, self.lib.zeros_like(diagonal)), 0)
+            scale = self.where(on, 1.0 / own, 0.0 * own)
+            column = self.where(here, 1.0, 0.0 * diagonal) * scale - scale * self.rows(made, column)
+            made = self.put_column(made, k, column, on)
+        return made
+
     def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
         finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))
         safe = self.lanes_first(self.where(finite, matrix, self.lib.zeros_like(matrix)))
@@ -200,6 +237,9 @@ class Arrays:
     def lanes_last(self, a: Array) -> Array:
         """Return (B, n) as (n, B), and (B, n, k) as (n, k, B)."""
         return self.lib.moveaxis(a, 0, -1)
+
+    def common(self, count: Array) -> Any:
+        return int(count.max())
 
     def positions(self, like: Array, lanes: Any) -> Array:
         """Return NumPy's indices of problems as an array to index with."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
 
 from downslope.ops.protocol import Array
 
@@ -37,6 +37,15 @@ class Host:
 
     def guarded(self, condition: bool, change: Callable[[bool], T], tree: T) -> T:
         return change(True) if condition else tree
+
+    def common(self, count: int) -> int:
+        return count
+
+    def lanes_first(self, a: Array) -> Array:
+        return a
+
+    def lanes_last(self, a: Array) -> Array:
+        return a
 
     def size(self, a: Array) -> int:
         return int(a.shape[0])
@@ -74,6 +83,7 @@ class NumpyHost(Host):
         self._largest = blas.idamax if self.dtype == np.float64 else blas.isamax
         double = self.dtype == np.float64
         self._symv, self._syr2 = (blas.dsymv, blas.dsyr2) if double else (blas.ssymv, blas.ssyr2)
+        self._trtri = lapack.dtrtri if double else lapack.strtri
         self._sum = blas.dasum if self.dtype == np.float64 else blas.sasum
 
     def dot(self, a: Array, b: Array) -> float:
@@ -124,6 +134,10 @@ class NumpyHost(Host):
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
         return values[::-1], right[::-1].T, vector.dot(left)[::-1]
 
+    def turned(self, axes: Array, won: Array) -> Array:
+        sums = np.cumsum((won[:, None] * axes)[::-1], axis=0)[::-1]
+        return np.linalg.qr(sums.T)[0].T
+
     def zeros(self, like: Array, *shape: int) -> Array:
         return np.zeros(shape, self.dtype)
 
@@ -159,3 +173,27 @@ class NumpyHost(Host):
     def rank_two(self, matrix: Array, a: Array, b: Array, when: bool = True) -> Array:
         self._syr2(1.0, a, b, a=matrix.T, overwrite_a=1)
         return matrix
+
+    def smallest(self, a: Array) -> float:
+        return float(a.min())
+
+    def all(self, mask: Array) -> bool:
+        return bool(mask.all())
+
+    def gram(self, a: Array, b: Array) -> Array:
+        return a.dot(b.T)
+
+    def trace(self, matrix: Array) -> Array:
+        return matrix.diagonal().copy()
+
+    def roots(self, a: Array) -> Array:
+        return np.sqrt(a)
+
+    def ring_inverse(self, matrix: Array, known: Array, first: int) -> Array:
+        order = (np.arange(len(matrix)) + first) % len(matrix)
+        order = order[known[order]]
+        made = np.zeros_like(matrix)
+        if len(order):
+            where = np.ix_(order, order)
+            made[where] = self._trtri(matrix[where], lower=0)[0] * np.tri(len(order)).T
+        return made

@@ -52,6 +52,15 @@ class JaxSpace(Arrays):
             return super().put(stack, index, row, when)
         return stack.at[index].set(row if when is True else jnp.where(when, row, stack[index]))
 
+    def common(self, count: Array) -> Any:
+        return count.max()
+
+    def lanes_first(self, a: Array) -> Array:
+        return a if a.ndim == 1 else super().lanes_first(a)
+
+    def lanes_last(self, a: Array) -> Array:
+        return a if a.ndim == 1 else super().lanes_last(a)
+
     def arrays(self, tree: T) -> T:
         """Return a tree with Python's numbers as arrays, in the dtypes of the space."""
 

@@ -124,6 +124,9 @@ class Space(Protocol):
         Of a matrix (m, n, …), k = min(m, n); not finite where the matrix is not, without an error.
         """
 
+    def turned(self, axes: Array, won: Array) -> Array:
+        """Orthonormal rows (…, n, n): the first along Σ wᵢ aᵢ, the k-th in the span of the sums from k on."""
+
     def zeros(self, like: Array, *shape: int) -> Array:
         """Zeros (*shape, …): a small array, or a stack of vectors, for each problem of the vector `like`."""
 
@@ -150,3 +153,33 @@ class Space(Protocol):
 
     def rank_two(self, matrix: Array, a: Array, b: Array, when: Condition = True) -> Array:
         """The symmetric matrix + a bᵀ + b aᵀ; may write over the matrix."""
+
+    def smallest(self, a: Array) -> Number:
+        """Smallest entry of a vector."""
+
+    def all(self, mask: Array) -> Condition:
+        """Whether a mask holds for every entry."""
+
+    def gram(self, a: Array, b: Array) -> Array:
+        """A small matrix (k, k, …): the inner products of the rows of two stacks (k, n, …)."""
+
+    def trace(self, matrix: Array) -> Array:
+        """The diagonal (k, …) of a small matrix."""
+
+    def roots(self, a: Array) -> Array:
+        """Square roots of the entries of a small array."""
+
+    def ring_inverse(self, matrix: Array, known: Array, first: Number) -> Array:
+        """R⁻¹ of the part of a small matrix, in a ring, where the row is no younger than the column.
+
+        Slot `first` is the oldest. Slots that are not `known` have zeros.
+        """
+
+    def common(self, count: Number) -> Any:
+        """A count that is the same for all problems that still run, as one number."""
+
+    def lanes_first(self, a: Array) -> Array:
+        """The vectors (n, B) as (B, n); (n,) as it is."""
+
+    def lanes_last(self, a: Array) -> Array:
+        """The vectors (B, n) as (n, B); (n,) as it is."""

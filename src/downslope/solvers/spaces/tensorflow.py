@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from downslope.ops.protocol import Array
 from downslope.solvers.spaces.arrays import Arrays
-from downslope.solvers.spaces.host import Host
+from downslope.solvers.spaces.host import Host, NumpyHost
 
 
 class TensorflowHost(Host):
@@ -76,6 +76,37 @@ class TensorflowHost(Host):
         outer = a[:, None] * b
         return matrix + (outer + tf.transpose(outer))
 
+    def shift(self, t: float, a: Array) -> Array:
+        return a + t
+
+    def first(self, a: Array) -> float:
+        return float(a[0])
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, bool]:
+        if not bool(tf.reduce_all(tf.math.is_finite(matrix))):
+            return matrix[0], matrix, False
+        curvatures, basis = tf.linalg.eigh(matrix)
+        return curvatures, basis, True
+
+    def smallest(self, a: Array) -> float:
+        return float(tf.reduce_min(a))
+
+    def all(self, mask: Array) -> bool:
+        return bool(tf.reduce_all(mask))
+
+    def gram(self, a: Array, b: Array) -> Array:
+        return a @ tf.transpose(b)
+
+    def trace(self, matrix: Array) -> Array:
+        return tf.linalg.diag_part(matrix)
+
+    def roots(self, a: Array) -> Array:
+        return tf.sqrt(a)
+
+    def ring_inverse(self, matrix: Array, known: Array, first: int) -> Array:
+        made = NumpyHost(matrix.dtype.as_numpy_dtype).ring_inverse(matrix.numpy(), known.numpy(), first)
+        return tf.constant(made, matrix.dtype)
+
 
 class TensorflowLanes(Arrays):
     """Problems in lock step."""
@@ -112,6 +143,9 @@ class TensorflowLanes(Arrays):
     def zeros(self, like: Array, *shape: int) -> Array:
         return tf.zeros((*shape, *like.shape[1:]), dtype=like.dtype)
 
+    def all(self, mask: Array) -> Array:
+        return tf.reduce_all(mask, 0)
+
     def swapped(self, matrix: Array) -> Array:
         return tf.transpose(matrix, (1, 0, *range(2, len(matrix.shape))))
 
@@ -121,6 +155,9 @@ class TensorflowLanes(Arrays):
 
     def lanes_last(self, a: Array) -> Array:
         return tf.transpose(a, (*range(1, len(a.shape)), 0))
+
+    def common(self, count: Array) -> Any:
+        return int(tf.reduce_max(count))
 
     def positions(self, like: Array, lanes: Any) -> Array:
         return tf.constant(lanes, tf.int64)

@@ -33,6 +33,26 @@ class TorchHost(Host):
     def scale(self, t: float, a: Array) -> Array:
         return t * a
 
+    def shift(self, t: float, a: Array) -> Array:
+        return a + t
+
+    def first(self, a: Array) -> float:
+        return float(a[0])
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, bool]:
+        if not bool(torch.isfinite(matrix).all()):
+            return matrix[0], matrix, False
+        curvatures, basis = torch.linalg.eigh(matrix)
+        return curvatures, basis, True
+
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        if not bool(torch.isfinite(matrix).all()):
+            k = min(matrix.shape)
+            nothing = torch.full((k,), float("nan"), dtype=matrix.dtype, device=matrix.device)
+            return nothing, nothing.expand(matrix.shape[1], k), nothing
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return values.flip(0), right.flip(0).T, (vector @ left).flip(0)
+
     def axpy(self, t: float, a: Array, b: Array) -> Array:
         return torch.add(b, a, alpha=t)
 
@@ -67,6 +87,10 @@ class TorchHost(Host):
             return unknown, matrix.new_full((matrix.shape[1], k), math.nan), unknown
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         return values.flip(-1), right.mT.flip(-1), (vector @ left).flip(-1)
+
+    def turned(self, axes: Array, won: Array) -> Array:
+        sums = (won[:, None] * axes).flip(0).cumsum(0).flip(0)
+        return torch.linalg.qr(sums.mT)[0].mT
 
     def zeros(self, like: Array, *shape: int) -> Array:
         if isinstance(like, DTensor) and shape and shape[-1] == like.shape[-1]:
@@ -106,6 +130,31 @@ class TorchHost(Host):
 
     def rank_two(self, matrix: Array, a: Array, b: Array, when: bool = True) -> Array:
         return matrix.addr_(a, b).addr_(b, a)
+
+    def smallest(self, a: Array) -> float:
+        return _whole(a.min())
+
+    def all(self, mask: Array) -> bool:
+        return bool(_whole(mask.all()))
+
+    def gram(self, a: Array, b: Array) -> Array:
+        return a @ b.T
+
+    def trace(self, matrix: Array) -> Array:
+        return matrix.diagonal().clone()
+
+    def roots(self, a: Array) -> Array:
+        return a.sqrt()
+
+    def ring_inverse(self, matrix: Array, known: Array, first: int) -> Array:
+        order = (torch.arange(len(matrix), device=matrix.device) + first) % len(matrix)
+        order = order[known[order]]
+        made = torch.zeros_like(matrix)
+        if len(order):
+            part = matrix[order][:, order].triu()
+            eye = torch.eye(len(order), dtype=matrix.dtype, device=matrix.device)
+            made[order[:, None], order] = torch.linalg.solve_triangular(part, eye, upper=True)
+        return made
 
 
 def _whole(number: torch.Tensor) -> float:

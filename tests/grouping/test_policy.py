@@ -96,7 +96,7 @@ VIEWS = [
     # A transposed convolution counts its groups along the inputs.
     (
         (32, 8, 3),
-        hidden(kind=CONV, outputs=(1,), inputs=(0, 2), groups=2),
+        hidden(kind=CONV, outputs=(1,), inputs=(0, 2), groups=2, along="inputs"),
         MatrixView((1,), (0, 2), blocks=(48, 48), blocks_along="inputs"),
         [(2, 8, 48)],
     ),

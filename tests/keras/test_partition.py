@@ -242,27 +242,49 @@ def test_lora_factors_are_hidden_and_their_kernel_frozen():
     assert found["middle/lora_kernel_b"] == ("hidden", [(1, 8, 4)])
 
 
-def test_a_layer_that_keras_cannot_follow_is_taken_in_order_with_a_warning():
-    class Foreign(layers.Layer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.one, self.two = layers.Dense(8, name="one"), layers.Dense(8, name="two")
+class OfTheBackend(layers.Layer):
+    """Written for arrays: it meets no symbolic tensors, and its weight comes first."""
 
-        def build(self, shape):
-            self.one.build(shape), self.two.build(shape)
-            self.own = self.add_weight(shape=(8, 8), name="own")
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = layers.Dense(8, name="one"), layers.Dense(8, name="two")
 
-        def call(self, x):
-            if isinstance(x, keras.KerasTensor):
-                raise TypeError("arrays only")
-            return self.two(self.one(x)) @ ops.convert_to_tensor(self.own)
+    def build(self, shape):
+        self.one.build(shape), self.two.build(shape)
+        self.own = self.add_weight(shape=(8, 8), name="own")
+        self.gain = self.add_weight(shape=(8,), name="gain")
 
-    model = sequence(Foreign(name="foreign"))
-    with pytest.warns(UserWarning, match=r"inside foreign \(TypeError: arrays only\)"):
-        found = seen(model)
-    assert found["one/kernel"][0] == found["two/kernel"][0] == "hidden"
-    assert found["foreign/own"][0] == "unclear"
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("arrays only")
+        turned = ops.convert_to_tensor(self.own)  # the backend's own tensor, and its own operators
+        return self.gain * ((self.one(x) + 0 * self.two(x)) @ ops.transpose(turned))
+
+
+def test_a_layer_of_the_backends_own_operations_is_followed():
+    found = seen(sequence(OfTheBackend(name="foreign")))
+    assert found["one/kernel"][0] == found["two/kernel"][0] == found["foreign/own"][0] == "hidden"
+    assert found["foreign/gain"][0] == "vector"
     assert found["end/kernel"][0] == "output"
+
+
+def test_a_model_that_cannot_be_traced_says_so_and_what_to_do():
+    class Odd(keras.Model):
+        def __init__(self):
+            super().__init__(name="odd")
+            self.inner = layers.Dense(2)
+
+        def call(self, x, scale=None):
+            return self.inner(x) * scale["by"]
+
+    model = Odd()
+    model(np.zeros((2, 8), "float32"), scale={"by": 2.0})
+    with pytest.raises(ValueError, match=r"odd could not be traced \(TypeError: .*pass one batch"):
+        partition(model)
+    assert seen(model, np.zeros((2, 8), "float32"), scale={"by": 2.0})["dense/kernel"][0] == "output"
 
 
 def test_a_subclassed_model_needs_no_data():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class Kind(StrEnum):
@@ -41,7 +42,8 @@ class Use:
         blocks: sizes of the parts that the result is cut into (or that the parameter is used
             in), along the flattened outputs; empty for one part.
         repeats: how often the pattern of blocks is repeated along the outputs.
-        groups: how many groups of a convolution the first axis counts.
+        groups: how many groups a convolution has.
+        along: the side of the weight that all groups lie along; the other has one group's axes.
         parts: (axis, low, high) of each range of the outputs that was used by itself.
         head: how much of the outputs one attention head takes, 0 where there are no heads.
         depth: the smallest depth of what it is contracted with.
@@ -61,6 +63,7 @@ class Use:
     blocks: tuple[int, ...] = ()
     repeats: int = 1
     groups: int = 1
+    along: Literal["outputs", "inputs"] = "outputs"
     parts: tuple[tuple[int, int, int], ...] = ()
     head: int = 0
     depth: int = 0

@@ -168,10 +168,9 @@ def view_of(shape: tuple[int, ...], uses: Sequence[Use], split_heads: bool = Fal
         inputs = tuple(a for a in flat if a not in outputs)
         return MatrixView(tuple(outputs), inputs, batch) if inputs else None
     if use.groups > 1:
-        along = "outputs" if 0 in use.outputs else "inputs"
-        side = prod(shape[a] for a in (use.outputs if along == "outputs" else inputs))
+        side = prod(shape[a] for a in (use.outputs if use.along == "outputs" else inputs))
         blocks = (side // use.groups,) * use.groups
-        return MatrixView(use.outputs, inputs, batch, blocks, along)  # type: ignore[arg-type]
+        return MatrixView(use.outputs, inputs, batch, blocks, use.along)
     side = prod(shape[a] for a in use.outputs)
     blocks, repeats = _blocks(uses, side)
     head = max(u.head for u in uses)

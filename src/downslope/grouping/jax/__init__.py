@@ -7,7 +7,7 @@ over, so Flax, Equinox, Haiku and hand-written trees are all alike, and shapes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,15 +15,15 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from downslope.errors import UsageError, one_line
-from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts
-from downslope.grouping.jax.pointwise import absorb
-from downslope.grouping.jax.record import RAW, Info, Record
+from downslope.grouping.facts import ModelFacts, ParameterFacts
+from downslope.grouping.flow.info import RAW
+from downslope.grouping.flow.uses import Uses
 from downslope.grouping.jax.walk import Walk
 from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
 
-__all__ = ["facts", "name_of", "partition"]
+__all__ = ["facts", "follow", "name_of", "partition"]
 
 
 def partition(
@@ -98,24 +98,23 @@ def facts(fun: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Mo
         return fun(treedef.unflatten(params), *positional, **named)
 
     try:
-        closed = jax.make_jaxpr(call)(leaves, [given[k] for k in traced])
+        uses, depth = follow(call, leaves, [given[k] for k in traced])
     except Exception as error:
         shown = ", ".join(["params", *map(_brief, args), *(f"{k}={_brief(v)}" for k, v in kwargs.items())])
         raise UsageError(f"fun({shown}) cannot be traced: {one_line(error)}") from error
-    record = Record([tuple(leaf.shape) for leaf in leaves])
-    inputs = [record.parameter(k) for k in range(len(leaves))]
-    inputs += [RAW] * (len(closed.jaxpr.invars) - len(inputs))
-    depth = 0
-    for info in Walk(record).jaxpr(closed, inputs):
-        for number in info.writers:
-            record.uses[number].last = True
-        absorb(record, info, Kind.JOIN, "returned", Info(data=True))
-        depth = max(depth, info.depth)
-    uses = [
-        tuple(m.use(record.shapes[k]) for m in record.uses if m.parameter == k) for k in range(len(leaves))
-    ]
-    found = (ParameterFacts(n, s, u) for n, s, u in zip(names, record.shapes, uses, strict=True))
+    found = (ParameterFacts(n, uses.shapes[k], uses.of(k)) for k, n in enumerate(names))
     return ModelFacts(tuple(found), depth)
+
+
+def follow(
+    call: Callable[[list[Any], list[Any]], Any], leaves: Sequence[Any], arrays: Sequence[Any]
+) -> tuple[Uses, int]:
+    """Return all uses of leaves in the jaxpr of a call, and the depth of its deepest output."""
+    closed = jax.make_jaxpr(call)(list(leaves), list(arrays))
+    uses = Uses(tuple(leaf.shape) for leaf in leaves)
+    inputs = [uses.parameter(k) for k in range(len(leaves))]
+    inputs += [RAW] * (len(closed.jaxpr.invars) - len(inputs))
+    return uses, uses.finish(Walk(uses).jaxpr(closed, inputs))
 
 
 def name_of(path: tuple[Any, ...]) -> str:

@@ -9,24 +9,24 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from downslope.grouping.jax import contract, pointwise
-from downslope.grouping.jax.record import CONSTANT, RAW, Info, Record
-from downslope.grouping.labels import Dims, axes_of, blurred, cut, foreign, regroup, shifted, size_of
+from downslope.grouping.flow import moves
+from downslope.grouping.flow.info import CONSTANT, RAW, Info
+from downslope.grouping.flow.uses import Uses
+from downslope.grouping.jax import operations
+from downslope.grouping.labels import Dims, axes_of, blurred, foreign, regroup, size_of
 
 MOST_TURNS = 64
 """A loop over stacked layers is run turn by turn, at most so often."""
 
 RANDOM = {"random_bits", "threefry2x32", "random_gamma", "rng_bit_generator", "rng_uniform"}
 RANKING = {"top_k", "approx_top_k", "argmax", "argmin", "sort"}
-REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
-JOIN = {"concatenate", "pad", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul"}
 MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "split"}
 
 
 class Walk:
     """One walk over a jaxpr with all that it calls."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Uses) -> None:
         self.record = record
 
     def jaxpr(self, closed: ClosedJaxpr | Jaxpr, inputs: Sequence[Info]) -> list[Info]:
@@ -56,9 +56,9 @@ class Walk:
         if name in MOVES:
             return self._moved(eqn, infos)
         if name in RANKING:
-            return pointwise.rank(self.record, eqn, infos)
-        handler = _handler(eqn)
-        return [handler(self.record, eqn, infos)] if handler else pointwise.anything(self.record, eqn, infos)
+            return operations.rank(self.record, eqn, infos)
+        handler = operations.handler(name)
+        return [handler(self.record, eqn, infos)] if handler else operations.anything(self.record, eqn, infos)
 
     # -- loops and branches ------------------------------------------------------------------
 
@@ -102,55 +102,11 @@ class Walk:
         name, info, p = eqn.primitive.name, infos[0], eqn.params
         own, shape = tuple(eqn.invars[0].aval.shape), tuple(eqn.outvars[0].aval.shape)
         if name == "split":
-            return self._parts(info, p["axis"], [int(n) for n in p["sizes"]])
+            return moves.parts(self.record, info, p["axis"], [int(n) for n in p["sizes"]])
         if name == "slice":
-            return [self._slice(info, own, p["start_indices"], p["limit_indices"], p["strides"])]
+            starts, stops, steps = p["start_indices"], p["limit_indices"], p["strides"]
+            return [moves.sliced(self.record, info, own, starts, stops, steps)]
         return [info.moved(_move(name, p, own, shape))]
-
-    def _parts(self, info: Info, axis: int, sizes: Sequence[int]) -> list[Info]:
-        low, parts = 0, []
-        for size in sizes:
-            if len(sizes) > 1:
-                self.record.note_cut(info, axis, low, low + size)
-            parts.append(_sliced(info, axis, low, low + size, 1))
-            low += size
-        return parts
-
-    def _slice(
-        self,
-        info: Info,
-        own: Sequence[int],
-        starts: Sequence[int],
-        stops: Sequence[int],
-        strides: Sequence[int] | None,
-    ) -> Info:
-        for k, (n, low, high, step) in enumerate(
-            zip(own, starts, stops, strides or (1,) * len(own), strict=True)
-        ):
-            if (low, high, step) != (0, n, 1):
-                if step == 1:
-                    self.record.note_cut(info, k, low, high)
-                info = _taken(info, k, low) if high - low == 1 else _sliced(info, k, low, high, step)
-        return info
-
-
-def _handler(eqn: Any) -> Callable[[Record, Any, Sequence[Info]], Info] | None:
-    name = eqn.primitive.name
-    if name == "dot_general":
-        return contract.dot_general
-    if name == "conv_general_dilated":
-        return contract.convolution
-    if name == "gather":
-        return pointwise.gather
-    if name == "dynamic_slice":
-        return pointwise.dynamic_slice
-    if name in JOIN:
-        return pointwise.join
-    if name in REDUCING:
-        return pointwise.reduce
-    if name in pointwise.ADD | pointwise.SCALE | pointwise.COMPARE:
-        return pointwise.elementwise
-    return None
 
 
 def _called(eqn: Any) -> Any:
@@ -200,27 +156,3 @@ def _move(
     if prod(own) == prod(shape):
         return lambda dims: regroup(dims, shape)
     return lambda dims: dims if tuple(map(size_of, dims)) == shape else blurred(dims, shape)
-
-
-def _sliced(info: Info, at: int, low: int, high: int, step: int) -> Info:
-    return info.moved(lambda dims: (*dims[:at], cut(dims[at], low, high, step), *dims[at + 1 :]))
-
-
-def _taken(info: Info, at: int, low: int) -> Info:
-    """Return what is left of a value where one position of an axis was taken, the axis kept."""
-
-    def move(dims: Dims) -> Dims:
-        rest = shifted((*dims[:at], *dims[at + 1 :]), cut(dims[at], low, low + 1))
-        return (*rest[:at], (), *rest[at:])
-
-    return replace(
-        info.moved(move),
-        weights=tuple(
-            replace(
-                t,
-                dims=move(t.dims),
-                stacked=t.stacked | (axes_of(t.dims[at : at + 1]) - axes_of(move(t.dims))),
-            )
-            for t in info.weights
-        ),
-    )

@@ -1,19 +1,19 @@
-"""Partition of a Keras model: its graph is followed symbolically, and the policy reads what it showed."""
+"""Partition of a Keras model: one call is traced by the backend, and the policy reads what it showed."""
 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
-from keras import tree
 
 from downslope.errors import UsageError, one_line
-from downslope.grouping.facts import ModelFacts, ParameterFacts
+from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
+from downslope.grouping.flow.uses import Uses
+from downslope.grouping.keras.inputs import ways
 from downslope.grouping.keras.owner import owners_of
-from downslope.grouping.keras.trace import Trace
+from downslope.grouping.keras.trace import follow
 from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
@@ -28,26 +28,25 @@ def partition(
     heads: Literal["fused", "split"] = "fused",
     **example_kwargs: Any,
 ) -> Partition:
-    """Say which rule each variable of a Keras model gets, and why, from the model's graph.
+    """Say which rule each variable of a Keras model gets, and why, from one call of the model.
 
-    Nothing is computed: the model is called on symbolic tensors. Functional and sequential models
-    know their inputs. A subclassed one knows the shapes it was built with; pass example inputs
-    (arrays, or `keras.KerasTensor`s) where that is not enough.
+    The backend traces the call: TensorFlow its graph and JAX its jaxpr, which computes nothing;
+    PyTorch one forward pass, on zeros where no inputs are given. The model keeps its state. Layers
+    may so be written in `keras.ops` or in the backend's own functions. Functional and sequential
+    models know their inputs. A subclassed one knows the shapes it was built with; pass example
+    inputs (arrays, or `keras.KerasTensor`s) where that is not enough.
 
     Args:
         model: a built model or layer; or a `tf.Module`, followed by example inputs.
-        *example_inputs: what the model takes; only shapes and dtypes are read.
+        *example_inputs: what the model takes, one batch of it.
         overrides: what to assign whatever the trace shows: {pattern, path of a layer, layer or
             predicate: rule, role, MatrixView or Assignment}.
         heads: "split" cuts the query, key and value projections of attention into a matrix a head.
         **example_kwargs: keyword arguments of the model.
 
     Raises:
-        UsageError: no variables yet, or an override that matches nothing.
-
-    Warns:
-        UserWarning: the model or a layer in it uses functions that are not Keras's, so that its
-            parts were taken in the order in which they were made.
+        UsageError: no variables yet; a model that cannot be traced with these inputs; an override
+            that matches nothing.
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
     ...                           keras.layers.Dense(32, "relu"), keras.layers.Dense(4)])
@@ -102,23 +101,23 @@ def facts(model: Any, *example_inputs: Any, **example_kwargs: Any) -> tuple[Mode
         raise UsageError(
             f"{model.name} has no variables yet: build it, or call it once, then group its variables"
         )
-    trace = _followed(model, example_inputs, example_kwargs)
-    if trace.unseen:
-        names = ", ".join(f"{name} ({why})" for name, why in trace.unseen[:3])
-        warnings.warn(
-            f"could not follow the data inside {names}: its layers were taken in the order in "
-            "which they were made. Write it with keras.ops, or check the partition and pass overrides",
-            stacklevel=3,
-        )
     trained = list(model.trainable_variables)
-    frozen = [
-        v for v in model.non_trainable_variables if any(u.kind.multiplies or u.inputs for u in trace.of(v))
-    ]
+    others = [v for v in model.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)]
+    variables = [*trained, *others]
+    uses, depth = _followed(model, variables, example_inputs, example_kwargs)
+    met = [uses.of(k) for k in range(len(variables))]
+    # A statistic that is only added or scaled with is no frozen weight.
+    shown = [k for k in range(len(variables)) if k < len(trained) or any(map(_weighs, met[k]))]
+    variables = [variables[k] for k in shown]
     parameters = [
-        ParameterFacts(name, tuple(v.shape), trace.of(v), any(v is t for t in trained))
-        for name, v in zip(_names([*trained, *frozen]), [*trained, *frozen], strict=True)
+        ParameterFacts(name, tuple(v.shape), met[k], k < len(trained))
+        for k, name, v in zip(shown, _names(variables), variables, strict=True)
     ]
-    return ModelFacts(tuple(parameters), trace.depth), [*trained, *frozen]
+    return ModelFacts(tuple(parameters), depth), variables
+
+
+def _weighs(use: Use) -> bool:
+    return use.kind.multiplies or use.kind is Kind.LOOKUP
 
 
 def _is_tensorflow_module(model: Any) -> bool:
@@ -139,65 +138,19 @@ def _names(variables: Sequence[Any]) -> list[str]:
     return names
 
 
-def _followed(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
-    """Return the trace of the first way of calling the model that works."""
+def _followed(
+    model: Any, variables: Sequence[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Uses, int]:
+    """Return what the first way of calling the model shows that works."""
     failed = "it was never called, so that the shapes of its inputs are unknown"
-    for some_args, some_kwargs in _ways(model, args, kwargs):
-        trace = Trace()
+    for some_args, some_kwargs in ways(model, args, kwargs):
         try:
-            trace.model(model, some_args, some_kwargs)
-        except Exception as error:  # whatever a user's model raises when it meets a symbolic tensor
+            return follow(model, variables, some_args, some_kwargs)
+        except Exception as error:  # whatever a user's model raises when it is traced
             failed = one_line(error)
-        else:
-            return trace
-    trace = Trace()
-    trace.in_order(model)
-    trace.unseen = [(model.name, failed)]
-    return trace
-
-
-def _ways(
-    model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return ways of calling a model symbolically, the most faithful first."""
-    if args or kwargs:
-        return [(tree.map_structure(_like, args), tree.map_structure(_like, dict(kwargs)))]
-    if getattr(model, "inputs", None):
-        given = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-        return [
-            ((tree.map_structure(lambda t, n=n: _tensor(t.shape, t.dtype, n), given),), {})
-            for n in (None, 64)
-        ]
-    config = model.get_build_config() or {}
-    ways: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    for dtype in (keras.config.floatx(), "int32"):
-        for n in (None, 64):
-            if shape := config.get("input_shape"):
-                ways.append(((_of_shapes(shape, dtype, n),), {}))
-            elif shapes := config.get("shapes_dict"):
-                named = {k.removesuffix("_shape"): _of_shapes(s, dtype, n) for k, s in shapes.items()}
-                ways.append(((), named))
-    return ways
-
-
-def _like(value: Any) -> Any:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return keras.KerasTensor(tuple(value.shape), keras.backend.standardize_dtype(value.dtype))
-    return value
-
-
-def _tensor(shape: Sequence[int | None], dtype: str, unknown: int | None) -> Any:
-    """Return a symbolic tensor with a batch of two and, for any other unknown axis, `unknown`."""
-    sizes = [2 if axis == 0 and n is None else unknown if n is None else n for axis, n in enumerate(shape)]
-    return keras.KerasTensor(tuple(sizes), dtype)
-
-
-def _of_shapes(shape: Any, dtype: str, unknown: int | None) -> Any:
-    if isinstance(shape, Mapping):
-        return {k: _of_shapes(s, dtype, unknown) for k, s in shape.items()}
-    if all(n is None or isinstance(n, int) for n in shape):
-        return _tensor(shape, dtype, unknown)
-    return type(shape)(_of_shapes(s, dtype, unknown) for s in shape)
+    raise UsageError(
+        f"{model.name} could not be traced ({failed}): pass one batch after the model, as you would call it"
+    )
 
 
 def _by_pattern(overrides: Overrides, named: Mapping[str, Any]) -> list[tuple[Any, Any]]:

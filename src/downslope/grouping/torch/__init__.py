@@ -10,18 +10,16 @@ import torch
 from torch import nn
 
 from downslope.errors import UsageError, one_line
-from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
+from downslope.grouping.facts import ModelFacts, ParameterFacts
+from downslope.grouping.flow.info import CONSTANT, RAW
 from downslope.grouping.overrides import Overrides, applied
 from downslope.grouping.partition import Partition
 from downslope.grouping.policy import assign
-from downslope.grouping.torch.blocks import blocks_of, parts_of
-from downslope.grouping.torch.info import CONSTANT, RAW, Info, Met
-from downslope.grouping.torch.pointwise import absorb
 from downslope.grouping.torch.record import Record
 from downslope.grouping.torch.state import plain_execution, unchanged
 from downslope.grouping.torch.trace import watching
 
-__all__ = ["facts", "named_parameters", "partition"]
+__all__ = ["facts", "follow", "named_parameters", "partition"]
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
 # Names that wrappers put between a module and its parameters.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -122,8 +120,28 @@ def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
             _enter(record, inner, own, (args, kwargs))
             with watching(record, protect):
                 out = _called(inner, args, kwargs)
-            depth = max(depth, _finish(record, out))
+            depth = max(depth, record.finish(record.get(t) for t in _tensors(out, set())))
     return _facts(inner, own, record, depth)
+
+
+def follow(
+    call: Callable[..., Any],
+    parameters: Sequence[torch.Tensor],
+    constants: Iterable[torch.Tensor],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> tuple[Record, int]:
+    """Return all uses of tensors in a call that keeps no state, and the depth of the deepest output."""
+    record = Record()
+    record.begin(parameters)
+    for t in constants:
+        record.set(t, CONSTANT)
+    for t in _tensors((args, kwargs), set()):
+        record.infos.setdefault(t, RAW)
+    record.unknown = CONSTANT
+    with torch.random.fork_rng(devices=[]), plain_execution(), watching(record, lambda _: None):
+        out = call(*args, **kwargs)
+    return record, record.finish(record.get(t) for t in _tensors(out, set()))
 
 
 def _enter(record: Record, model: nn.Module, own: Mapping[str, nn.Parameter], given: Any) -> None:
@@ -190,52 +208,15 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
         yield from _tensors(v, seen)
 
 
-def _finish(record: Record, out: Any) -> int:
-    depth = 0
-    for t in _tensors(out, set()):
-        info = record.get(t)
-        for number in info.writers:
-            record.uses[number].last = True
-        if info.weights and not info.data:
-            absorb(record, info, Kind.JOIN, "returned", Info(data=True))
-        depth = max(depth, info.depth)
-    return depth
-
-
 def _facts(model: nn.Module, own: Mapping[str, nn.Parameter], record: Record, depth: int) -> ModelFacts:
     names: dict[int, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(p), []).append(clean(name))
-    uses: list[list[Use]] = [[] for _ in own]
-    for met in record.uses:
-        uses[met.parameter].append(_use(met, record.shapes[met.parameter]))
     found = []
     for k, (name, p) in enumerate(own.items()):
         aliases = tuple(n for n in names[id(p)] if n != clean(name))
-        found.append(ParameterFacts(clean(name), tuple(p.shape), tuple(uses[k]), p.requires_grad, aliases))
+        found.append(ParameterFacts(clean(name), tuple(p.shape), record.of(k), p.requires_grad, aliases))
     return ModelFacts(tuple(found), depth)
-
-
-def _use(met: Met, shape: tuple[int, ...]) -> Use:
-    blocks, repeats = blocks_of(met, shape)
-    return Use(
-        met.kind,
-        tuple(sorted(met.outputs)),
-        tuple(sorted(met.inputs)),
-        tuple(sorted(met.batch)),
-        blocks=blocks,
-        repeats=repeats,
-        groups=met.groups,
-        parts=parts_of(met, shape),
-        head=met.head,
-        depth=met.depth,
-        deepest=met.deepest,
-        data=met.data,
-        last=met.last,
-        feeds=met.feeds,
-        routes=met.routes,
-        operation=met.operation,
-    )
 
 
 def _modules(model: nn.Module) -> Callable[[str], Any]:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from downslope.grouping.facts import Kind
+from downslope.grouping.flow.info import NONE, Info, Trace
+from downslope.grouping.flow.pointwise import ranked
 from downslope.grouping.labels import Dims, axes_of, blurred, cut, size_of
-from downslope.grouping.torch.info import NONE, Info, Trace, relabel
 from downslope.grouping.torch.names import INDEXING, LOOKUP
-from downslope.grouping.torch.pointwise import note_routes, tensors
+from downslope.grouping.torch.pointwise import tensors
 from downslope.grouping.torch.record import Record
 
 
@@ -27,7 +28,7 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     info, picks = record.get(table), [record.get(t) for t in others]
     result = out[0] if isinstance(out, (list, tuple)) else out
     if any(p.choices for p in picks) and (info.data or _matrices(info)):
-        note_routes(record, [info, *picks])
+        record.note_routes([info, *picks])
     whole = record.merged([info, *picks])
     if info.weights and not info.data:
         traces = tuple(_fetch(t, name, a, table, result) for t in info.weights)
@@ -38,7 +39,7 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     elif whole.data and (part := _as_slice(record, name, a, table)):
         axis, low, high = part
         record.note_cut(info, axis, low, high)
-        info = relabel(info, lambda dims: (*dims[:axis], cut(dims[axis], low, high), *dims[axis + 1 :]))
+        info = info.moved(lambda dims: (*dims[:axis], cut(dims[axis], low, high), *dims[axis + 1 :]))
     elif whole.data:
         results = tuple(replace(t, dims=_after_index(name, a, t.dims, result)) for t in info.results)
         info = replace(record.merged([info, *picks]), results=results)
@@ -126,18 +127,10 @@ def rank(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     info = record.get(x)
     values, indices = (out[0], out[1]) if isinstance(out, (list, tuple)) else (None, out)
     at = a.get("dim", -1)
-    ranked = (
-        frozenset(
-            t.origin
-            for t in info.results
-            if at is not None and len(t.dims) == x.dim() and axes_of((t.dims[at % x.dim()],))
-        )
-        if x.dim()
-        else NONE
-    )
+    known, places = ranked(record, info, None if at is None or not x.dim() else at % x.dim())
     if values is not None:
-        record.set(values, replace(record.merged([info]), choices=info.choices))
+        record.set(values, known)
     if indices.dtype.is_floating_point:
         record.set(indices, record.merged([info, *(record.get(t) for t in tensors(a))]))
     else:
-        record.set(indices, Info(data=info.data, depth=info.depth, choices=info.choices | ranked))
+        record.set(indices, places)

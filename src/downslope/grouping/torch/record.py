@@ -5,31 +5,27 @@ Tensors are held weakly, so that activations are freed when the model lets go of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakIdKeyDictionary
 
-from downslope.grouping.facts import Kind
-from downslope.grouping.labels import Dims, axes_of, factors, of_shape
-from downslope.grouping.torch.info import MOST_RESULTS, NONE, RAW, Info, Met, Trace, best, cut_of, ranges_of
+from downslope.grouping.flow.info import RAW, Info, Trace
+from downslope.grouping.flow.uses import Uses
+from downslope.grouping.labels import of_shape
 
 
-class Record:
+class Record(Uses):
     """All tensors and uses of one forward pass."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.infos: Any = WeakIdKeyDictionary()
         self.unknown = RAW
         self.slot: Callable[[torch.Tensor], int | None] = lambda _: None
-        self.uses: list[Met] = []
-        self.shapes: list[tuple[int, ...]] = []
-        self._known: dict[Any, int] = {}
-        self._events, self._fed = 0, set[int]()
         self._written: dict[int, tuple[StorageWeakRef, Info]] = {}
         self._held: set[int] = set()
 
@@ -103,102 +99,6 @@ class Record:
                 choices=info.choices | old.choices,
             )
             self._written[key[0]] = (StorageWeakRef(key[1]), merged)  # type: ignore[no-untyped-call]
-
-    def open(self, writers: Iterable[int]) -> frozenset[int]:
-        """Return the uses that may still turn out to be the model's last."""
-        return frozenset(w for w in writers if not self.uses[w].feeds)
-
-    def meet(
-        self,
-        trace: Trace,
-        kind: Kind,
-        operation: str,
-        data: Info,
-        *,
-        outputs: frozenset[int] = NONE,
-        inputs: frozenset[int] = NONE,
-        batch: frozenset[int] = NONE,
-    ) -> int:
-        """Enter a use of a parameter, or find the same use again; return its number."""
-        ranges = ranges_of(trace, outputs)
-        key = (trace.origin, kind, operation, outputs, inputs, batch, ranges)
-        number = self._known.get(key)
-        if number is None:
-            number = self._known[key] = len(self.uses)
-            self.uses.append(
-                Met(trace.origin, kind, operation, outputs, inputs, batch, data.depth, data.depth, data.data)
-            )
-            self.uses[number].ranges.update(ranges)
-        met = self.uses[number]
-        if data.data:
-            met.depth = min(met.depth, data.depth) if met.data else data.depth
-            met.deepest, met.data = max(met.deepest, data.depth), True
-        return number
-
-    def result(self, number: int, dims: Dims) -> Trace:
-        """Return the trace of a new result of a use."""
-        self._events += 1
-        return Trace(number, dims, event=self._events)
-
-    def feed(self, info: Info) -> None:
-        """Say that this tensor goes into a weighted contraction."""
-        for number in info.writers:
-            self.uses[number].feeds = True
-        self._fed.update(t.event for t in info.results)
-        self.note_whole(info)
-
-    def fresh(self, info: Info) -> bool:
-        """Whether this is results that no contraction has read: parts of a sum that can be cut."""
-        return bool(info.results) and not any(t.event in self._fed for t in info.results)
-
-    def note_whole(self, info: Info) -> None:
-        """Say that a result, or a part of one, is contracted as it is: it is not cut any further."""
-        for trace in info.results:
-            for axis in axes_of(trace.dims):
-                own = [f for f in factors(trace.dims) if f.axis == axis]
-                if all(f.start >= 0 for f in own):
-                    start = sum(f.start for f in own)
-                    self.uses[trace.origin].whole.add((axis, start, start + prod(f.size for f in own)))
-
-    def note_cut(self, info: Info, dim: int, start: int, stop: int, step: int = 1) -> None:
-        """Say that a part of a result was taken by itself."""
-        for trace in info.results:
-            if not trace.mixed and stop > start and (cut := cut_of(trace, dim, start, stop, step)):
-                met = self.uses[trace.origin]
-                cut = replace(cut, bent=not trace.linear)
-                if cut not in met.cuts:
-                    met.cuts.append(cut)
-
-    def note_join(self, infos: Sequence[Info], *, beside: bool = False) -> None:
-        """Say that these were added or put side by side: parts of one result that meet so are one."""
-        starts: dict[tuple[int, int], set[int]] = {}
-        for info in infos:
-            for trace in info.results:
-                met = self.uses[trace.origin]
-                if not trace.linear:
-                    # Channels that are put beside others after an activation are bookkeeping.
-                    met.cuts = [c for c in met.cuts if not c.bent] if beside else met.cuts
-                elif met.cuts and all(f.size for f in factors(trace.dims)):
-                    for axis in axes_of(trace.dims):
-                        at = sum(f.start for f in factors(trace.dims) if f.axis == axis)
-                        if all(f.start >= 0 for f in factors(trace.dims)):
-                            starts.setdefault((trace.origin, axis), set()).add(at)
-        for (origin, axis), places in starts.items():
-            first, *rest = sorted(places)
-            self.uses[origin].joined.update((axis, first, other) for other in rest)
-
-    def merged(self, infos: Sequence[Info], results: tuple[Trace, ...] = ()) -> Info:
-        """Return what a tensor is that was made from these."""
-        if not any(i.data for i in infos):
-            weights = best(t for i in infos for t in i.weights)
-            return Info(weights=weights, choices=frozenset().union(*(i.choices for i in infos)))
-        return Info(
-            data=True,
-            depth=max(i.depth for i in infos),
-            writers=self.open(frozenset().union(*(i.writers for i in infos))),
-            results=results if len(results) <= MOST_RESULTS else (),
-            choices=frozenset().union(*(i.choices for i in infos)),
-        )
 
 
 def _resized(info: Info, same: bool) -> Info:

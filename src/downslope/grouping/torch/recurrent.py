@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.torch.info import Info
-from downslope.grouping.torch.pointwise import absorb, tensors
+from downslope.grouping.flow.info import Info
+from downslope.grouping.torch.pointwise import tensors
 from downslope.grouping.torch.record import Record
 
 # mkldnn counts its cells: relu RNN, tanh RNN, LSTM, GRU.
@@ -20,7 +20,7 @@ def _mkldnn(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     x = record.get(a["input"])
     info = layer(record, x, a["weight0"], a["weight1"], gates, a["hidden_size"])
     for key in ("weight2", "weight3"):
-        absorb(record, record.get(a[key]), Kind.ADDITION, "bias", info)
+        record.absorb(record.get(a[key]), Kind.ADDITION, "bias", info)
     for t in tensors(out):
         record.set(t, info)
 
@@ -56,7 +56,7 @@ def _flat(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
             made.append(layer(record, info, weights[d], weights[d + 1], gates, hidden))
         info = made[0]
     for b in biases:
-        absorb(record, record.get(b), Kind.ADDITION, "bias", info)
+        record.absorb(record.get(b), Kind.ADDITION, "bias", info)
     for t in tensors(out):
         record.set(t, info)
 

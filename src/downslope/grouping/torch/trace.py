@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from downslope.grouping.facts import Kind
+from downslope.grouping.flow.info import CONSTANT, RAW, Info
 from downslope.grouping.torch import contract, lookup, names, pointwise, recurrent, views
-from downslope.grouping.torch.info import CONSTANT, RAW, Info
 from downslope.grouping.torch.record import Record
 
 F = torch.nn.functional
@@ -58,6 +58,7 @@ def _handlers() -> dict[str, Handler]:
         ("convolution", "_convolution", "convolution_overrideable"),
         lambda r, n, a, o: contract.convolution(r, a, o),
     )
+    table |= dict.fromkeys(contract.ATTENTION, contract.attention)
     table |= dict.fromkeys(names.ADD | names.SCALE, pointwise.elementwise)
     table |= dict.fromkeys(names.NORMS, pointwise.norm)
     table |= dict.fromkeys(names.JOIN, pointwise.join)
@@ -156,7 +157,7 @@ def as_data(record: Record, tensor: torch.Tensor) -> None:
     if info.data:
         return
     whole = Info(data=True, depth=1 if info.weights or _is_zero(tensor) else 0)
-    pointwise.absorb(record, info, Kind.JOIN, "data", whole)
+    record.absorb(info, Kind.JOIN, "data", whole)
     record.set(tensor, replace(whole, choices=info.choices))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from downslope.grouping.flow.info import Info
 from downslope.grouping.labels import Dims, blurred, cut, foreign, regroup, shifted
-from downslope.grouping.torch.info import Info, relabel
 from downslope.grouping.torch.record import Record
 
 Arguments = dict[str, Any]
@@ -120,7 +120,7 @@ def view(record: Record, name: str, a: Arguments, out: Any) -> None:
     elif name in ("detach", "detach_"):
         record.set(out, Info(info.weights, info.data, info.depth, choices=info.choices))
     else:
-        record.set(out, relabel(info, _move(name, a, x, out)))
+        record.set(out, info.moved(_move(name, a, x, out)))
 
 
 def _move(name: str, a: Arguments, x: torch.Tensor, out: torch.Tensor) -> Move:
@@ -161,7 +161,7 @@ def _slice(record: Record, x: torch.Tensor, info: Info, a: Arguments, out: torch
 
 
 def _sliced(info: Info, at: int, low: int, high: int, step: int) -> Info:
-    return relabel(info, lambda dims: (*dims[:at], cut(dims[at], low, high, step), *dims[at + 1 :]))
+    return info.moved(lambda dims: (*dims[:at], cut(dims[at], low, high, step), *dims[at + 1 :]))
 
 
 def _selected(info: Info, at: int, i: int) -> Info:
@@ -169,7 +169,7 @@ def _selected(info: Info, at: int, i: int) -> Info:
         rest = (*dims[:at], *dims[at + 1 :])
         return shifted(rest, cut(dims[at], i, i + 1))
 
-    return relabel(info, move)
+    return info.moved(move)
 
 
 def gated(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:

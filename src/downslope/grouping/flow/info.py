@@ -1,9 +1,10 @@
-"""What is known of a tensor, and what is known of a use.
+"""What is known of a value, and what is known of a use.
 
-A tensor is one of three things. *Weights*: made from parameters and constants only; it carries,
-for each parameter, where that parameter's axes lie. *Data*: it depends on what the model was
-given; it carries its depth, the uses whose results have reached it with no further contraction
-(`writers`), and where the outputs of those uses lie (`results`). *Constant*: neither.
+A value (a tensor, a variable of a jaxpr, an edge of a graph) is one of three things. *Weights*:
+made from parameters and constants only; it carries, for each parameter, where its axes lie. *Data*:
+it depends on what the model was given; it carries its depth, the uses whose results have reached it
+with no further contraction (`writers`), and where the outputs of those uses lie (`results`).
+*Constant*: neither.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Literal
 
 from downslope.grouping.facts import Kind
 from downslope.grouping.labels import MEMBERS, Dims, factors, size_of
@@ -22,9 +24,10 @@ MOST_RESULTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where the axes of an origin (a parameter, or the outputs of a use) lie in a tensor.
+    """Where the axes of an origin (a parameter, or the outputs of a use) lie in a value.
 
-    `inner` are axes summed away before any data came in, `fetched` axes that an index picked from.
+    `inner` are axes summed away before any data came in, `fetched` axes that an index picked from,
+    `stacked` axes that a loop runs over, or of which one position was taken.
     `linear` says that nothing but scaling and shifting has happened to a result, `mixed` that its
     positions are no longer those of the outputs one by one, as after a softmax. `event` tells the
     results of one use at different times apart.
@@ -34,6 +37,7 @@ class Trace:
     dims: Dims
     inner: frozenset[int] = NONE
     fetched: frozenset[int] = NONE
+    stacked: frozenset[int] = NONE
     linear: bool = True
     mixed: bool = False
     event: int = -1
@@ -41,7 +45,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is known of a tensor."""
+    """What is known of a value."""
 
     weights: tuple[Trace, ...] = ()
     data: bool = False
@@ -49,6 +53,14 @@ class Info:
     writers: frozenset[int] = NONE
     results: tuple[Trace, ...] = ()
     choices: frozenset[int] = NONE
+
+    def moved(self, move: Callable[[Dims], Dims]) -> Info:
+        """Return the info of a rearrangement, where `move` maps the labels of one to the other's."""
+        return replace(
+            self,
+            weights=tuple(replace(t, dims=move(t.dims)) for t in self.weights),
+            results=tuple(replace(t, dims=move(t.dims)) for t in self.results),
+        )
 
 
 CONSTANT = Info()
@@ -89,6 +101,7 @@ class Met:
     whole: set[tuple[int, int, int]] = field(default_factory=set)
     gates: int = 1
     groups: int = 1
+    along: Literal["outputs", "inputs"] = "outputs"
 
 
 def best(traces: Iterable[Trace]) -> tuple[Trace, ...]:
@@ -106,7 +119,7 @@ def _shown(trace: Trace) -> int:
 
 
 def ranges_of(trace: Trace, outputs: frozenset[int]) -> tuple[tuple[int, int, int], ...]:
-    """Return (axis, low, high) of the contiguous part of each output axis that the tensor holds."""
+    """Return (axis, low, high) of the contiguous part of each output axis that the value holds."""
     found = []
     for axis in sorted(outputs):
         own = [f for f in factors(trace.dims) if f.axis == axis]
@@ -135,12 +148,3 @@ def cut_of(trace: Trace, dim: int, start: int, stop: int, step: int) -> Cut | No
         base = sum(f.start for f in factors(trace.dims) if f.axis == axis)
         return Cut(axis, 0, base + low, base + high)
     return Cut(axis, period, low, high)
-
-
-def relabel(info: Info, move: Callable[[Dims], Dims]) -> Info:
-    """Return the info of a view, where `move` maps the labels of one tensor to those of the other."""
-    return replace(
-        info,
-        weights=tuple(replace(t, dims=move(t.dims)) for t in info.weights),
-        results=tuple(replace(t, dims=move(t.dims)) for t in info.results),
-    )

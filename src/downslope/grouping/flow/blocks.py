@@ -11,8 +11,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from downslope.grouping.facts import Use
+from downslope.grouping.flow.info import Cut, Met
 from downslope.grouping.policy import NARROW
-from downslope.grouping.torch.info import Cut, Met
+
+
+def use_of(met: Met, shape: tuple[int, ...]) -> Use:
+    """Return a use as the policy reads it."""
+    blocks, repeats = blocks_of(met, shape)
+    return Use(
+        met.kind,
+        tuple(sorted(met.outputs)),
+        tuple(sorted(met.inputs)),
+        tuple(sorted(met.batch)),
+        blocks=blocks,
+        repeats=repeats,
+        groups=met.groups,
+        along=met.along,
+        parts=parts_of(met, shape),
+        head=met.head,
+        depth=met.depth,
+        deepest=met.deepest,
+        data=met.data,
+        last=met.last,
+        feeds=met.feeds,
+        routes=met.routes,
+        operation=met.operation,
+    )
 
 
 def blocks_of(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:

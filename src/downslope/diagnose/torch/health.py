@@ -1,0 +1,244 @@
+"""`Diagnostics`: the numbers of a training in PyTorch, at a cadence, and what they say."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from downslope.diagnose.health import (
+    GroupRecord,
+    Judge,
+    NoiseScale,
+    Record,
+    Sign,
+    TrainingWarning,
+    Writer,
+    sink,
+)
+from downslope.errors import UsageError
+
+EVERY = 100
+"""The default cadence: one record in so many steps."""
+
+_MOMENTA = ("momentum_buffer", "exp_avg")
+_MOST = 1 << 30
+"""Multiply-adds that an effective rank may take; larger matrices are passed over."""
+
+
+class Diagnostics:
+    """Watch a training from beside its optimizer; see `watch` for what happens inside of the model.
+
+    Called once a step, between `loss.backward()` and `optimizer.step()`. At every `every`-th step it looks at
+    gradients, at what the step does to the parameters, and, one step later, at the gradients again;
+    on other steps it keeps the loss and nothing else. No value is changed. For the time of a step it holds a
+    copy of the parameters, and of the gradients until the next.
+
+    Recorded are, of every parameter group, the norm of its gradient, the ratio of update to weight, the
+    share of gradient entries that change sign to the next step, and the effective rank of the
+    momentum, (Σσ²)²/Σσ⁴; and of the training its loss, the cosine between gradients of steps that follow each
+    other and the gradient noise scale (McCandlish et al., 2018, arXiv:1812.06162), which suggests a batch
+    size. `Judge` says which troubles are told, and when.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        every: steps from one record to the next; at least 2.
+        batch_size: examples a step, for the noise scale in examples.
+        writer: a path, to which each record is appended as one JSON line; a TensorBoard
+            `SummaryWriter`; or a function of records.
+        on_trouble: "warn" with a `TrainingWarning`, or "collect" silently.
+
+    Attributes:
+        records: all so far.
+        signs: the troubles so far.
+
+    Raises:
+        UsageError: no optimizer, another value of an option.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    >>> diagnostics = Diagnostics(optimizer, every=2)
+    >>> for _ in range(6):
+    ...     optimizer.zero_grad()
+    ...     loss = model(torch.ones(8, 4)).square().mean()
+    ...     loss.backward()
+    ...     diagnostics(loss)
+    ...     optimizer.step()
+    >>> [record.step for record in diagnostics.records]
+    [2, 4]
+
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = EVERY,
+        batch_size: int | None = None,
+        writer: Writer | None = None,
+        on_trouble: Literal["warn", "collect"] = "warn",
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UsageError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer")
+        if not isinstance(every, int) or every < 2:
+            raise UsageError(f"every = {every!r}: expected a whole number of at least 2")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise UsageError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
+        if on_trouble not in ("warn", "collect"):
+            raise UsageError(f"on_trouble = {on_trouble!r}: expected 'warn' or 'collect'")
+        self.records: list[Record] = []
+        self.signs: list[Sign] = []
+        self._optimizer, self._every, self._batch_size = optimizer, every, batch_size
+        self._write, self._warn = sink(writer), on_trouble == "warn"
+        self._judge, self._noise = Judge(), NoiseScale()
+        self._step, self._losses = 0, list[Tensor]()
+        self._before: list[list[Tensor]] = []
+        self._gradients: list[list[Tensor | None]] = []
+        self._measured: list[dict[str, Tensor]] = []
+        self._hook = optimizer.register_step_post_hook(self._stepped)
+
+    def __call__(self, loss: Tensor | float) -> None:
+        """Take the loss of this step; the gradients are there, the step is not taken yet."""
+        self._step += 1
+        self._losses.append(torch.as_tensor(loss).detach())
+        if self._measured:
+            self._finish()
+        if self._step % self._every == 0:
+            self._begin()
+
+    def close(self) -> None:
+        """Let go of the optimizer."""
+        self._hook.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        """The last record, and the troubles."""
+        if not self.records:
+            return f"no record yet: the first is made after step {self._every + 1}"
+        last = self.records[-1]
+        lines = [f"step {last.step}: loss {last.loss:.4g}"]
+        for name, g in last.groups.items():
+            rank = "" if g.effective_rank is None else f", momentum's rank {g.effective_rank:.0%} of full"
+            lines.append(
+                f"  {name}: gradient {g.gradient_norm:.2g}, update/weight {g.update_ratio:.1e}, "
+                f"{g.sign_flips:.0%} of signs flip{rank}"
+            )
+        if last.noise_scale is not None:
+            size = f": batches of about {last.batch_size:,} examples" if last.batch_size else ""
+            lines.append(f"  gradient noise scale {last.noise_scale:.2g} batches{size}")
+        return "\n".join([*lines, *map(str, self.signs)])
+
+    def _groups(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for i, group in enumerate(self._optimizer.param_groups):
+            yield str(group.get("role") or group.get("name") or f"group {i}"), group
+
+    def _begin(self) -> None:
+        """Keep the gradients and the parameters of this step."""
+        self._gradients = [
+            [None if p.grad is None else p.grad.detach().clone() for p in group["params"]]
+            for _, group in self._groups()
+        ]
+        self._before = [[p.detach().clone() for p in group["params"]] for _, group in self._groups()]
+
+    def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Measure what the step did, once it is taken."""
+        if not self._before:
+            return
+        self._measured = []
+        for (_, group), before, gradients in zip(self._groups(), self._before, self._gradients, strict=True):
+            change = _norm([p.detach() - b for p, b in zip(group["params"], before, strict=True)])
+            measured = {
+                "gradient_norm": _norm([g for g in gradients if g is not None]),
+                "update_ratio": change / _norm(before).clamp_min(torch.finfo(torch.float32).tiny),
+            }
+            momentum = _momentum(optimizer, group["params"])
+            if momentum is not None:
+                measured["effective_rank"] = _effective_rank(momentum)
+            self._measured.append(measured)
+        self._before = []
+
+    def _finish(self) -> None:
+        """Look at the gradients again, one step later, and make the record."""
+        product, squares, flips = [], [], []
+        for (_, group), gradients in zip(self._groups(), self._gradients, strict=True):
+            pairs = [
+                (g, p.grad.detach())
+                for g, p in zip(gradients, group["params"], strict=True)
+                if g is not None and p.grad is not None
+            ]
+            product += [(a * b).sum(dtype=torch.float32) for a, b in pairs]
+            squares += [_norm([a for a, _ in pairs]).square() + _norm([b for _, b in pairs]).square()]
+            flipped = [((a * b) < 0).sum() for a, b in pairs]
+            entries = max(1, sum(a.numel() for a, _ in pairs))
+            flips.append(_total(flipped) / entries)
+        along, total = _total(product), _total(squares)
+        losses = torch.stack([v.float().cpu() for v in self._losses[:-1]]).mean()
+        names = [name for name, _ in self._groups()]
+        groups = {
+            name: GroupRecord(
+                float(m["gradient_norm"]),
+                float(m["update_ratio"]),
+                float(f),
+                float(m["effective_rank"]) if "effective_rank" in m else None,
+            )
+            for name, m, f in zip(_distinct(names), self._measured, flips, strict=True)
+        }
+        scale = self._noise.add(float(total), float(along))
+        size = round(scale * self._batch_size) if scale is not None and self._batch_size else None
+        cosine = 2 * float(along) / float(total) if float(total) > 0 else math.nan
+        record = Record(self._step - 1, float(losses), groups, cosine, scale, size)
+        self._measured, self._gradients, self._losses = [], [], self._losses[-1:]
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
+        self.records.append(record)
+        self._write(record)
+        for sign in self._judge.see(record):
+            self.signs.append(sign)
+            if self._warn:
+                warnings.warn(str(sign), TrainingWarning, stacklevel=4)
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Return the norm of tensors as if they were one vector, without waiting for the device."""
+    if not tensors:
+        return torch.zeros(())
+    norms = torch._foreach_norm(tensors)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.float().to(norms[0].device) for n in norms]))
+    return norm
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    return torch.stack([v.float().to(values[0].device) for v in values]).sum() if values else torch.zeros(())
+
+
+def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:
+    """Return the momentum of the group's largest matrix that can be looked at in passing."""
+    kept = [optimizer.state[p].get(name) for p in params if p in optimizer.state for name in _MOMENTA]
+    matrices = [m.detach().flatten(1) for m in kept if isinstance(m, Tensor) and m.ndim >= 2]
+    small = [m for m in matrices if min(m.shape) * m.numel() <= _MOST]
+    return max(small, key=Tensor.numel, default=None)
+
+
+def _effective_rank(m: Tensor) -> Tensor:
+    """Return (Σσ²)²/Σσ⁴ over min(m.shape): 1 where all singular values are equal."""
+    m = m.float()
+    m = m / torch.linalg.vector_norm(m).clamp_min(torch.finfo(torch.float32).tiny)
+    gram = m @ m.mT if m.shape[0] <= m.shape[1] else m.mT @ m
+    fourth = torch.linalg.vector_norm(gram).square()
+    return torch.where(fourth > 0, 1 / (fourth * min(m.shape)), torch.zeros_like(fourth))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return the names, numbered where two are the same."""
+    return [n if names.count(n) == 1 else f"{n} {names[: i + 1].count(n)}" for i, n in enumerate(names)]

@@ -1,0 +1,222 @@
+"""The health of a training: each trouble by records that show it, and none by a healthy run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from downslope.diagnose.health import GroupRecord, Judge, NoiseScale, Record, TrainingWarning, Trouble
+from downslope.errors import UsageError
+from downslope.torch import Diagnostics, Muon
+
+
+def record(step: int, loss: float, cosine: float = 0.3, ratios: tuple[float, ...] = (1e-3, 1e-3)) -> Record:
+    groups = {f"g{i}": GroupRecord(1.0, ratio, 0.4, None) for i, ratio in enumerate(ratios)}
+    return Record(step, loss, groups, cosine, None, None)
+
+
+def judged(records: list[Record]) -> list[Trouble]:
+    judge = Judge()
+    return [sign.trouble for r in records for sign in judge.see(r)]
+
+
+def falling(i: int) -> float:
+    return 3 * math.exp(-i / 10)
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([record(i, falling(i)) for i in range(40)], []),
+        ([record(i, falling(i) if i < 5 else math.nan) for i in range(9)], [Trouble.DIVERGING]),
+        ([record(i, 3 * 2.0**i) for i in range(9)], [Trouble.DIVERGING]),
+        ([record(i, 3 * math.exp(-i / 10) + (i % 2) * 0.5) for i in range(40)], []),
+        ([record(i, 1.5 + 1e-5 * (i % 3)) for i in range(15)], [Trouble.STALLED]),
+        ([record(i, falling(i), cosine=-0.6) for i in range(15)], [Trouble.OSCILLATING]),
+        ([record(i, 3 - i * 1e-2, 0.99, (1e-6, 2e-6)) for i in range(15)], [Trouble.TOO_LOW]),
+        ([record(i, falling(i), ratios=(1e-3, 0.0, 1e-3)) for i in range(15)], [Trouble.FROZEN]),
+        # said once, and again after it had passed
+        ([record(i, math.nan if i in (5, 6, 20) else falling(i)) for i in range(40)],
+         [Trouble.DIVERGING, Trouble.DIVERGING]),
+    ],
+    ids=["healthy", "nan", "grows", "noisy", "stalled", "turns", "creeps", "frozen", "again"],
+)  # fmt: skip
+def test_each_trouble_has_its_sign(records: list[Record], expected: list[Trouble]) -> None:
+    assert judged(records) == expected
+
+
+def test_the_noise_scale_of_gradients_whose_noise_is_known() -> None:
+    """Noise of variance 4 an entry on a gradient of length 5 in 100 dimensions: tr Σ / |G|² = 16."""
+    rng = np.random.default_rng(0)
+    mean = np.full(100, 0.5)
+    scale, told = NoiseScale(kept=0.999), None
+    for _ in range(2000):
+        a, b = (mean + 2 * rng.standard_normal(100) for _ in range(2))
+        told = scale.add(float(a @ a + b @ b), float(a @ b))
+    assert told == pytest.approx(16, rel=0.1)  # of 2,000 pairs: the product's scatter is 2 %
+
+
+class Run:
+    """A small regression, trained with its diagnostics."""
+
+    def __init__(self, make: Callable[[nn.Module], torch.optim.Optimizer], **options: Any) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1)
+        )
+        self.generator = torch.Generator().manual_seed(1)
+        self.optimizer = make(self.model)
+        self.diagnostics = Diagnostics(self.optimizer, **options)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        x = torch.randn(64, 8, generator=self.generator)
+        return x, x[:, :1] * x[:, 1:2] + 0.5 * torch.randn(64, 1, generator=self.generator)
+
+    def steps(self, count: int) -> Diagnostics:
+        for _ in range(count):
+            x, y = self.batch()
+            self.optimizer.zero_grad()
+            loss = (self.model(x) - y).square().mean()
+            loss.backward()
+            self.diagnostics(loss)
+            self.optimizer.step()
+        return self.diagnostics
+
+
+def sgd(lr: float, momentum: float = 0.0) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    return lambda model: torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+
+
+def groups_of(model: nn.Module, lrs: tuple[float, ...]) -> list[dict[str, Any]]:
+    halves = [list(model[0].parameters()), list(model[2:].parameters())]
+    return [
+        {"params": p, "lr": lr, "name": n} for p, lr, n in zip(halves, lrs, ("first", "rest"), strict=True)
+    ]
+
+
+def test_a_healthy_training_has_no_trouble_and_true_numbers() -> None:
+    run = Run(lambda m: Muon(m, torch.randn(2, 8), lr=1e-2), every=10, batch_size=64)
+    diagnostics = run.steps(151)
+    assert diagnostics.signs == []
+    assert [r.step for r in diagnostics.records] == [*range(10, 151, 10)]
+    last = diagnostics.records[-1]
+    assert set(last.groups) == {"hidden", "input", "vector", "output"}
+    hidden = last.groups["hidden"]
+    assert hidden.effective_rank is not None
+    assert 0 < hidden.effective_rank <= 1
+    assert 0.2 < hidden.sign_flips < 0.6
+    assert last.noise_scale is not None
+    assert last.batch_size == round(64 * last.noise_scale)
+    assert "hidden: gradient" in str(diagnostics)
+
+
+def test_the_numbers_are_those_of_the_step() -> None:
+    """Against plain SGD, of which they are known: the update is the rate times the gradient."""
+    run = Run(sgd(0.03), every=2)
+    before = [p.detach().clone() for p in run.model.parameters()]
+    run.steps(1)
+    assert run.diagnostics.records == []
+    before = [p.detach().clone() for p in run.model.parameters()]
+    run.steps(1)
+    grads = [p.grad.clone() for p in run.model.parameters()]
+    run.steps(1)
+    after = [p.grad.clone() for p in run.model.parameters()]
+    (found,) = run.diagnostics.records[0].groups.values()
+    flat, then, weights = (torch.cat([t.flatten() for t in ts]).double() for ts in (grads, after, before))
+    assert found.gradient_norm == pytest.approx(float(flat.norm()), rel=1e-5)
+    assert found.update_ratio == pytest.approx(0.03 * float(flat.norm() / weights.norm()), rel=1e-3)
+    assert found.sign_flips == pytest.approx(float((flat * then < 0).double().mean()))
+    expected = 2 * float(flat @ then) / float(flat @ flat + then @ then)
+    assert run.diagnostics.records[0].cosine == pytest.approx(expected, rel=1e-4)
+    assert found.effective_rank is None
+
+
+def test_effective_rank_of_a_known_momentum() -> None:
+    run = Run(sgd(1e-3, 0.9), every=2)
+    run.steps(1)
+    weight = run.model[2].weight
+    q = torch.linalg.qr(torch.randn(32, 32)).Q
+    run.steps(1)  # kept at the second step; its record is made at the third
+    run.optimizer.state[weight]["momentum_buffer"].copy_(q)
+    assert run.diagnostics.records == []
+    run = Run(lambda m: torch.optim.SGD([m[2].weight], lr=0.0, momentum=1.0), every=2)
+    run.steps(1)
+    run.optimizer.state[run.model[2].weight]["momentum_buffer"].copy_(1e6 * q)
+    run.steps(2)
+    (group,) = run.diagnostics.records[0].groups.values()
+    assert group.effective_rank == pytest.approx(1, rel=1e-3)  # an orthogonal matrix has full rank
+
+
+@pytest.mark.parametrize(
+    ("make", "trouble"),
+    [
+        (sgd(30.0), Trouble.DIVERGING),
+        (sgd(1e-9), Trouble.STALLED),
+        (lambda m: torch.optim.SGD(groups_of(m, (1e-9, 0.05)), lr=0.1), Trouble.FROZEN),
+    ],
+    ids=["rate too high", "nothing moves", "one group"],
+)
+def test_troubles_that_are_provoked(
+    make: Callable[[nn.Module], torch.optim.Optimizer], trouble: Trouble
+) -> None:
+    run = Run(make, every=2, on_trouble="collect")
+    if trouble is Trouble.STALLED:
+        fixed = run.batch()
+        run.batch = lambda: fixed  # type: ignore[method-assign]
+    assert trouble in {s.trouble for s in run.steps(60).signs}
+
+
+def test_a_trouble_is_a_warning() -> None:
+    run = Run(sgd(30.0), every=2)
+    with pytest.warns(TrainingWarning, match="diverging"):
+        run.steps(60)
+
+
+def test_the_training_is_as_without_them() -> None:
+    plain, watched = Run(sgd(0.05, 0.9), every=10**6), Run(sgd(0.05, 0.9), every=3, on_trouble="collect")
+    plain.steps(20)
+    watched.steps(20)
+    assert len(watched.diagnostics.records) == 6
+    for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_writers(tmp_path: Path) -> None:
+    path, taken, scalars = tmp_path / "run.jsonl", [], []
+
+    class Summary:
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            scalars.append((tag, scalar_value, global_step))
+
+    for writer in (path, taken.append, Summary()):
+        Run(sgd(0.05), every=2, writer=writer).steps(7)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [r.step for r in taken] == [2, 4, 6]
+    assert lines[0]["loss"] == taken[0].loss
+    assert ("loss", taken[2].loss, 6) in scalars
+    assert {tag for tag, _, _ in scalars} >= {"loss", "cosine", "group 0/update_ratio"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"every": 1}, "every = 1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"writer": "no/such/folder.jsonl"}, "its folder is not there"),
+        ({"writer": 3}, "writer = 3"),
+        ({"on_trouble": "raise"}, "on_trouble = 'raise'"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        Diagnostics(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), **options)
+    with pytest.raises(UsageError, match=r"expected a torch\.optim\.Optimizer"):
+        Diagnostics(nn.Linear(1, 1))  # type: ignore[arg-type]

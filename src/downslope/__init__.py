@@ -10,7 +10,7 @@ from downslope.rules import SGD, AdaGrad, Adam, Muon, RMSProp, orthogonalize
 
 if TYPE_CHECKING:
     from downslope.gradients.check import check_gradient, check_hvp, check_jacobian
-    from downslope.solvers import Result, Status, Stop, minimize
+    from downslope.solvers import Result, Status, Stop, conjugate_gradient, least_squares, minimize
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,8 @@ __all__ = [
     "check_gradient",
     "check_hvp",
     "check_jacobian",
+    "conjugate_gradient",
+    "least_squares",
     "minimize",
     "orthogonalize",
 ]
@@ -38,6 +40,8 @@ _LATER = {
     "Result": "downslope.solvers",
     "Status": "downslope.solvers",
     "Stop": "downslope.solvers",
+    "conjugate_gradient": "downslope.solvers",
+    "least_squares": "downslope.solvers",
     "minimize": "downslope.solvers",
 }
 """Public names whose modules are imported when they are first asked for."""

@@ -15,9 +15,20 @@ Python's own or arrays of one number for each problem, is the space's business (
 | `spaces/`, `drivers/` | where the lines run, and what turns them |
 """
 
+from downslope.solvers.least_squares import LeastSquaresResult, least_squares
+from downslope.solvers.linear import LinearResult, conjugate_gradient
 from downslope.solvers.minimize import minimize
 from downslope.solvers.result import Result
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
 
-__all__ = ["Result", "Status", "Stop", "minimize"]
+__all__ = [
+    "LeastSquaresResult",
+    "LinearResult",
+    "Result",
+    "Status",
+    "Stop",
+    "conjugate_gradient",
+    "least_squares",
+    "minimize",
+]

@@ -233,18 +233,12 @@ def _run(
     limits = stop.limits(f.structure.dtype)
     watch = observer if observer.needed else None
     if matrix_free:
-        space = spaces.space_of(f.x0, f.structure.framework, "host")
-        products = truncated.method("trust-ncg", **options)
-        return host.run(
-            products,
-            space,
-            Problem(),
-            limits,
-            Products(f, loss, scale),
-            f.x0,
-            seconds=stop.seconds,
-            watch=watch,
-        )
+        own = f.structure.framework in ("numpy", "torch")
+        squares: Any = Products(f, loss, scale) if own else OnHost(Products(f, loss, scale))
+        space = spaces.space_of(squares.x0, f.structure.framework if own else "numpy", "host")
+        chosen: Any = truncated.method("trust-ncg", **options)
+        start = squares.x0
+        return host.run(chosen, space, Problem(), limits, squares, start, seconds=stop.seconds, watch=watch)
     dense = Dense(f, loss, scale)
     space = spaces.space_of(dense.x0, "numpy", "host")
     problem, start = Problem(), dense.x0

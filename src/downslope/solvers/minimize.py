@@ -21,12 +21,14 @@ from downslope.solvers.method import Method
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
+from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
 
 ARGUMENTS = (
     "method", "args", "gradient", "hessian", "hessian_vector", "stop", "bounds", "batch", "options",
-    "callback", "history", "log", "progress", "noise", "vectorized", "jac", "hess", "hessp", "tol",
+    "starts", "box", "sampler", "seed", "engine", "callback", "history", "log", "progress", "noise",
+    "vectorized", "jac", "hess", "hessp", "tol",
 )  # fmt: skip
 
 
@@ -42,6 +44,11 @@ def minimize(  # noqa: D417
     stop: Stop | None = None,
     bounds: Any = None,
     batch: bool = False,
+    starts: int = 1,
+    box: Any = None,
+    sampler: Callable[..., Any] | None = None,
+    seed: int = 0,
+    engine: str | None = None,
     options: dict[str, Any] | None = None,
     callback: Callable[..., Any] | None = None,
     history: bool | str = False,
@@ -74,6 +81,13 @@ def minimize(  # noqa: D417
         bounds: (low, high), numbers or arrays as x0; or n pairs; or SciPy's `Bounds`. Every point that
             is evaluated lies within; an x0 outside is moved to the nearest point inside.
         batch: many problems at once, along the leading axis of x0; each has its own ending.
+        starts: how many points to start from, x0 the first: the result is the best run's, and knows the
+            distinct minima found, see `starts.StartsResult`. PyTorch and JAX run them in lock step.
+        box: (low, high) in the forms of `bounds`, where the other starts are drawn from; the bounds by
+            default. The points are of a scrambled Sobol' sequence.
+        sampler: in place of a box: takes a count and a NumPy generator, returns points (count, n).
+        seed: of the points.
+        engine: "joblib", "dask" or "ray", to spread the runs over processes.
         options: of the method, as {"memory": 20} of "l-bfgs".
         callback: called with x after each step, or with `intermediate_result` by that name; returns
             True or raises StopIteration to stop.
@@ -100,6 +114,15 @@ def minimize(  # noqa: D417
     (True, array([1., 1.]))
 
     """
+    if starts != 1:
+        if batch:
+            raise UsageError(f"starts = {starts!r} with batch=True: expected one of them")
+        return from_many(  # type: ignore[return-value]
+            minimize, fun, x0, starts, box=box, sampler=sampler, seed=seed, engine=engine, bounds=bounds,
+            vectorized=vectorized, method=method, args=args, gradient=gradient, hessian=hessian,
+            hessian_vector=hessian_vector, stop=stop, options=options, callback=callback, noise=noise,
+            jac=jac, hess=hess, hessp=hessp, tol=tol, **unknown,
+        )  # fmt: skip
     began = time.perf_counter()
     if isinstance(method, tuple):  # SciPy's third argument is args
         args, named = method, None

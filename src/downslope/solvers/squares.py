@@ -100,6 +100,29 @@ class Products:
         return 0.5 * float(np.sum(to_numpy(losses.total(self.loss, self.scale, r))))
 
 
+class OnHost:
+    """The same for a method whose vectors are NumPy's, whatever the function's are."""
+
+    def __init__(self, products: Products) -> None:
+        self.products, self.x0 = products, to_numpy(products.x0)
+
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
+        """½ Σ ρ and its gradient."""
+        value, gradient = self.products.value_and_gradient(self._sent(x))
+        return float(value), to_numpy(gradient)
+
+    def value(self, x: Vector) -> float:
+        """½ Σ ρ."""
+        return float(self.products.value(self._sent(x)))
+
+    def hessian_vector(self, x: Vector, v: Vector) -> Vector:
+        """Jᵀ W J v."""
+        return to_numpy(self.products.hessian_vector(self._sent(x), self._sent(v)))
+
+    def _sent(self, x: Vector) -> Array:
+        return spaces.vector_like(self.products.x0, self.products.structure.framework, x)
+
+
 def to_numpy(array: Any) -> NDArray[Any]:
     """Return an array of any framework as NumPy's."""
     return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)

@@ -6,9 +6,9 @@ The grid is 13 rates, a factor 2 apart, on 3 seeds each, full trainings with the
 `downslope compare`; its best is the rate with the lowest median. Against it, on other seeds:
 
 * ours: `downslope lr`;
-* steepest and valley: what Lightning's `lr_find` suggests and fastai's `valley`, restated from their
-  documentation: 100 steps from 1e-8 to 1, the loss smoothed with 0.98, ended at 4 times its lowest;
-  the steepest point of it, or the point two thirds down its longest valley;
+* steepest and valley: what Lightning's `lr_find` and fastai's suggest, restated from their
+  documentation: 100 steps, from 1e-8 to 1 and from 1e-7 to 10, the loss smoothed with 0.98, ended at 4
+  times its lowest; the steepest point of it, or a point half down its longest valley;
 * Optuna (TPE, with --optuna): as many full trainings as ours took the time of, the best one's rate.
 
 Runs are kept in --cache, so that an interrupted benchmark goes on.
@@ -71,12 +71,12 @@ def grid(task: Task, name: str, steps: int, kept: Kept) -> dict[float, float]:
     }
 
 
-def range_test(task: Task, name: str, seed: int) -> tuple[list[float], list[float]]:
+def range_test(task: Task, name: str, seed: int, low: float, high: float) -> tuple[list[float], list[float]]:
     """Return rates and smoothed losses of the range test of Smith (2017), as Lightning describes it."""
     trainer = TorchTrainer(task, CANDIDATES[name], seed, 1.0, 0.0)
     rates, losses, mean, best = [], [], 0.0, math.inf
     for i in range(100):
-        lr = 1e-8 * (1 / 1e-8) ** (i / 99)
+        lr = low * (high / low) ** (i / 99)
         loss = trainer.step(lr)
         if not math.isfinite(loss):
             break
@@ -96,15 +96,15 @@ def steepest(rates: list[float], losses: list[float]) -> float:
 
 
 def valley(rates: list[float], losses: list[float]) -> float:
-    """Return the rate about two thirds down the longest falling subsequence."""
-    length, before = [1] * len(losses), [-1] * len(losses)
+    """Return the rate half down the longest falling subsequence, the first tenth and the last 5 left out."""
+    rates, losses = rates[10:-5], losses[10:-5]
+    length = [1] * len(losses)
     for i in range(len(losses)):
         for j in range(i):
-            if losses[j] > losses[i] and length[j] + 1 > length[i]:
-                length[i], before[i] = length[j] + 1, j
-    end = start = int(np.argmax(length))
-    while before[start] >= 0:
-        start = before[start]
+            if losses[j] > losses[i]:
+                length[i] = max(length[i], length[j] + 1)
+    end = int(np.argmax(length))
+    start = max(0, end - length[end])
     third = (end - start) / 3
     return rates[start + int(third) + int(third / 2)]
 
@@ -158,11 +158,15 @@ def main() -> None:
                 ),
             )
             found["ours"].append((lr, cost))
-            sweep = kept.get(
-                ["sweep", task.name, name, seed], lambda name=name, seed=seed: range_test(task, name, seed)
-            )
-            found["steepest"].append((steepest(*sweep), 100 / steps))
-            found["valley"].append((valley(*sweep), 100 / steps))
+            for method, pick, low, high in (
+                ("steepest", steepest, 1e-8, 1.0),
+                ("valley", valley, 1e-7, 10.0),
+            ):
+                sweep = kept.get(
+                    ["sweep", task.name, name, seed, low, high],
+                    lambda name=name, seed=seed, low=low, high=high: range_test(task, name, seed, low, high),
+                )
+                found[method].append((pick(*sweep), 100 / steps))
             if args.optuna:
                 trials = round(cost)
                 lr = optuna_best(task, name, seed, steps, trials, kept)

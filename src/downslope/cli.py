@@ -45,6 +45,12 @@ def _main(
     pass
 
 
+def _was_typed(context: typer.Context, option: str) -> bool:
+    """Whether an option was given, and has not its default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 @app.command()
 def compare(
     context: typer.Context,
@@ -82,6 +88,17 @@ def compare(
     storage: Annotated[
         str | None, typer.Option(help="URL of the database of trials. Default: SQLite in the run folder.")
     ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="A grid instead: learning rates × seeds of each optimizer, as a heat map. For a problem of "
+            "`downslope minimize`: how far its start is moved × directions.",
+        ),
+    ] = False,
+    across: Annotated[
+        str, typer.Option(help="With --sensitivity, what the columns are: seed or decay.")
+    ] = "seed",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
@@ -94,9 +111,31 @@ def compare(
     from downslope.compare.command import ranges, run_compare
     from downslope.compare.terminal import command_line
 
+    names = [name.strip() for name in optimizers.split(",") if name.strip()]
+    typed = [o for o in ("optimizers", "seeds") if _was_typed(context, o)]
+    if sensitivity:
+        from downslope.compare.sensitivity_command import run_sensitivity
+
+        return run_sensitivity(
+            task,
+            across=across,
+            seeds=seeds if "seeds" in typed else 5,
+            optimizers=names if "optimizers" in typed else None,
+            seed=seed,
+            steps=steps,
+            schedule=schedule,
+            warmup=warmup,
+            learning_rates=ranges(lr or []),
+            jobs=jobs,
+            threads=threads,
+            out=out,
+            command=command_line(context.find_root().obj),
+            as_json=as_json,
+            dry_run=dry_run,
+        )
     return run_compare(
         task,
-        optimizers=[name.strip() for name in optimizers.split(",") if name.strip()],
+        optimizers=names,
         trials=trials,
         seeds=seeds,
         seed=seed,

@@ -1,0 +1,237 @@
+"""`downslope compare --sensitivity`: the grid of a training or of a solve, shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from downslope.compare import terminal
+from downslope.compare.command import INTERRUPTED, print_json
+from downslope.compare.folder import RunFolder, write_json, write_text
+from downslope.compare.prepare import prepare
+from downslope.compare.sensitivity import RATES, grid_of, run, sentence, summary
+from downslope.compare.words import number
+from downslope.errors import UsageError
+from downslope.tasks.load import KNOWN
+
+SHADES = ("█", "▓", "▒", "░", "·")
+STEPS = (0.05, 0.2, 0.5, 1.0)
+"""Excess over the best, in the logarithm, at which a darker shade ends."""
+
+RADII = (0.001, 0.01, 0.1, 1.0)
+METHODS = ("l-bfgs", "bfgs", "cg", "gd")
+
+
+def run_sensitivity(
+    spec: str,
+    *,
+    across: str = "seed",
+    seeds: int = 5,
+    optimizers: Sequence[str] | None = None,
+    as_json: bool = False,
+    dry_run: bool = False,
+    **options: Any,
+) -> int:
+    """Fill the grid, show it, write the page, and return the exit code.
+
+    Raises:
+        UsageError: neither a task nor a problem, or an option out of range.
+
+    """
+    told = Console(stderr=True, highlight=False)
+    if is_solve(spec):
+        found = solve(spec, optimizers or METHODS, seeds, options.get("seed") or 0, options["command"])
+        folder = RunFolder(Path(options.get("out") or Path("runs") / f"sensitivity-{spec}"))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return _finish(found, folder, as_json)
+    from downslope.compare.optimizers import DEFAULT
+
+    session = prepare(spec, optimizers=optimizers or DEFAULT, trials=RATES, seeds=1, **options)
+    grid = grid_of(session, across, seeds)
+    if options.get("out") is None:
+        where = session.folder.path
+        session.folder = RunFolder(where.with_name(f"sensitivity-{across}-{len(grid.columns)}-{where.name}"))
+    count = RATES * len(grid.columns) * len(grid.rates)
+    told.print(
+        f"{session.plan.task}: {count} runs of {session.plan.steps} steps, {RATES} learning rates × "
+        f"{len(grid.columns)} {'seeds' if across == 'seed' else 'weight decays'} of each optimizer"
+    )
+    if dry_run:
+        return 0
+    with terminal.Live(told) as live:
+        session.observer = live
+        found = run(session, grid)
+    code = _finish(found, session.folder, as_json)
+    if found["interrupted"]:
+        told.print("Stopped; what is done is kept, and the same command goes on from here.")
+        return INTERRUPTED
+    return code
+
+
+def is_solve(spec: str) -> bool:
+    """Whether this names a problem to solve and no task to train."""
+    if spec in KNOWN or ".py" in spec:
+        return False
+    from downslope.solvers.race.target import target
+
+    try:
+        target(spec, program=None, x0=None, n=None, framework="numpy", workers=1, timeout=1.0).close()
+    except UsageError:
+        return False
+    return True
+
+
+def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str) -> dict[str, Any]:
+    """Return the grid of a solve: how far its start is moved × in which direction.
+
+    The start is moved by a share of max(1, ‖x₀‖) in a random direction; a cell counts the evaluations
+    it takes to the lowest value that any run found, and is lost where a run ends elsewhere.
+    """
+    import numpy as np
+
+    from downslope.solvers import Stop, minimize
+    from downslope.solvers.race.run import close
+    from downslope.solvers.race.target import target
+
+    given = target(spec, program=None, x0=None, n=None, framework="numpy", workers=1, timeout=60.0)
+    start = np.asarray(given.x0, dtype=np.float64)
+    size = max(1.0, float(np.linalg.norm(start)))
+    ends: dict[str, list[list[tuple[float, int]]]] = {m: [] for m in methods}
+    for radius in RADII:
+        rows: dict[str, list[tuple[float, int]]] = {m: [] for m in methods}
+        for s in range(seed, seed + seeds):
+            way = np.random.default_rng(s).standard_normal(start.shape)
+            x0 = start + radius * size * way / np.linalg.norm(way)
+            for method in methods:
+                end = minimize(given.fun, x0, method=method, gradient=given.gradient, stop=Stop(steps=2000))
+                rows[method].append((float(end.value), int(end.evaluations)))
+        for method in methods:
+            ends[method].append(rows[method])
+    known = [v for rows in ends.values() for row in rows for v, _ in row if math.isfinite(v)]
+    low = min([*known, *(m.value for m in given.minima if m.value is not None)], default=math.nan)
+    fields = []
+    for method in methods:
+        cells = [[float(n) if close(v, low) else math.inf for v, n in row] for row in ends[method]]
+        fields.append(
+            {
+                "name": method,
+                "label": method,
+                "rows": list(RADII),
+                "columns": list(range(seed, seed + seeds)),
+                "values": [[v if math.isfinite(v) else None for v in row] for row in cells],
+                "done": [[True] * seeds for _ in RADII],
+                **summary(RADII, cells),
+            }
+        )
+    return {
+        "schema": 1,
+        "kind": "sensitivity",
+        "name": given.name,
+        "metric": "evaluations to the lowest minimum",
+        "row": "start moved by",
+        "column": "direction",
+        "lost": "ends elsewhere",
+        "steps": 2000,
+        "fields": fields,
+        "sentence": sentence(fields, "direction"),
+        "command": command,
+        "environment": {},
+        "interrupted": False,
+    }
+
+
+def _finish(found: dict[str, Any], folder: RunFolder, as_json: bool) -> int:
+    from downslope.report import page as html_page
+    from downslope.report.sensitivity import chapter
+
+    write_json(folder.result_file, found)
+    write_text(folder.report_file, html_page([chapter(found)]))
+    if as_json:
+        print_json(found)
+    else:
+        show(found, folder.report_file)
+    return 0 if any(f["best"] is not None for f in found["fields"]) else 1
+
+
+def show(found: dict[str, Any], page: Path) -> None:
+    """Print the finding, a map for each optimizer, and the table."""
+    out = Console(highlight=False)
+    out.print()
+    out.print(found["sentence"], style="bold", markup=False)
+    for field in found["fields"]:
+        out.print()
+        out.print(map_of(field, found))
+    out.print()
+    out.print(table(found))
+    out.print(
+        f"Maps: {SHADES[0]} within 5 % of the best, {SHADES[1]} 22 %, {SHADES[2]} 65 %, {SHADES[3]} 2.7 "
+        f"times, {SHADES[4]} beyond, × {found['lost']}. A row away: what the worse neighbouring row costs.",
+        style="dim",
+        markup=False,
+    )
+    out.print(f"\nReport: {page}", markup=False, soft_wrap=True)
+
+
+def map_of(field: dict[str, Any], found: dict[str, Any]) -> Table:
+    """Return one optimizer's grid in shades, rows by what is varied first."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    drawn.add_column(field["label"], justify="right")
+    for column in field["columns"]:
+        drawn.add_column(f"{column:g}", justify="center")
+    drawn.add_column("median", justify="right")
+    known = [v for row in field["values"] for v in row if v is not None]
+    best = min(known, default=1.0)
+    for row, values, done in zip(field["rows"], field["values"], field["done"], strict=True):
+        cells = [_shade(v, best, d) for v, d in zip(values, done, strict=True)]
+        ends = sorted(math.inf if v is None else v for v, d in zip(values, done, strict=True) if d)
+        middle = ends[len(ends) // 2] if ends else math.nan
+        said = number(middle) if math.isfinite(middle) else found["lost"] if ends else "–"
+        drawn.add_row(number(row, 2), *cells, said, style="bold" if row == field["best_row"] else "")
+    return drawn
+
+
+def _shade(value: float | None, best: float, done: bool) -> Text:
+    if not done:
+        return Text("–", style="dim")
+    if value is None:
+        return Text("×", style="red")
+    excess = math.log(value / best) if value > 0 and best > 0 else value - best
+    return Text(next((s for s, end in zip(SHADES, STEPS, strict=False) if excess <= end), SHADES[-1]) * 3)
+
+
+def table(found: dict[str, Any]) -> Table:
+    """Return one row an optimizer."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for head in (
+        "",
+        f"best\n{found['row']}",
+        "ends at",
+        "rows\nwithin 10 %",
+        "a row\naway",
+        f"worst\n{found['column']}",
+        found["lost"],
+    ):
+        drawn.add_column(head, justify="left" if not head else "right")
+    for f in found["fields"]:
+        drawn.add_row(
+            f["label"],
+            "–" if f["best_row"] is None else number(f["best_row"], 2),
+            "–" if f["best"] is None else number(f["best"]),
+            f"{f['room']} of {len(f['rows'])}",
+            _times(f["row_factor"], f),
+            _times(f["column_factor"], f),
+            f"{f['lost']} of {f['cells']}",
+        )
+    return drawn
+
+
+def _times(ratio: float | None, field: dict[str, Any]) -> str:
+    if ratio is None:
+        return "–" if field["best"] is None else "∞"
+    return f"+{100 * (ratio - 1):.0f} %" if ratio < 10 else f"× {ratio:.0f}"

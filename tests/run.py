@@ -41,7 +41,7 @@ class Session:
 
 GROUPING = (
     "src/downslope/grouping",
-    *(f"--ignore=src/downslope/grouping/{n}" for n in ("jax", "keras", "tensorflow.py")),
+    *(f"--ignore=src/downslope/grouping/{n}" for n in ("jax", "keras", "tensorflow")),
 )
 
 # The longest first, so that the two lanes end together.
@@ -60,7 +60,11 @@ SESSIONS = (
         ),
     ),
     Session("zoo", ("tests/zoo",)),
-    Session("keras-tensorflow", ("tests/keras", "src/downslope/keras"), {"KERAS_BACKEND": "tensorflow"}),
+    Session(
+        "keras-tensorflow",
+        ("tests/keras", "tests/gradients/test_check_tensorflow.py", "src/downslope/keras"),
+        {"KERAS_BACKEND": "tensorflow"},
+    ),
     Session("keras-jax", ("tests/keras",), {"KERAS_BACKEND": "jax"}),
     Session("keras-torch", ("tests/keras",), {"KERAS_BACKEND": "torch"}),
     Session(
@@ -68,6 +72,7 @@ SESSIONS = (
         (
             "tests/torch",
             "tests/grouping",
+            "tests/gradients/test_check_torch.py",
             "src/downslope/torch",
             "--ignore=src/downslope/torch/kernels",
             *GROUPING,
@@ -88,6 +93,10 @@ SESSIONS = (
             "tests/parity",
             "tests/scipy",
             "tests/test_imports.py",
+            *(f"tests/gradients/test_check{part}.py" for part in ("", "_kinks", "_command")),
+            "src/downslope/gradients/kinks.py",
+            "src/downslope/gradients/check",
+            *(f"--ignore=src/downslope/gradients/check/{n}.py" for n in ("torch", "jax", "tensorflow")),
             "src/downslope/rules",
             "src/downslope/scipy.py",
         ),

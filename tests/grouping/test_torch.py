@@ -101,3 +101,47 @@ def test_convolutions_are_seen_as_one_matrix_a_group():
     }
     assert p["3.weight"].view.matrices((32, 8, 3, 3)) == [(2, 16, 72)]
     assert p["4.weight"].view.matrices((32, 8, 3, 3)) == [(2, 8, 144)]
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        lambda w: w.pow(2).sum(),
+        lambda w: w.norm(),
+        lambda w: w.abs().mean(),
+        lambda w: w.abs().amax(1).sum(),
+        lambda w: torch.linalg.matrix_norm(w),
+    ],
+    ids=["squares", "norm", "absolute", "rows", "matrix_norm"],
+)
+def test_a_penalty_in_the_loss_is_no_use_of_a_weight(penalty):
+    class Model(nn.Sequential):
+        def forward(self, x):
+            loss = super().forward(x).square().mean()
+            return loss + 1e-3 * sum(penalty(p) for p in self.parameters() if p.dim() > 1)
+
+    model = Model(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    found = partition(model, torch.randn(2, 8))
+    assert [a.role.value for a in found if len(a.shape) > 1] == ["input", "hidden", "output"]
+
+
+def test_experts_that_are_all_computed_are_a_stack_and_their_gate_routes():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.gate = nn.Embedding(20, 16), nn.Linear(16, 4, bias=False)
+            self.up, self.down = nn.Parameter(torch.randn(4, 16, 64)), nn.Parameter(torch.randn(4, 32, 16))
+            self.head = nn.Linear(16, 20)
+
+        def forward(self, ids):
+            x = self.table(ids)
+            best, which = self.gate(x).softmax(-1).topk(2, -1)
+            weights = x.new_zeros(*x.shape[:2], 4).scatter(-1, which, best)
+            a, b = torch.einsum("btd,edf->btef", x, self.up).chunk(2, -1)
+            y = torch.einsum("btef,efd->bted", F.silu(a) * b, self.down)
+            return self.head(x + torch.einsum("bted,bte->btd", y, weights))
+
+    found = partition(Experts(), torch.arange(12).reshape(2, 6))
+    assert found["gate.weight"].role.value == "router"
+    assert found["up"].to_dict()["matrices"] == "8 × 32×16"
+    assert found["down"].to_dict()["matrices"] == "4 × 16×32"

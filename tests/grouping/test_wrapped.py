@@ -179,6 +179,27 @@ def test_data_parallel_and_sharded(plain, process_group):
     assert all(q.grad is not None for q in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("part", [True, False])
+def test_flattened_parameters_are_refused(process_group, original, part):
+    """FSDP1 leaves flat parameters: every one would be a vector, or unused, and nothing would be said."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def wrapped(module):
+        return FullyShardedDataParallel(module, use_orig_params=original, device_id=torch.device("cpu"))
+
+    model = mlp()
+    if part:
+        model[2] = wrapped(model[2])
+    else:
+        model = wrapped(model)
+    where = "2" if part else "FullyShardedDataParallel"
+    for call in (lambda: partition(model, X), lambda: named_parameters(model)):
+        with pytest.raises(ValueError, match=rf"^{where} is wrapped in Fully.*fully_shard"):
+            call()
+
+
 def test_a_copy_of_the_model_gives_the_same(plain):
     model = mlp()
     assert partition(copy.deepcopy(model), X) == partition(model, X) == plain

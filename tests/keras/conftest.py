@@ -49,3 +49,4 @@ def _fresh_keras():
     np.random.seed(0)  # noqa: NPY002
     yield
     keras.config.set_floatx("float32")
+    keras.utils.clear_session(free_memory=False)  # doctests follow, which show automatic names

@@ -189,7 +189,7 @@ def reduced(uses: Uses, info: Info, gone: set[int], keep: bool = False, summed: 
 
     weights = []
     for t in info.weights:
-        lost = axes_of([d for k, d in enumerate(t.dims) if k in gone]) if summed else NONE
+        lost = axes_of([d for k, d in enumerate(t.dims) if k in gone])
         dims = move(t.dims)
         weights.append(replace(t, dims=dims, inner=t.inner | (lost - axes_of(dims))))
     results = tuple(

@@ -49,8 +49,8 @@ def partition(
         **example_kwargs: keyword arguments of the model.
 
     Raises:
-        UsageError: no parameters; inputs that the model rejects or lacks; an override that
-            matches nothing.
+        UsageError: no parameters; inputs that the model rejects or lacks; a model wrapped in FSDP1
+            (`fully_shard` is looked through); an override that matches nothing.
 
     >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
     >>> [a.role.value for a in partition(model, torch.randn(2, 8)) if len(a.shape) == 2]
@@ -73,7 +73,20 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside `torch.compile` and data-parallel wrappers."""
+    """Return the model inside `torch.compile` and data-parallel wrappers.
+
+    Raises:
+        UsageError: a part is wrapped in FSDP1, which leaves flat parameters in the place of matrices.
+
+    """
+    for name, module in model.named_modules():
+        if "_fsdp_wrapped_module" in module._modules:
+            where = clean(name) or type(module).__name__
+            raise UsageError(
+                f"{where} is wrapped in FullyShardedDataParallel, which flattens its parameters, so that "
+                "no matrices are left: shard it with torch.distributed.fsdp.fully_shard instead (the model "
+                "can be looked at with partition before it is wrapped)"
+            )
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):

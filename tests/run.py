@@ -54,6 +54,7 @@ SESSIONS = (
         "jax",
         (
             "tests/jax",
+            "tests/gradients/test_check_jax.py",
             "src/downslope/jax",
             "src/downslope/grouping/jax",
             "src/downslope/diagnose/watch/jax",

@@ -103,6 +103,7 @@ def _followed(
     while True:
         width = t[1] - t[0]
         change, i = _sharpest(t, known)
+        sigma = max(sigma, 4 * 2.0**-53 * max(abs(known[s]) for s in t))
         # Beside a jump the change of slope is J / width; a kink must rise above the round-off of slopes.
         if change * width <= 16 * sigma or width <= 2.0**-46 * max(abs(a), abs(b), abs(b - a)):
             break

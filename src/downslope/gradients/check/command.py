@@ -165,10 +165,11 @@ def _point(module: ModuleType, name: str, fun: Any, target: str) -> Any:
     if hasattr(fun, "x0"):
         return fun.x0
     own = vars(module)
-    for candidate in (f"{name}_x0", "x0"):
-        if candidate in own:
-            return own[candidate]
     arguments = _needed(fun)
+    named_after = len(arguments) > 1 and all(a in own for a in arguments)
+    for candidate in (f"{name}_x0", "x0"):
+        if candidate in own and not named_after:
+            return own[candidate]
     if arguments and all(a in own for a in arguments):
         return own[arguments[0]] if len(arguments) == 1 else tuple(own[a] for a in arguments)
     if "x" in own:

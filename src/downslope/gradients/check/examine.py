@@ -13,7 +13,7 @@ from downslope.gradients import kinks
 from downslope.gradients.check import noise
 from downslope.gradients.check.bends import Bends
 from downslope.gradients.check.hints import Pattern, hint, ratio_hint
-from downslope.gradients.check.line import Direction
+from downslope.gradients.check.line import Direction, Line
 from downslope.gradients.check.locate import Search, Wrong, WrongPart
 from downslope.gradients.check.measure import Measured, Meter
 from downslope.gradients.check.problem import Indices, Problem, Vector
@@ -103,7 +103,9 @@ class Check:
         own = noise.of_gradient(self.problem, known, self.generator)
         self.precise = dtype == "float64" and self.problem.eps < 1e-12
         if not self.precise:
-            own = np.maximum(own, 4 * max(self.problem.eps, 2 * noise.HALF[dtype]) * np.abs(claimed))
+            # What computes in a coarser dtype inside cannot see steps below its own unit either.
+            self.problem.eps = max(self.problem.eps, 2 * noise.HALF[dtype])
+            own = np.maximum(own, 4 * self.problem.eps * np.abs(claimed))
         settings = self.settings
         self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
         self.level = settings.level if self.precise else max(settings.level, 0.1)
@@ -114,9 +116,9 @@ class Check:
             known,
             self.generator,
             settings.evaluations,
-            start=0.1 * max(1.0, float(np.median(np.abs(self.problem.x)))),
+            start=0.1 * min(max(1.0, float(np.median(np.abs(self.problem.x)))), 30.0),
         )
-        self.search = Search(self.meter, self.rtol, settings.findings)
+        self.search = Search(self.meter, self.rtol, settings.findings, self.precise)
         self._not_finite(claimed)
         if at.size:
             self._all_entries(at)
@@ -162,6 +164,7 @@ class Check:
         for j in bad[:8]:
             seen = self.meter.measure(Direction(np.array([j]), np.ones(1)), start=self.search._step(int(j)))
             if seen.slope.error < 1e-3 * max(1.0, abs(seen.residual)):
+                self.meter.claimed[j] = seen.residual
                 self.search.found.entries.append(
                     Wrong(int(j), float(claimed[j]), seen.residual, seen.slope.error)
                 )
@@ -375,6 +378,15 @@ class Check:
         important = size > 0.05 * float(np.max(size, initial=0.0))
         important &= size > 0
         missed = important & (self.resolution > self.level * size)
+        if self.unexplained and not self.reasons:
+            r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
+            self.reasons.append(
+                (
+                    Reason.ROUND_OFF,
+                    f"A difference of {r:.2g} (round-off: {own:.1g}) along a random direction could not be "
+                    "traced to any entry. Check in float64, or at another point.",
+                )
+            )
         if self.reasons or not missed.any():
             return
         cause = self._cause()
@@ -394,10 +406,15 @@ class Check:
         """Return a kink or a jump near the point that keeps differences from converging."""
         if not self.seen or self.meter.spent:
             return None
-        seen = self.seen[0]
-        line = seen.line
-        reach = max(seen.slope.step, 1e-3 * self.meter.start)
-        found = kinks.locate(lambda t: line.at(t)[0], -reach, reach, noise=4 * self.meter.noise.value)
+        line, near = self.seen[0].line, self.seen[0].slope.step
+        found = None
+        for reach in (near, 0.03 * near**0.5, 0.1):
+            # Not the noise that was measured: a jump at the point has been taken for it.
+            least = 8 * noise.HALF[self.meter.noise.dtype] * abs(self.meter.f0)
+            found = kinks.locate(lambda t: line.at(t)[0], -reach, reach, noise=least)
+            if found is not None and (isinstance(found, kinks.Kink) or _stands_out(line, found)):
+                break
+            found = None
         if found is None:
             return None
         if isinstance(found, kinks.Jump):
@@ -437,3 +454,11 @@ class Check:
             + (int(np.ravel_multi_index(f.index, starts[f.parameter].shape)) if f.index else 0)
             for f in findings[:3]
         ]
+
+
+def _stands_out(line: Line, jump: kinks.Jump) -> bool:
+    """Return whether a jump is larger than what the function does on either side of it."""
+    reach = 8 * jump.width
+    sides = [[line.at(jump.at + side * reach * k)[0] for k in range(1, 9)] for side in (-1, 1)]
+    spread = max(max(values) - min(values) for values in sides)
+    return spread < 0.2 * abs(jump.right - jump.left)

@@ -58,7 +58,8 @@ class Location:
 class Search:
     """Finds the wrong entries behind a residual."""
 
-    def __init__(self, meter: Meter, rtol: float, most: int) -> None:
+    def __init__(self, meter: Meter, rtol: float, most: int, precise: bool) -> None:
+        self.precise = precise
         self.meter = meter
         self.rtol = rtol
         self.most = most
@@ -128,7 +129,7 @@ class Search:
             self.found.kinks.append(j)
             meter.claimed[j] += seen.residual
             return True
-        if not seen.wrong:
+        if not seen.wrong or not self._steady(j, seen):
             return False
         analytic, numeric = float(meter.claimed[j]), float(meter.claimed[j] + seen.residual)
         meter.claimed[j] = numeric
@@ -137,8 +138,32 @@ class Search:
             self.found.entries.append(Wrong(j, float(self.original[j]), numeric, error))
         return True
 
+    def _steady(self, j: int, seen: Measured) -> bool:
+        """Return whether the claimed entry stays what it is over the step that showed it to be wrong.
+
+        Below float64 steps are large, and a gradient may rightly follow what they pass over.
+        """
+        if self.precise:
+            return True
+        problem, r = self.meter.problem, abs(seen.residual)
+        finest = 32 * problem.eps * abs(float(problem.x[j]))
+        visible = min(max(20 * self.meter.noise.value / r, finest), seen.slope.step)
+        for h in (visible * k for k in (2.6, 1.7, 1.0, 0.77, 0.53, 0.32, 0.11)):
+            if h > seen.slope.step:
+                continue
+            total = 0.0
+            for side in (-h, h):
+                near = problem.x.copy()
+                near[j] += side
+                total += float(problem.g(problem.round(near))[j]) / 2
+            if not abs(total - float(self.original[j])) <= 0.3 * r:
+                return False
+        return True
+
     def _step(self, j: int) -> float:
         """Return a first step for one entry: as large as that of the lines, or as the entry itself."""
+        if self.meter.rough:
+            return self.meter.start
         return max(self.meter.start, 0.05 * abs(float(self.meter.problem.x[j])))
 
     def _without(self, seen: Measured) -> Measured:
@@ -171,7 +196,7 @@ class Search:
             alone = self.meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j), sure=True)
             analytic, numeric = float(self.meter.claimed[j]), float(self.meter.claimed[j] + alone.residual)
             off = abs(alone.residual) > self.rtol * max(abs(analytic), abs(numeric))
-            if not alone.wrong or alone.bent or not off:
+            if not alone.wrong or alone.bent or not off or not self._steady(int(j), alone):
                 return False
             sample.append(Wrong(int(j), float(self.original[j]), numeric, alone.slope.error))
         zero = not np.any(self.original[at])
@@ -197,8 +222,7 @@ class Search:
             if all(self._fits(whole, doubt, one) for one in (seen, second)):
                 third = meter.measure(meter.direction(at), start=seen.slope.step, sure=True)
                 if self._fits(whole, doubt, third):
-                    self._keep(at, pattern, whole)
-                    return True
+                    return self._keep(at, pattern, whole)
         return False
 
     def _candidates(
@@ -240,12 +264,15 @@ class Search:
                 parts.append(replace(part, at=left))
         self.found.entries, self.found.parts = list(last.values()), parts
 
-    def _keep(self, at: Indices, pattern: Pattern, whole: Vector) -> None:
+    def _keep(self, at: Indices, pattern: Pattern, whole: Vector) -> bool:
         meter = self.meter
         off = np.abs(whole - meter.claimed[at])
         j = int(at[int(np.argmax(off))])
-        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j))
+        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j), sure=True)
+        if not seen.wrong or not self._steady(j, seen):
+            return False
         numeric = float(meter.claimed[j] + seen.residual)
         example = Wrong(j, float(self.original[j]), numeric, seen.slope.error)
         self.found.parts.append(WrongPart(at[off > 0], pattern, example))
         meter.claimed[at] = whole
+        return True

@@ -39,6 +39,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     typical = float(np.median(size[size > 0])) if np.any(size > 0) else 1.0
     by = signs * np.where(size > 0, size, typical)
     found: list[float] = []
+    seen: set[float] = set()
     dtype = "float64"
     for spacing in SPACINGS:
         if spacing < 8 * problem.eps:
@@ -52,7 +53,8 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
             continue
         values.insert(len(STEPS) // 2, f0)
         smooth.insert(len(STEPS) // 2, 0.0)
-        dtype = coarsest(values)
+        seen.update(values)
+        dtype = coarsest(sorted(seen))
         moved = len(set(values)) > 2
         found.append(deviation([v - s for v, s in zip(values, smooth, strict=True)]) if moved else 0.0)
         if moved and (found[-1] <= 64 * HALF[dtype] * abs(f0) or len([s for s in found if s > 0]) > 1):
@@ -80,7 +82,7 @@ def deviation(values: list[float]) -> float:
 
 
 def coarsest(values: list[float]) -> str:
-    """Return the coarsest dtype that holds all the values, none of them a short number by chance.
+    """Return the coarsest dtype that holds all the values.
 
     >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(v)) for v in (0.1, 0.2, 0.7)])
     ('float64', 'float32')
@@ -93,7 +95,7 @@ def coarsest(values: list[float]) -> str:
         return "float64"
     bits = single.view(np.uint32)
     if np.all(bits & 0xFFFF == 0):
-        return "bfloat16" if len(set(values)) > 2 else "float64"
+        return "bfloat16"
     return "float32"
 
 

@@ -1,0 +1,63 @@
+"""Kinks and jumps on a line: where they are, and nothing where there are none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from downslope.gradients.kinks import Jump, Kink, locate
+
+
+@pytest.mark.parametrize(
+    ("phi", "at", "left", "right"),
+    [
+        (lambda t: abs(t - 0.3), 0.3, -1, 1),
+        (
+            lambda t: math.exp(t) + max(0.0, t - 0.1234567),
+            0.1234567,
+            math.exp(0.1234567),
+            1 + math.exp(0.1234567),
+        ),
+        (lambda t: 1e6 + abs(t - 0.3), 0.3, -1, 1),
+        (lambda t: max(t, 2 * t - 0.5), 0.5, 1, 2),
+    ],
+)
+def test_a_kink(phi: Callable[[float], float], at: float, left: float, right: float) -> None:
+    found = locate(phi, -0.9, 1.0)
+    assert isinstance(found, Kink)
+    assert found.at == pytest.approx(at, abs=1e-4)
+    assert (found.left, found.right) == pytest.approx((left, right), rel=0.02)
+
+
+def test_a_jump() -> None:
+    found = locate(lambda t: math.floor(3 * t) + t * t, 0.1, 0.6)
+    assert isinstance(found, Jump)
+    assert found.at == pytest.approx(1 / 3, abs=1e-9)
+    assert found.right - found.left == pytest.approx(1, abs=1e-6)
+    assert "a jump at t = 0.333" in str(found)
+
+
+@pytest.mark.parametrize(
+    "phi",
+    [
+        lambda t: t**3,
+        lambda t: max(t, 0.0) ** 2,
+        lambda t: math.sin(30 * t),
+        lambda t: math.exp(-((t / 0.01) ** 2)),
+        lambda t: 5.0,
+        lambda t: 2 * t,
+        lambda t: math.nan,
+        lambda t: 1e8 + math.sin(t),
+    ],
+)
+def test_nothing_where_it_is_smooth(phi: Callable[[float], float]) -> None:
+    assert locate(phi, -1.0, 1.1) is None
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="expected a < b"):
+        locate(abs, 1.0, 0.0)
+    with pytest.raises(ValueError, match="at least 5"):
+        locate(abs, 0.0, 1.0, points=3)

@@ -1,0 +1,167 @@
+"""Checks of PyTorch functions, custom autograd functions and modules."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import downslope as ds
+from downslope.errors import UsageError
+from downslope.gradients.check import Reason, Verdict
+
+
+def network() -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    return model, (torch.randn(5, 8), torch.randint(0, 3, (5,)))
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+class Halved(torch.autograd.Function):
+    """A product whose gradient in the weight has lost a factor 2."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return 2 * inputs @ weight
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        inputs, weight = ctx.saved_tensors
+        return 2 * g @ weight.T, inputs.T @ g
+
+
+class OneEntry(torch.autograd.Function):
+    """A sum of cubes whose gradient is wrong in one entry."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x**3).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        made = 3 * x**2 * g
+        made[2, 1] *= 0.9
+        return made
+
+
+def test_a_module_passes_and_is_left_as_it_was() -> None:
+    model, batch = network()
+    before = copy.deepcopy(model.state_dict())
+    report = ds.check_gradient(model, batch, loss=loss)
+    assert report.passed
+    assert report.coverage is not None
+    assert (report.coverage.entries, report.coverage.level) == (195, 0.01)  # in float64
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_batch_norm_in_training_mode_is_deterministic_and_untouched() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+    before = copy.deepcopy(model.state_dict())
+    assert ds.check_gradient(model, torch.randn(9, 4), loss=lambda m, b: m(b).square().mean()).passed
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_custom_function_is_called_with_its_arguments() -> None:
+    torch.manual_seed(0)
+    report = ds.check_gradient(Halved.apply, (torch.randn(4, 3), torch.randn(3, 6)))
+    assert report.verdict is Verdict.FAIL
+    assert report.function == "Halved"
+    (found,) = report.findings
+    assert (found.where, found.entries) == ("all of weight", 18)
+    assert "a factor 2 is missing" in found.hint
+
+
+def test_one_entry_of_a_custom_function() -> None:
+    report = ds.check_gradient(OneEntry.apply, torch.linspace(1, 2, 12).reshape(4, 3))
+    assert [f.name for f in report.findings] == ["x[2, 1]"]
+    assert report.findings[0].ratio == pytest.approx(0.9)
+
+
+def test_what_is_detached_is_named() -> None:
+    point = {"w": torch.randn(4, 20, generator=torch.Generator().manual_seed(0)), "b": torch.ones(20)}
+    report = ds.check_gradient(lambda p: (p["w"] @ p["b"].detach()).sin().sum() + p["w"].sum(), point)
+    (found,) = report.findings
+    assert (found.where, found.entries) == ("all of b", 20)
+    assert "detached" in found.hint
+    assert any("no way from f to b" in note for note in report.notes)
+
+
+def test_dropout_is_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
+    report = ds.check_gradient(model, torch.ones(3, 8), loss=lambda m, b: m(b).sum())
+    assert report.reason is Reason.RANDOM
+    assert "1 (Dropout) is in training mode: call model.eval()" in report.reasons[0]
+    assert ds.check_gradient(model.eval(), torch.ones(3, 8), loss=lambda m, b: m(b).sum()).passed
+
+
+def test_relu_at_zero_is_a_kink_and_no_failure() -> None:
+    report = ds.check_gradient(lambda x: torch.relu(x).sum(), torch.tensor([1.0, 0.0, -2.0]))
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.KINK)
+    assert "x[1]" in report.reasons[0]
+
+
+def test_frozen_parameters_are_said() -> None:
+    model, batch = network()
+    next(model.parameters()).requires_grad_(False)
+    report = ds.check_gradient(model, batch, loss=loss)
+    assert report.passed
+    assert any("frozen: 0.weight" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_narrow_functions_never_fail_when_right_and_do_when_wrong(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200).to(dtype)
+
+    def inside(x: Tensor) -> Tensor:
+        return (x.to(dtype) ** 2).sum()  # in its own precision, whatever is handed over
+
+    assert ds.check_gradient(inside, x, precision="own").verdict is not Verdict.FAIL
+    assert ds.check_gradient(inside, x).verdict is not Verdict.FAIL
+    wide = ds.check_gradient(lambda x: (x**2).sum(), x)
+    assert wide.passed
+    assert any("float64" in note for note in wide.notes)
+    wrong = ds.check_gradient(lambda x: (x**2).sum() + 0.1 * (x[7] ** 2).detach(), x)
+    assert [f.index for f in wrong.findings] == [(7,)]
+
+
+def test_second_derivatives_of_custom_functions() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Any:
+            (x,) = ctx.saved_tensors
+            return 2 * x.detach() * g  # right, but its own derivative is lost
+
+    x = torch.linspace(1, 2, 5, dtype=torch.float64)
+    assert ds.check_gradient(lambda x: Square.apply(x).sin().sum(), x).passed
+    assert ds.check_hvp(lambda x: (x**4).sum(), x).passed
+    assert ds.check_hvp(lambda x: Square.apply(x).sin().sum(), x).verdict is Verdict.FAIL
+
+
+def test_bad_input() -> None:
+    model, batch = network()
+    with pytest.raises(UsageError, match="loss is given for a function"):
+        ds.check_gradient(torch.sum, torch.ones(3), loss=loss)
+    with pytest.raises(UsageError, match="its gradient is that of autograd"):
+        ds.check_gradient(model, batch, loss=loss, gradient=lambda x: x)
+    with pytest.raises(UsageError, match="returned a str"):
+        ds.check_gradient(lambda x: "no", torch.ones(3))
+    with pytest.raises(UsageError, match="does not take float64"):
+        ds.check_gradient(lambda x: x.float().sum(), torch.ones(3), precision="float64")

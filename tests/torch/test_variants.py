@@ -63,6 +63,14 @@ def test_heads_go_with_a_model_that_is_traced() -> None:
         Muon([model.q.weight], heads="split")
 
 
+def test_the_view_of_a_parameter() -> None:
+    model, x = Attention(), torch.randn(2, 5, 6)
+    optimizer = Muon(model, x, heads="split")
+    assert optimizer.view_of(model.q.weight).blocks == (16, 16)
+    with pytest.raises(ValueError, match="Muon does not step it here"):
+        optimizer.view_of(model.embed.weight)
+
+
 VIEWS = [
     ((6, 4), MatrixView((0,), (1,))),
     ((4, 6), MatrixView((1,), (0,))),

@@ -161,6 +161,17 @@ class Muon(RuleOptimizer):
         adamw = {"betas": betas, "eps": eps, "amsgrad": False, "bias_correction": True}
         super().__init__(params, {**defaults, **muon, **adamw})
 
+    def view_of(self, p: Tensor) -> MatrixView:
+        """Return how a parameter that Muon steps is seen as matrices.
+
+        Raises:
+            ValueError: a parameter that another rule steps, or that is not this optimizer's.
+
+        """
+        if p not in self._views:
+            raise ValueError(f"a parameter of shape {tuple(p.shape)} has no view: Muon does not step it here")
+        return self._views[p]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; beside the hyper-parameters it may hold "rule" and "view" or "views"."""
         group = dict(param_group)

@@ -285,6 +285,8 @@ def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> 
     if dtype is None or dtype == stack.dtype:
         return stack.div_(size)
     out = torch.empty_like(stack, dtype=dtype)
+    if stack.device.type != "cpu":
+        return torch.div(stack, size, out=out)  # one launch, cast on the way
     rows = max(1, BLOCK // stack.shape[-1])
     pieces = zip(torch.split(stack.flatten(0, 1), rows), torch.split(out.flatten(0, 1), rows), strict=True)
     norms = size.expand(-1, stack.shape[1], 1).reshape(-1, 1)

@@ -121,7 +121,7 @@ class LineSearch:
             d = self.towards.direction(space, state.memory, gradient)
         else:
             free = free_to_move(space, problem, x, gradient)
-            d = self.towards.direction(space, state.memory, gradient, free)
+            d = self.towards.direction(space, state.memory, gradient, free)  # type: ignore[call-arg]
             d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))

@@ -100,5 +100,8 @@ class Direction(Protocol):
         lock step the memory stays as it is where `when` does not hold; elsewhere it always holds.
         """
 
-    def direction(self, space: Space, memory: Any, gradient: Array) -> Array:
-        """Return a direction; where it does not descend, -g is taken and the memory forgotten."""
+    def direction(self, space: Space, memory: Any, gradient: Array, /) -> Array:
+        """Return a direction; where it does not descend, -g is taken and the memory forgotten.
+
+        A direction whose `bounded` is True takes `free`, which says of each entry whether no bound holds it.
+        """

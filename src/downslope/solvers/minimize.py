@@ -25,6 +25,9 @@ from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
 
+SMALL = 20
+"""Batches of problems with no more unknowns are solved by BFGS, where no method is named."""
+
 ARGUMENTS = (
     "method", "args", "gradient", "hessian", "hessian_vector", "stop", "bounds", "batch", "options",
     "starts", "box", "sampler", "seed", "engine", "callback", "history", "log", "progress", "noise",
@@ -68,9 +71,9 @@ def minimize(  # noqa: D417
         fun: takes x0's arrays (and `args`), returns one real number of x0's framework.
         x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
             tuple of such arrays, plain numbers, or the `Result` of a run to go on with.
-        method: "l-bfgs" (the default), "bfgs", "cg", "gd", "momentum", "nesterov", "newton",
-            "newton-cg", "trust-ncg", "pattern", or a rule: "sgd", "adam", "adagrad", "rmsprop", "muon".
-            SciPy's names mean what is nearest to them.
+        method: "l-bfgs" (the default; "bfgs" for batches of up to 20 unknowns), "bfgs", "cg", "gd",
+            "momentum", "nesterov", "newton", "newton-cg", "trust-ncg", "pattern", or a rule: "sgd", "adam",
+            "adagrad", "rmsprop", "muon". SciPy's names mean what is nearest to them.
         args: further arguments of `fun` and its derivatives.
         gradient: a function; True where `fun` returns (value, gradient); None for the framework's
             automatic differentiation, and of NumPy functions differences; "forward", "central" or
@@ -137,7 +140,9 @@ def minimize(  # noqa: D417
     resumed = x0 if isinstance(x0, Result) else None
     if resumed is not None:
         x0, named = resumed.x, named or resumed.method
-    chosen = method_of(named or "l-bfgs", **rest)
+    if named is None:
+        named = _default(x0, batch, bounds, rest)
+    chosen = method_of(named, **rest)
     f = objective_of(
         fun, x0, args=args, gradient=gradient, hessian=hessian, hessian_vector=hessian_vector,
         noise=noise, batch=batch, vectorized=vectorized,
@@ -150,9 +155,16 @@ def minimize(  # noqa: D417
         state, error = _run(f, chosen, problem, stop, _resumed(resumed, chosen, start), observer)
     finally:
         observer.close()
-    name = named if isinstance(named, str) else "l-bfgs" if named is None else type(chosen).__name__
+    name = named if isinstance(named, str) else type(chosen).__name__
     made = of_batch if batch else of_one
     return made(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
+
+
+def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:
+    """Return "l-bfgs"; of many small problems "bfgs", whose matrix is then smaller than its pairs."""
+    shape = getattr(x0, "shape", (0,))
+    small = batch and len(shape) == 2 and shape[1] <= SMALL and bounds is None and not options
+    return "bfgs" if small else "l-bfgs"
 
 
 def _run(

@@ -36,16 +36,48 @@ class JaxSpace(Arrays):
         made: T = jax.lax.cond(condition, lambda: self.arrays(then()), lambda: self.arrays(otherwise()))
         return made
 
+    def sum(self, a: Array, axis: int) -> Array:
+        return _added(lambda i: _at(a, i, axis), a.shape[axis]) if _wide(a) else a.sum(axis)
+
+    def dot(self, a: Array, b: Array) -> Array:
+        return _added(lambda i: _at(a, i, 0) * _at(b, i, 0), a.shape[0]) if _wide(a) else a @ b
+
+    def largest(self, a: Array) -> Array:
+        if not _wide(a):
+            return a.max(0)
+        return jax.lax.fori_loop(1, a.shape[0], lambda i, most: jnp.maximum(most, _at(a, i, 0)), a[0])
+
+    def eigh(self, matrix: Array) -> tuple[Array, Array, Array]:
+        if matrix.ndim > 2:
+            return super().eigh(matrix)
+        finite = jnp.isfinite(matrix).all()
+        curvatures, basis = jnp.linalg.eigh(
+            jnp.where(finite, matrix, jnp.eye(len(matrix), dtype=matrix.dtype))
+        )
+        return curvatures, basis, finite
+
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        if matrix.ndim > 2:
+            return super().svd(matrix, vector)
+        finite = jnp.isfinite(matrix).all()
+        left, values, right = jnp.linalg.svd(jnp.where(finite, matrix, 0.0), full_matrices=False)
+        values = jnp.where(finite, values[::-1], jnp.nan)
+        return values, right[::-1].T, (vector @ left)[::-1]
+
     def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
         if len(condition.shape):
             return super().guarded(condition, change, tree)
         return self.branch(condition, lambda: change(jnp.asarray(True)), lambda: tree)
 
     def rows(self, stack: Array, a: Array) -> Array:
-        return stack @ a if a.ndim == 1 else super().rows(stack, a)
+        if not _wide(a):
+            return stack @ a
+        return _added(lambda i: _at(stack, i, 1) * _at(a, i, 0), a.shape[0])
 
     def combine(self, weights: Array, stack: Array) -> Array:
-        return weights @ stack if weights.ndim == 1 else super().combine(weights, stack)
+        if not _wide(weights):
+            return weights @ stack
+        return _added(lambda i: _at(weights, i, 0) * _at(stack, i, 0), weights.shape[0])
 
     def put(self, stack: Array, index: Array, row: Array, when: Any = True) -> Array:
         if len(index.shape):
@@ -76,6 +108,24 @@ class JaxSpace(Arrays):
 
         made: T = mapped(one, tree)
         return made
+
+
+def _wide(a: Array) -> bool:
+    """Whether an array has lanes."""
+    return a.ndim > 1
+
+
+def _at(a: Array, i: Any, axis: int) -> Array:
+    return jax.lax.dynamic_index_in_dim(a, i, axis, keepdims=False)
+
+
+def _added(term: Callable[[Any], Array], count: int) -> Array:
+    """Return the sum of terms, each as wide as the lanes.
+
+    On CPUs, XLA's reductions over the first axis run across the lanes and are several times slower;
+    written out term by term, they are fused into what follows and computed over and over.
+    """
+    return jax.lax.fori_loop(1, count, lambda i, total: total + term(i), term(0))
 
 
 def lanes(like: Array) -> JaxSpace:

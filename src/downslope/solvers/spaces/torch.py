@@ -33,26 +33,6 @@ class TorchHost(Host):
     def scale(self, t: float, a: Array) -> Array:
         return t * a
 
-    def shift(self, t: float, a: Array) -> Array:
-        return a + t
-
-    def first(self, a: Array) -> float:
-        return float(a[0])
-
-    def eigh(self, matrix: Array) -> tuple[Array, Array, bool]:
-        if not bool(torch.isfinite(matrix).all()):
-            return matrix[0], matrix, False
-        curvatures, basis = torch.linalg.eigh(matrix)
-        return curvatures, basis, True
-
-    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
-        if not bool(torch.isfinite(matrix).all()):
-            k = min(matrix.shape)
-            nothing = torch.full((k,), float("nan"), dtype=matrix.dtype, device=matrix.device)
-            return nothing, nothing.expand(matrix.shape[1], k), nothing
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return values.flip(0), right.flip(0).T, (vector @ left).flip(0)
-
     def axpy(self, t: float, a: Array, b: Array) -> Array:
         return torch.add(b, a, alpha=t)
 

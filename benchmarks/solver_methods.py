@@ -163,9 +163,9 @@ def least_squares(method: str, tolerance: float) -> Solver:
             case.jacobian,
             method=method,
             x_scale="jac",
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
+            xtol=tolerance,
+            ftol=tolerance,
+            gtol=tolerance,
             max_nfev=2000,
         )
         return found.x, bool(found.success)

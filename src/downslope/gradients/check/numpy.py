@@ -18,6 +18,8 @@ class NumpyAdapter:
     """A function of NumPy arrays."""
 
     def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
+        if gradient is None and hasattr(fun, "value_and_gradient"):
+            gradient = _own(fun)
         if gradient is None:
             raise UsageError(
                 "gradient is missing: a NumPy function is checked against the gradient that you give, "
@@ -135,3 +137,15 @@ def _plain(x: Any) -> bool:
     return isinstance(x, list) and all(
         isinstance(v, (int, float)) or (isinstance(v, list) and _plain(v)) for v in x
     )
+
+
+def _own(fun: Any) -> Callable[..., Any] | None:
+    """Return the gradient of a function that brings it along (compiled, or a program), where it does."""
+
+    def gradient(*args: Any) -> Any:
+        found = fun.value_and_gradient(*args)[1]
+        if found is None:
+            raise UsageError(f"{fun!r} has no gradient of its own: there is nothing to check")
+        return found
+
+    return gradient

@@ -283,6 +283,7 @@ def lr(
     ] = "",
     threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page. Default: runs/lr-TASK.html.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it costs, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> int:
     """A learning rate for a task, with a safe range and how sure it is.
@@ -309,6 +310,7 @@ def lr(
         out=out,
         command=command_line(context.find_root().obj),
         as_json=as_json,
+        dry_run=dry_run,
     )
 
 

@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = ("bash", "sh", "console")
 SILENT = ("text", "json", "")  # output, not input
-TRAINS = ("compare",)
+TRAINS = ("compare", "lr")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

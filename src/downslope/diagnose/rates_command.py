@@ -13,7 +13,7 @@ from downslope.compare.command import print_json
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile_command import _write_file
-from downslope.diagnose.rates import LONGEST, Rates
+from downslope.diagnose.rates import LONGEST, RUNGS, SWEEP_SEEDS, SWEEP_STEPS, Rates
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -35,6 +35,7 @@ def run_lr(
     out: Path | None = None,
     command: str = "",
     as_json: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Search learning rates of a task, show them, write the page, and return the exit code.
 
@@ -51,6 +52,10 @@ def run_lr(
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
     told = Console(stderr=True, highlight=False)
+    length = task.steps if steps is None else steps
+    told.print(plan_line(length, longest, seeds, len(tasks) * len(candidates)))
+    if dry_run:
+        return 0
     searched = _search(
         tasks,
         candidates,
@@ -74,6 +79,21 @@ def run_lr(
     else:
         _show(found, checks, page)
     return 0 if all(r.value is not None for one in found for r in one) else 1
+
+
+def plan_line(steps: int, longest: int, seeds: int, searches: int) -> str:
+    """Return what a search takes, in steps.
+
+    >>> plan_line(200, 1000, 2, 1)
+    '1 search of about 1,450 steps, as much as 7.2 trainings of 200 steps'
+
+    """
+    half = min(longest, max(2, steps // 2))
+    runs = sum(r.rates * (seeds if r.every_seed else 1) * round(2 * half * r.share) for r in RUNGS)
+    total = SWEEP_SEEDS * SWEEP_STEPS + runs
+    word = "search" if searches == 1 else "searches"
+    as_much = f"as much as {total / steps:.1f} trainings of {steps} steps"
+    return f"{searches} {word} of about {total:,} steps, {as_much}"
 
 
 def at_widths(task: Task, widths: Sequence[int]) -> list[Task]:

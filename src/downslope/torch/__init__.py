@@ -15,6 +15,7 @@ from downslope.torch.muon import Muon
 if TYPE_CHECKING:
     from downslope.diagnose.torch.health import Diagnostics
     from downslope.diagnose.torch.profile import profile
+    from downslope.diagnose.torch.rates import Replay, find_lr
     from downslope.diagnose.watch.torch import watch
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Diagnostics",
     "Muon",
     "RMSProp",
+    "Replay",
+    "find_lr",
     "partition",
     "profile",
     "qk_clip",
@@ -44,6 +47,10 @@ def __getattr__(name: str) -> Any:
         from downslope.diagnose.torch.profile import profile
 
         return profile
+    if name in ("Replay", "find_lr"):
+        from downslope.diagnose.torch import rates
+
+        return getattr(rates, name)
     if name == "watch":
         from downslope.diagnose.watch.torch import watch
 

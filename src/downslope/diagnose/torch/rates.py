@@ -283,7 +283,7 @@ def find_lr(
     elif not callable(batches) and hasattr(batches, "__next__"):
         raise UsageError(
             "batches is an iterator, which the search would use up: pass a list, a data loader, a function "
-            "of a seed that returns an iterator, or downslope.diagnose.torch.Replay(batches)"
+            "of a seed that returns an iterator, or downslope.torch.Replay(batches)"
         )
     if seeds < 1:
         raise UsageError(f"seeds = {seeds}: expected at least 1")

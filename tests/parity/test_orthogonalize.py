@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from downslope.ops.numpy import NumpyOps
 from downslope.rules import orthogonalize
@@ -214,3 +215,39 @@ def test_published_ranges_are_what_the_polynomials_do(name: str, steps: int) -> 
     assert high >= s.max() - 1e-3
     assert abs(low - s.min()) < 2e-3
     assert abs(high - s.max()) < 2e-3
+
+
+def nearest_to_one(low: float, high: float, terms: int) -> float:
+    """Return the least possible error of an odd polynomial on [low, high], by linear programming."""
+    x = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, 1501))) / 2
+    basis = np.polynomial.chebyshev.chebvander(2 * (x / high) ** 2 - 1, terms - 1) * (x / high)[:, None]
+    sides = np.vstack([np.c_[basis, -np.ones(len(x))], np.c_[-basis, -np.ones(len(x))]])
+    limits = np.r_[np.ones(len(x)), -np.ones(len(x))]
+    cost = np.r_[np.zeros(terms), 1.0]
+    found = linprog(cost, A_ub=sides, b_ub=limits, bounds=[(None, None)] * terms + [(0, None)])
+    assert found.status == 0, found.message
+    return float(found.fun)
+
+
+def test_minimax_steps_are_the_nearest_to_one() -> None:
+    """Against another optimiser: no odd polynomial of its degree does better on the interval before it."""
+    low, high = 1e-3, 1.0
+    for row, terms in zip(coefficients_of("minimax"), (5, 9, 9), strict=True):
+        s = np.concatenate(
+            [np.geomspace(low / 1.01, high * 1.01, 40001), np.linspace(low, high * 1.01, 40001)]
+        )
+        error = np.abs(s * row.at(s * s) - 1).max()
+        # The program sees 1,501 points of the interval, between which the error is 1e-5 larger.
+        assert error == pytest.approx(nearest_to_one(low / 1.01, high * 1.01, terms), rel=2e-5)
+        low, high = 1 - error, 1 + error
+    assert (low, high) == pytest.approx(published_range("minimax"), abs=2e-2)  # the margins for rounding
+
+
+@pytest.mark.parametrize("name", ["minimax", "polar_express", "keller5"])
+def test_steps_are_the_polynomials_that_they_say(name: str) -> None:
+    """q(R) of matrices, in few products, has the eigenvalues q(y)."""
+    y = np.geomspace(1e-6, 1.0, 12)
+    v = np.linalg.qr(np.random.default_rng(0).standard_normal((12, 12)))[0]
+    for row in coefficients_of(name):
+        made = row.of(OPS, (v * y) @ v.T)
+        np.testing.assert_allclose(v.T @ made @ v, np.diag(row.at(y)), atol=1e-12)  # numbers up to 90

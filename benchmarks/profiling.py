@@ -1,6 +1,6 @@
 """What a profile costs and how far its parts are from the whole, against torch.profiler on the same steps.
 
-    python benchmarks/profile.py [--task digits] [--optimizer muon] [--repeats 9] [--steps 10]
+    python benchmarks/profiling.py [--task digits] [--optimizer muon] [--repeats 9] [--steps 10]
 
 Candidates take turns: plain steps, steps with every part marked, steps with every layer marked, and
 steps under torch.profiler. The ratio is the median over rounds; below it, how far the parts of a profile

@@ -112,7 +112,7 @@ class JaxSpace(Arrays):
 
 def _wide(a: Array) -> bool:
     """Whether an array has lanes."""
-    return a.ndim > 1
+    return len(a.shape) > 1
 
 
 def _at(a: Array, i: Any, axis: int) -> Array:

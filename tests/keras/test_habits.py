@@ -261,3 +261,28 @@ def test_a_subclassed_model_is_traced(capsys):
     m(np.zeros((2, 8), "float32"))
     roles = [a.role.value for a in partition(m) if len(a.shape) == 2]
     assert roles == ["output", "input", "hidden", "hidden"]
+
+
+@pytest.mark.parametrize("heads", ["fused", "split"])
+def test_heads_may_be_split_and_rows_evened(heads, tmp_path):
+    x = keras.Input((6, 8))
+    h = layers.Dense(8)(x)
+    y = layers.MultiHeadAttention(2, 4, name="mha")(h, h)
+    model = keras.Model(x, layers.Dense(3)(h + y))
+    optimizer = Muon(learning_rate=0.01, heads=heads, normuon=True, momentum_warmup=3)
+    model.compile(optimizer, "mse", jit_compile=False)
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((8, 6, 8)).astype("float32"), rng.standard_normal((8, 6, 3)).astype("float32")
+    model.fit(*data, batch_size=4, verbose=0)
+    found = {a.name: a for a in optimizer.partition if a.rule == "muon"}
+    (query,) = (a for name, a in found.items() if name.endswith("query/kernel"))
+    assert query.view.matrices(query.shape) == ([(1, 8, 8)] if heads == "fused" else [(2, 4, 8)])
+    rows = [tuple(v.shape) for v in optimizer.variables if v.path.endswith("row_square")]
+    assert rows == [(8,)] * len(found)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.optimizer.get_config()["heads"] == heads
+    for a, b in zip(again.optimizer.variables, optimizer.variables, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b))
+    with pytest.raises(ValueError, match="pass no overrides or heads beside it"):
+        Muon(partition(model), heads="split")

@@ -17,6 +17,8 @@ import torch
 from timing import bandwidth, dump, interleaved, medians, ratio, show
 
 import downslope.torch as dt
+from downslope.grouping.view import MatrixView
+from downslope.rules.orthogonalize import coefficients_of, operations
 
 LAYER = [(2304, 768), (2304,), (768, 768), (768,), (3072, 768), (3072,), (768, 3072), (768,)] + [(768,)] * 4
 SETS = {
@@ -27,6 +29,7 @@ SETS = {
     + [(128, 64, 3, 3)] * 20
     + [(128, 128, 3, 3)] * 40
     + [(256, 128, 1, 1)] * 26,
+    "experts-8": [(8, 512, 2048)],
 }
 
 Make = Callable[..., torch.optim.Optimizer]
@@ -67,13 +70,96 @@ def elementwise(name: str, shapes: list[tuple[int, ...]], repeats: int) -> dict[
     return interleaved(candidates, repeats)
 
 
-def muon(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, list[float]]:
+def split(shapes: list[tuple[int, ...]], stacked: bool) -> list[torch.nn.Parameter]:
+    """Return parameters as a rule for matrices alone wants them: flattened, experts one by one."""
+    params = parameters(shapes)
+    if not stacked:
+        return parameters(shapes, flat=True)
+    halves = [list(zip(p.detach().unbind(), p.grad.unbind(), strict=True)) for p in params]
+    found = []
+    for matrix, g in (pair for half in halves for pair in half):
+        found.append(torch.nn.Parameter(matrix.clone()))
+        found[-1].grad = g.clone()
+    return found
+
+
+def our_muon(shapes: list[tuple[int, ...]], stacked: bool, **options: Any) -> torch.optim.Optimizer:
+    view = MatrixView((1,), (2,), batch=(0,)) if stacked else None
+    views = {"view": view} if stacked else {}
+    groups = [{"params": [p], "rule": "muon", **views} for p in parameters(shapes)]
+    return dt.Muon(groups if stacked else parameters(shapes), lr=1e-6, **options)
+
+
+def peers() -> dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]]:
+    """Return other libraries' Muon, of those that are installed."""
+    found: dict[str, Any] = {"torch": lambda params: torch.optim.Muon(params, lr=1e-6)}
+    try:
+        import timm.optim
+
+        found["timm"] = lambda params: timm.optim.Muon(params, lr=1e-6)
+    except (ImportError, RuntimeError) as error:  # torchvision of another build raises the latter
+        print(f"timm is left out: {error}")
+    try:
+        import pytorch_optimizer
+
+        found["pytorch_optimizer"] = lambda params: pytorch_optimizer.Muon(
+            [{"params": params, "use_muon": True}], lr=1e-6
+        )
+    except ImportError as error:
+        print(f"pytorch_optimizer is left out: {error}")
+    return found
+
+
+def muon(shapes: list[tuple[int, ...]], stacked: bool, repeats: int) -> dict[str, list[float]]:
     candidates = {
-        "ours": dt.Muon(parameters(shapes), lr=1e-6).step,
-        "ours, float32": dt.Muon(parameters(shapes), lr=1e-6, ns_dtype="float32").step,
-        "torch": torch.optim.Muon(parameters(shapes, flat=True), lr=1e-6).step,
+        "ours": our_muon(shapes, stacked).step,
+        "ours, float32": our_muon(shapes, stacked, ns_dtype="float32").step,
+        "ours, bfloat16": our_muon(shapes, stacked, ns_dtype="bfloat16").step,
+        **{name: make(split(shapes, stacked)).step for name, make in peers().items()},
     }
     return interleaved(candidates, repeats)
+
+
+def ranges() -> dict[str, str]:
+    """Return where each one's step leaves singular values that lay between 1 and 0.01."""
+    n = 512
+    u, v = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0] for _ in range(2))
+    g = ((u * torch.logspace(0, -2, n, dtype=torch.float64)) @ v).float()
+    makers: dict[str, Any] = {
+        f"ours{', ' + name if name else ''}": lambda params, name=name: dt.Muon(
+            params, lr=1.0, **({"ns_dtype": name} if name else {})
+        )
+        for name in ("", "float32", "bfloat16")
+    }
+    found = {}
+    for name, make in {**makers, **peers()}.items():
+        p = torch.nn.Parameter(torch.zeros(n, n))
+        p.grad = g.clone()
+        optimizer = make([p])
+        for group in optimizer.param_groups:
+            group.update(lr=1.0, weight_decay=0.0)
+        optimizer.step()
+        values = torch.linalg.svdvals(p.detach().double())
+        typical = values.square().mean().sqrt()  # scales differ: relative to the root mean square
+        found[name] = f"{values.min() / typical:.2f} – {values.max() / typical:.2f}"
+    return found
+
+
+def muon_floor(shapes: list[tuple[int, ...]], stacked: bool, rate: float, products: float) -> float:
+    """Return the seconds of the multiply-adds of the default steps and of the bytes of the rule."""
+    rows, operations_, elements = coefficients_of("minimax"), 0.0, 0
+    for shape in shapes:
+        count, m, n = shape if stacked else (1, shape[0], torch.Size(shape[1:]).numel())
+        m, n = min(m, n), max(m, n)
+        operations_ += count * min(operations(m, n, rows), operations(m, n, rows, []))
+        elements += count * m * n
+    return 2 * operations_ / products + 20 * elements / rate  # reads g, m, p; writes m, p
+
+
+def matmul_rate() -> float:
+    """Return float32 operations a second of a 1024³ product."""
+    a = torch.randn(1024, 1024)
+    return 2 * 1024**3 / medians(interleaved({"mm": lambda: a @ a}, 15))["mm"]
 
 
 def rows_of(seconds: dict[str, list[float]], floor: float | None) -> list[list[str]]:
@@ -110,10 +196,16 @@ def main() -> None:
             title = f"{name} on {set_name}: {count:,} elements, floor {1e3 * floor:.2f} ms"
             show(title, ["step", "ms", *times, "of floor"], rows_of(seconds, floor))
     if "muon" in chosen:
-        for set_name in ("gpt2-4-hidden", "conv-126"):
-            seconds = muon(SETS[set_name], max(3, args.repeats // 3))
+        products, ends = matmul_rate(), ranges()
+        print(f"float32 products: {products / 1e9:.0f} GFLOP/s")
+        for set_name in ("gpt2-4-hidden", "conv-126", "experts-8"):
+            stacked = set_name == "experts-8"
+            seconds = muon(SETS[set_name], stacked, max(3, args.repeats // 3))
             results[f"{set_name}/muon"] = medians(seconds)
-            show(f"muon on {set_name}", ["step", "ms", "x torch"], rows_of(seconds, None))
+            floor = muon_floor(SETS[set_name], stacked, rate, products)
+            rows = [[*row, ends[row[0]]] for row in rows_of(seconds, floor)]
+            title = f"muon on {set_name}: floor in float32 {1e3 * floor:.0f} ms"
+            show(title, ["step", "ms", "x torch", "of floor", "singular values / rms"], rows)
     if args.json:
         dump(args.json, results)
 

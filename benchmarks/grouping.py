@@ -1,8 +1,9 @@
 """The scoreboard of grouping: which rules send which parameters of the zoo to Muon, and which rightly.
 
-    python benchmarks/grouping.py [--json] [--wrong RULE]
+    python benchmarks/grouping.py [--json] [--wrong RULE] [--zoo torch|flax|keras]
 
-Every rule says, for each trainable parameter of each architecture in `tests/zoo`, Muon or not. The
+Every rule says, for each trainable parameter of each architecture in `tests/zoo` (and in
+`tests/jax/zoo.py` and `tests/keras/zoo.py`, in processes of their own), Muon or not. The
 labels were written by hand. A model counts as right if all of its parameters are. Peers' rules come
 from their installed packages where those have a function for it, else they are restated here from
 their documents or sources:
@@ -18,17 +19,20 @@ their documents or sources:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from scoring import Score, table
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 warnings.simplefilter("ignore")
@@ -73,8 +77,8 @@ PEERS: dict[str, Rule] = {
 }
 
 
-def score() -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
-    """Return, for each rule, its counts, and the parameters it gets wrong."""
+def score() -> tuple[Score, str]:
+    """Return the score on the PyTorch zoo, and what is to say of the labelled views."""
     import transformers
 
     from downslope.grouping.partition import Role
@@ -82,58 +86,63 @@ def score() -> tuple[dict[str, dict[str, float]], dict[str, list[str]]]:
     from tests.zoo import ZOO
 
     transformers.logging.set_verbosity_error()
+    peers = dict(PEERS)
+    if importlib.util.find_spec("pytorch_optimizer") is None:
+        print("pytorch_optimizer is not installed: left out (`make bench` installs it)", file=sys.stderr)
+        del peers["pytorch_optimizer"]
     torch.set_num_threads(1)  # the models are small
-    names = ["Downslope", *PEERS]
-    right = {n: {"models": 0, "matrices": 0, "views": 0} for n in names}
-    wrong: dict[str, list[str]] = {n: [] for n in names}
-    matrices, views, seconds = 0, 0, 0.0
+    total, views, right = Score(), 0, 0
     for z in track(ZOO, "the zoo", console=Console(stderr=True)):
         torch.manual_seed(0)
         model, args, kwargs = z.build()
         own = {n: p for n, p in named_parameters(model).items() if p.requires_grad}
-        labels = {n: Role(z.label(n, tuple(p.shape))).rule == "muon" for n, p in own.items()}
-        judged = [n for n, p in own.items() if p.ndim > 1]
+        shapes = {n: tuple(p.shape) for n, p in own.items()}
+        muon = {n for n, shape in shapes.items() if Role(z.label(n, shape)).rule == "muon"}
         begun = time.perf_counter()
         found = partition(model, *args, **kwargs)
-        seconds += time.perf_counter() - begun
+        total.seconds += time.perf_counter() - begun
         answers = {"Downslope": {a.name for a in found if a.rule == "muon"}}
-        answers |= {n: rule(model, own) for n, rule in PEERS.items()}
-        for name, muon in answers.items():
-            mistakes = [n for n in own if (n in muon) != labels[n]]
-            wrong[name] += [f"{z.name}: {n} {tuple(own[n].shape)}" for n in mistakes]
-            right[name]["models"] += not mistakes
-            right[name]["matrices"] += sum(n not in mistakes for n in judged)
-        right["Downslope"]["views"] += sum(found[n].to_dict()["matrices"] == m for n, m in z.matrices.items())
-        matrices, views = matrices + len(judged), views + len(z.matrices)
-    of = {"models": len(ZOO), "matrices": matrices, "views": views, "seconds": round(seconds, 2)}
-    return {"of": of, **right}, wrong
+        total.enter(z.name, shapes, muon, answers | {n: rule(model, own) for n, rule in peers.items()})
+        views += len(z.matrices)
+        right += sum(found[n].to_dict()["matrices"] == m for n, m in z.matrices.items())
+    return total, f"Views labelled: {views}, right in Downslope: {right}. "
+
+
+def elsewhere(zoo: str) -> dict[str, Any]:
+    """Return the score of a zoo whose framework wants a process of its own."""
+    script = Path(__file__).with_name(f"grouping_{'jax' if zoo == 'flax' else zoo}.py")
+    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+TITLES = {"torch": "PyTorch", "flax": "Flax and Equinox", "keras": "Keras"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Score rules of grouping on the labelled zoo.")
+    parser = argparse.ArgumentParser(description="Score rules of grouping on the labelled zoos.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--wrong", metavar="RULE", help="list what a rule gets wrong")
+    parser.add_argument("--zoo", choices=TITLES, action="append", help="one zoo alone")
     options = parser.parse_args()
-    scores, wrong = score()
+    scores, words = {}, dict.fromkeys(TITLES, "")
+    for zoo in options.zoo or TITLES:
+        if zoo == "torch":
+            total, words[zoo] = score()
+            scores[zoo] = {**total.to_dict(), "wrong": total.wrong}
+        else:
+            scores[zoo] = elsewhere(zoo)
     if options.wrong:
-        print("\n".join(wrong[options.wrong]) or "nothing")
-    elif options.json:
+        lists = [s["wrong"].get(options.wrong, []) for s in scores.values()]
+        print("\n".join(line for lines in lists for line in lines) or "nothing")
+        return
+    for s in scores.values():
+        s.pop("wrong")
+    if options.json:
         print(json.dumps(scores, indent=1))
-    else:
-        of = scores.pop("of")
-        t = Table("rule", "models right", "parameters right", title="Muon or not, on the labelled zoo")
-        for name, s in scores.items():
-            t.add_row(
-                name,
-                f"{s['models']} of {of['models']} ({s['models'] / of['models']:.0%})",
-                f"{s['matrices']} of {of['matrices']} ({s['matrices'] / of['matrices']:.1%})",
-            )
-        Console().print(t)
-        mine = scores["Downslope"]["views"]
-        print(
-            f"Parameters of two or more axes. Views labelled: {of['views']}, right in Downslope: {mine}. "
-            f"All traces: {of['seconds']} s."
-        )
+        return
+    for zoo, s in scores.items():
+        Console().print(table(f"Muon or not, on the labelled {TITLES[zoo]} zoo", s))
+        print(f"Parameters of two or more axes. {words[zoo]}All traces: {s['of']['seconds']} s.")
 
 
 if __name__ == "__main__":

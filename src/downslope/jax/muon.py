@@ -7,7 +7,8 @@ parameters they come from, make one stack and are orthogonalised together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -136,59 +137,105 @@ def muon(
     adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)
     decay = decay_of(weight_decay)
 
-    def init(params: Any) -> MuonState:
+    transform = _Muon(plan, matrix_rule, adam_rule, lr, decay, cautious, ns_dtype, limit)
+    return optax.GradientTransformation(transform.init, transform.update)
+
+
+@dataclass(frozen=True)
+class _Muon:
+    """The transform: what to do with each leaf, and the two rules."""
+
+    plan: Any
+    matrix_rule: rules.Muon
+    adam_rule: rules.Adam
+    lr: Number | Schedule
+    decay: Any
+    cautious: bool
+    ns_dtype: Any
+    limit: int
+
+    def init(self, params: Any) -> MuonState:
+        """Return the state before the first step."""
         names, leaves, treedef = named_leaves(params)
         check_parameters(names, leaves)
-        items = lay(plan, params)
+        items = lay(self.plan, params)
         kinds = [item.rule for item in items]
-        started = [start_of(matrix_rule, *row) for row in zip(items, leaves, strict=True)]
+        started = [start_of(self.matrix_rule, *row) for row in zip(items, leaves, strict=True)]
         return MuonState(
             jnp.zeros([], jnp.int32),
-            pack(matrix_rule, started, treedef),
-            init_state(adam_rule, only("adamw", kinds, leaves), treedef),
+            pack(self.matrix_rule, started, treedef),
+            init_state(self.adam_rule, only("adamw", kinds, leaves), treedef),
         )
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
+    def update(self, updates: Any, state: Any, params: Any = None) -> tuple[Any, MuonState]:
+        """Return the changes of the parameters and the next state."""
         names, grads, treedef = named_leaves(updates)
-        if params is None and decay:
+        if params is None and self.decay:
             raise ValueError("weight decay needs the parameters: call update(gradients, state, params)")
         leaves = [None] * len(grads) if params is None else flatten_like(treedef, params, "the parameters")
         check_gradients(names, grads, None if params is None else leaves)
-        items = lay(plan, updates)
+        items = lay(self.plan, updates)
         kinds = [item.rule for item in items]
         require_state(state, MuonState)
         shapes = {"row_square": [rows_of(*row) for row in zip(items, grads, strict=True)]}
-        old = unpack(matrix_rule, state.muon, treedef, only("muon", kinds, grads), shapes)
-        old_adam = unpack(adam_rule, state.adamw, treedef, only("adamw", kinds, grads))
-        rate, t = rate_at(lr, state.count), optax.safe_increment(state.count)
-
-        changes: list[Any] = [jnp.zeros_like(g) for g in grads]
-        new: list[Any] = [None] * len(grads)
-        to_orthogonalize: dict[int, Array] = {}
-        for i, (kind, g, p) in enumerate(zip(kinds, grads, leaves, strict=True)):
-            wide, wide_p = widened(g, p)
-            if kind == "muon":
-                to_orthogonalize[i], made = matrix_rule.momentum_of(OPS, wide, old[i], wide_p, t)
-                new[i] = kept(made, old[i])
-            elif kind == "adamw":
-                changes[i], averages = adam_rule.direction(OPS, wide, old_adam[i], wide_p, t)
-                new[i] = kept(averages, old_adam[i])
-        views = {i: items[i].view for i in to_orthogonalize}
-        row_squares = {i: new[i].row_square for i in to_orthogonalize} if matrix_rule.normuon else {}
-        directions = orthogonal(matrix_rule, to_orthogonalize, views, row_squares, ns_dtype, limit)
-        for i, row_square in row_squares.items():
-            new[i] = new[i]._replace(row_square=row_square)
-        for i, (item, g, p) in enumerate(zip(items, grads, leaves, strict=True)):
-            if item.rule != "none":
-                d = directions.get(i, changes[i])
-                changes[i] = update_of(d, g, p, rate, decay if item.decays(g.ndim) else 0.0, cautious)
+        old = unpack(self.matrix_rule, state.muon, treedef, only("muon", kinds, grads), shapes)
+        old_adam = unpack(self.adam_rule, state.adamw, treedef, only("adamw", kinds, grads))
+        t = optax.safe_increment(state.count)
+        stepped = {"muon": old, "adamw": old_adam}
+        directions, new = self._directions(items, grads, leaves, stepped, t)
+        changes = self._changes(items, grads, leaves, directions, rate_at(self.lr, state.count))
         return treedef.unflatten(changes), MuonState(
             t,
-            pack(matrix_rule, only("muon", kinds, new), treedef),
-            pack(adam_rule, only("adamw", kinds, new), treedef),
+            pack(self.matrix_rule, only("muon", kinds, new), treedef),
+            pack(self.adam_rule, only("adamw", kinds, new), treedef),
         )
 
-    return optax.GradientTransformation(init, update)
+    def _directions(
+        self,
+        items: Sequence[Item],
+        grads: Sequence[Array],
+        leaves: Sequence[Any],
+        old: Mapping[str, Sequence[Any]],
+        t: Array,
+    ) -> tuple[dict[int, Array], list[Any]]:
+        """Return the direction of each leaf that a rule steps, and the states after it."""
+        new: list[Any] = [None] * len(grads)
+        directions: dict[int, Array] = {}
+        to_orthogonalize: dict[int, Array] = {}
+        for i, (item, g, p) in enumerate(zip(items, grads, leaves, strict=True)):
+            wide, wide_p = widened(g, p)
+            if item.rule == "muon":
+                before = old["muon"][i]
+                to_orthogonalize[i], made = self.matrix_rule.momentum_of(OPS, wide, before, wide_p, t)
+                new[i] = kept(made, before)
+            elif item.rule == "adamw":
+                before = old["adamw"][i]
+                directions[i], averages = self.adam_rule.direction(OPS, wide, before, wide_p, t)
+                new[i] = kept(averages, before)
+        views = {i: items[i].view for i in to_orthogonalize}
+        even = self.matrix_rule.normuon
+        row_squares = {i: new[i].row_square for i in to_orthogonalize} if even else {}
+        directions |= orthogonal(
+            self.matrix_rule, to_orthogonalize, views, row_squares, self.ns_dtype, self.limit
+        )
+        for i, row_square in row_squares.items():
+            new[i] = new[i]._replace(row_square=row_square)
+        return directions, new
+
+    def _changes(
+        self,
+        items: Sequence[Item],
+        grads: Sequence[Array],
+        leaves: Sequence[Any],
+        directions: dict[int, Array],
+        rate: Any,
+    ) -> list[Array]:
+        """Return what is added to each leaf; nothing to what no rule steps."""
+        changes = [jnp.zeros_like(g) for g in grads]
+        for i, direction in directions.items():
+            decay = self.decay if items[i].decays(grads[i].ndim) else 0.0
+            changes[i] = update_of(direction, grads[i], leaves[i], rate, decay, self.cautious)
+        return changes
 
 
 def rows_of(item: Item, leaf: Array) -> tuple[int, ...]:

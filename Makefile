@@ -24,8 +24,13 @@ bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes ea
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/orthogonality.py
+	$(PIP) numdifftools  # a peer of the next one
+	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/gradcheck.py
 	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one
 	$(BIN)/python benchmarks/grouping.py
+	$(PIP) --no-deps sif2jax==0.0.8 optimistix lineax pytorch-minimize nlopt  # peers of the next two
+	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/solver_speed.py
 
 docs: .venv/test.stamp  ## run every code block of the documentation
 	$(BIN)/python tests/run.py docs

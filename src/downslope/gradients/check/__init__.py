@@ -2,7 +2,7 @@
 
 - `api` takes the user's function; `adapter` and the files named after frameworks make it a `Problem`.
 - `examine` runs a check: preflight, directions over all entries (`line`, `extrapolate`, `measure`, `noise`),
-  the search for what is wrong (`locate`, `hints`), kinks at the point (`bends`), the verdict.
+  the search for what is wrong (`locate`, `hints`), kinks at the point (`bends`); `verdict` judges it.
 - `derived` checks Hessian-vector products and Jacobians by the same search.
 - `result` is what comes back; `page` and `terminal` show it, `command` is `downslope check`, and
   `downslope.pytest_plugin` is pytest's fixture.

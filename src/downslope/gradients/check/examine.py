@@ -9,26 +9,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from downslope.gradients import kinks
 from downslope.gradients.check import noise
 from downslope.gradients.check.bends import Bends
-from downslope.gradients.check.hints import Pattern, hint, ratio_hint
-from downslope.gradients.check.line import Direction, Line
-from downslope.gradients.check.locate import Search, Wrong, WrongPart
+from downslope.gradients.check.line import Direction
+from downslope.gradients.check.locate import Search, Wrong
 from downslope.gradients.check.measure import Measured, Meter
-from downslope.gradients.check.problem import Indices, Problem, Vector
+from downslope.gradients.check.problem import Indices, Problem, Vector, length
 from downslope.gradients.check.result import (
-    Coverage,
     Finding,
     GradientReport,
     Reason,
-    Taylor,
     Verdict,
 )
+from downslope.gradients.check.verdict import Judge
 from downslope.gradients.check.words import region
-
-SPARE = 1000
-"""Evaluations beside those that were asked for, for each wrong entry that is found."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ class Check:
             self._small_entries(at)
             self._last_look(at)
             self._by_complex_step(self._unresolved(self._open(at)))
-        return self._report(claimed)
+        return Judge(self).report(claimed)
 
     # -- before any direction
 
@@ -265,8 +259,8 @@ class Check:
         weights = np.clip(top / np.abs(self.meter.claimed[at]), 1.0, 1e6)
         direction = self.meter.direction(at, weights)
         residual = self._complex_slope(direction)
-        summed = 2.0**-46 * float(np.linalg.norm(self.meter.claimed[at] * direction.by))
-        own = float(np.linalg.norm(self.meter.noise.gradient[at] * direction.by))
+        summed = 2.0**-46 * length(self.meter.claimed[at] * direction.by)
+        own = length(self.meter.noise.gradient[at] * direction.by)
         if residual is None or abs(residual) > 8 * own + summed:
             return
         noticed = (8 * own + summed) / np.abs(direction.by)
@@ -291,7 +285,7 @@ class Check:
             ):
                 return None
             found.append(value.imag / h - float(self.meter.claimed[direction.at] @ direction.by))
-        scale = float(np.linalg.norm(self.meter.claimed[direction.at] * direction.by))
+        scale = length(self.meter.claimed[direction.at] * direction.by)
         return found[0] if abs(found[0] - found[1]) <= 1e-10 * scale else None
 
     def _unresolved(self, at: Indices) -> Indices:
@@ -311,154 +305,3 @@ class Check:
             self.search.explain(seen)
             if len(found.entries) + len(found.parts) == before:
                 return
-
-    # -- the verdict
-
-    def _report(self, claimed: Vector) -> GradientReport:
-        self.search.settle()
-        found = self.search.found
-        findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
-        findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
-        coverage = self._coverage(claimed)
-        self._rough()
-        if not findings:
-            self._judge_coverage()
-        reason = self.reasons[0][0] if self.reasons else None
-        verdict = Verdict.FAIL if findings else Verdict.INCONCLUSIVE if self.reasons else Verdict.PASS
-        if found.unresolved and not findings and verdict is Verdict.PASS:
-            verdict, reason = Verdict.INCONCLUSIVE, Reason.BUDGET
-        return GradientReport(
-            verdict,
-            tuple(findings),
-            reason=None if findings else reason,
-            reasons=tuple(said for _, said in self.reasons),
-            coverage=coverage,
-            taylor=tuple(self._taylor(claimed, findings)),
-            complete=not found.unresolved,
-        )
-
-    def _finding(self, wrong: Wrong) -> Finding:
-        leaf = self.problem.leaf_of(wrong.at)
-        said = hint(self.problem, wrong.at, wrong.analytic, wrong.numeric, wrong.error)
-        return Finding(leaf.name, leaf.index(wrong.at), wrong.analytic, wrong.numeric, wrong.error, said)
-
-    def _part(self, part: WrongPart) -> Finding:
-        single = self._finding(part.example)
-        said = part.pattern.value
-        if part.pattern is Pattern.FACTOR:
-            ratio = single.ratio
-            doubt = single.error / abs(single.numeric) if single.numeric else math.inf
-            leaf = self.problem.leaf_of(part.example.at)
-            known = ratio_hint(self.problem, leaf, ratio, doubt)
-            said = f"the same ratio {ratio:.6g} everywhere" + (f": {known}" if known else "")
-        return replace(single, hint=said, entries=int(part.at.size), where=region(self.problem, part.at))
-
-    def _coverage(self, claimed: Vector) -> Coverage | None:
-        if not np.any(np.isfinite(self.resolution)):
-            return None
-        size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
-        judged = size > 0
-        resolved = judged & (self.resolution <= self.level * size)
-        below = float(np.max(size[judged & ~resolved], initial=0.0))
-        zeros = ~judged
-        notice = float(np.max(self.resolution[zeros & np.isfinite(self.resolution)], initial=0.0))
-        return Coverage(
-            self.problem.size,
-            int(resolved.sum()),
-            self.level,
-            below,
-            int(zeros.sum()),
-            notice,
-            self.settings.directions,
-        )
-
-    def _judge_coverage(self) -> None:
-        """A pass needs the entries that make up the gradient to be resolved."""
-        size = np.abs(self.meter.claimed)
-        important = size > 0.05 * float(np.max(size, initial=0.0))
-        important &= size > 0
-        missed = important & (self.resolution > self.level * size)
-        if self.unexplained and not self.reasons:
-            r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
-            self.reasons.append(
-                (
-                    Reason.ROUND_OFF,
-                    f"A difference of {r:.2g} (round-off: {own:.1g}) along a random direction could not be "
-                    "traced to any entry. Check in float64, or at another point.",
-                )
-            )
-        if self.reasons or not missed.any():
-            return
-        cause = self._cause()
-        if cause is not None:
-            self.reasons.append(cause)
-            return
-        noise_level = self.meter.noise.value
-        self.reasons.append(
-            (
-                Reason.ROUND_OFF,
-                f"Round-off hides the gradient: f = {self.meter.f0:.6g} carries an error of about "
-                f"{noise_level:.1g}. Check in float64, or take away what is constant in f.",
-            )
-        )
-
-    def _cause(self) -> tuple[Reason, str] | None:
-        """Return a kink or a jump near the point that keeps differences from converging."""
-        if not self.seen or self.meter.spent:
-            return None
-        line, near = self.seen[0].line, self.seen[0].slope.step
-        found = None
-        for reach in (near, 0.03 * near**0.5, 0.1):
-            # Not the noise that was measured: a jump at the point has been taken for it.
-            least = 8 * noise.HALF[self.meter.noise.dtype] * abs(self.meter.f0)
-            found = kinks.locate(lambda t: line.at(t)[0], -reach, reach, noise=least)
-            if found is not None and (isinstance(found, kinks.Kink) or _stands_out(line, found)):
-                break
-            found = None
-        if found is None:
-            return None
-        if isinstance(found, kinks.Jump):
-            return Reason.JUMP, (
-                f"f jumps along a line through the point: {found}. Differences across it do not converge; "
-                "choose a point that is farther from it, or smooth f."
-            )
-        return Reason.KINK, (
-            f"f has a kink on a line through the point: {found}. Choose a point that is farther from it, or "
-            "a smooth version of f (softplus for relu)."
-        )
-
-    def _rough(self) -> None:
-        """Say where steps had to stay small because of structure close to the point."""
-        if self.meter.rough and not self.reasons:
-            step = self.meter.rough[0].slope.step
-            self.problem.notes.append(
-                "f has fine structure around the point (steps, ripples or kinks); "
-                f"differences were taken at steps below {step:.1g}"
-            )
-
-    def _taylor(self, claimed: Vector, findings: list[Finding]) -> list[Taylor]:
-        made = []
-        finite = np.where(np.isfinite(claimed), claimed, 0.0)
-        if self.seen:
-            line = self.seen[0].line
-            made.append(line.with_claimed(finite[line.direction.at]).taylor("all entries"))
-        for finding, wrong in zip(findings[:3], self._worst(findings), strict=False):
-            line = self.meter.line(Direction(np.array([wrong]), np.ones(1)))
-            made.append(line.with_claimed(finite[[wrong]]).taylor(finding.name))
-        return made
-
-    def _worst(self, findings: list[Finding]) -> list[int]:
-        starts = {leaf.name: leaf for leaf in self.problem.leaves}
-        return [
-            starts[f.parameter].start
-            + (int(np.ravel_multi_index(f.index, starts[f.parameter].shape)) if f.index else 0)
-            for f in findings[:3]
-        ]
-
-
-def _stands_out(line: Line, jump: kinks.Jump) -> bool:
-    """Return whether a jump is larger than what the function does on either side of it."""
-    reach = 8 * jump.width
-    sides = [[line.at(jump.at + side * reach * k)[0] for k in range(1, 9)] for side in (-1, 1)]
-    spread = max(max(values) - min(values) for values in sides)
-    return spread < 0.2 * abs(jump.right - jump.left)

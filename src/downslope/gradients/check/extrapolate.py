@@ -48,9 +48,7 @@ def limit(steps: Sequence[float], differences: Sequence[float], noise: Sequence[
         for first in range(last, max(-1, last - ORDERS), -1):
             weights = _weights(steps[first : last + 1])
             value = sum(w * c for w, c in zip(weights, differences[first : last + 1], strict=True))
-            passed = math.sqrt(
-                sum((w * s) ** 2 for w, s in zip(weights, noise[first : last + 1], strict=True))
-            )
+            passed = math.hypot(*(w * s for w, s in zip(weights, noise[first : last + 1], strict=True)))
             table[first, last] = (value, passed)
             near = [table[k] for k in ((first + 1, last), (first, last - 1)) if k in table]
             if len(near) < 2:  # a single difference: only the one before it says how far it is

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from downslope.gradients.check.extrapolate import Limit, limit
-from downslope.gradients.check.problem import Indices, Problem, Vector
+from downslope.gradients.check.problem import Indices, Problem, Vector, length
 from downslope.gradients.check.result import Taylor
 
 MOST = 20
@@ -65,7 +65,7 @@ class Line:
         self._where: slice | Indices = slice(None) if whole else direction.at
         self._values = {} if values is None else values
         self._taken: dict[float, float] = {}
-        self._summed = 2.0**-52 * float(np.linalg.norm(claimed * direction.by))
+        self._summed = 2.0**-52 * length(claimed * direction.by)
         self.scale = abs(float(claimed @ direction.by))
 
     def with_claimed(self, claimed: Vector) -> Line:

@@ -19,7 +19,7 @@ import numpy as np
 from downslope.gradients.check.hints import Pattern, factor, patterns
 from downslope.gradients.check.line import Direction
 from downslope.gradients.check.measure import Measured, Meter
-from downslope.gradients.check.problem import Indices, Vector
+from downslope.gradients.check.problem import Indices, Vector, length
 
 SAMPLE = 4
 """Entries looked at alone before a part is said to be wrong throughout."""
@@ -222,7 +222,7 @@ class Search:
             if all(self._fits(whole, doubt, one) for one in (seen, second)):
                 third = meter.measure(meter.direction(at), start=seen.slope.step, sure=True)
                 if self._fits(whole, doubt, third):
-                    return self._keep(at, pattern, whole)
+                    return self._keep(third, pattern, whole)
         return False
 
     def _candidates(
@@ -242,7 +242,7 @@ class Search:
         at, by = seen.direction
         claimed = self.meter.claimed[at]
         left = seen.residual - float((whole - claimed) @ by)
-        slack = seen.tolerance + (1e-9 + doubt) * float(np.linalg.norm(claimed * by))
+        slack = seen.tolerance + (1e-9 + doubt) * length(claimed * by)
         return seen.wrong and abs(left) <= min(slack, 0.02 * abs(seen.residual))
 
     def settle(self) -> None:
@@ -251,21 +251,21 @@ class Search:
         scale = self.rtol * np.maximum(np.abs(now), np.abs(np.nan_to_num(original)))
         off = ~(np.abs(now - original) <= scale)
         last = {w.at: w for w in self.found.entries if off[w.at]}
-        parts = []
-        for part in self.found.parts:
-            if part.pattern in (Pattern.DETACHED, Pattern.THROUGHOUT):
-                parts.append(part)
-                continue
-            left = part.at[off[part.at]]
-            left = left[~np.isin(left, list(last))]
+        told = np.array(list(last), dtype=np.intp)
+        parts: list[WrongPart] = []
+        for part in reversed(self.found.parts):
+            whole = part.pattern in (Pattern.DETACHED, Pattern.THROUGHOUT)
+            left = np.setdiff1d(part.at if whole else part.at[off[part.at]], told)
+            told = np.concatenate([told, left])
             if left.size == 1:
                 last.setdefault(part.example.at, part.example)
             elif left.size:
-                parts.append(replace(part, at=left))
+                parts.insert(0, replace(part, at=left))
         self.found.entries, self.found.parts = list(last.values()), parts
 
-    def _keep(self, at: Indices, pattern: Pattern, whole: Vector) -> bool:
-        meter = self.meter
+    def _keep(self, shown: Measured, pattern: Pattern, whole: Vector) -> bool:
+        """Put a part right; what is kept are the entries whose error alone would have been seen."""
+        meter, (at, by) = self.meter, shown.direction
         off = np.abs(whole - meter.claimed[at])
         j = int(at[int(np.argmax(off))])
         seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j), sure=True)
@@ -273,6 +273,6 @@ class Search:
             return False
         numeric = float(meter.claimed[j] + seen.residual)
         example = Wrong(j, float(self.original[j]), numeric, seen.slope.error)
-        self.found.parts.append(WrongPart(at[off > 0], pattern, example))
+        self.found.parts.append(WrongPart(at[off * np.abs(by) > shown.tolerance], pattern, example))
         meter.claimed[at] = whole
         return True

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from downslope.gradients.check.line import Direction, Line, Slope
 from downslope.gradients.check.noise import Noise
-from downslope.gradients.check.problem import Indices, Problem, Vector
+from downslope.gradients.check.problem import Indices, Problem, Vector, length
 
 SURE = 8.0
 """Residuals of this many errors are no accident."""
@@ -113,7 +113,7 @@ class Meter:
 
     def tolerance(self, direction: Direction, slope: Slope) -> float:
         """Return the residual that round-off and the extrapolation may make."""
-        own = float(np.linalg.norm(self.noise.gradient[direction.at] * direction.by))
+        own = length(self.noise.gradient[direction.at] * direction.by)
         return SURE * (slope.error + own)
 
     def _blind_above(self, found: Measured) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from downslope.gradients.check.problem import Problem, Vector
+from downslope.gradients.check.problem import Problem, Vector, length
 
 STEPS = (-3, -2, -1, 1, 2, 3)
 SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
@@ -77,7 +77,7 @@ def deviation(values: list[float]) -> float:
         row = np.diff(row)
         if k >= 3:
             share = math.factorial(k) ** 2 / math.factorial(2 * k)
-            found.append(math.sqrt(share * float(np.mean(row**2))))
+            found.append(math.sqrt(share / row.size) * length(row))
     return float(np.median(found))
 
 

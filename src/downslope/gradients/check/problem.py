@@ -44,6 +44,19 @@ def leaves_of(named: Sequence[tuple[str, tuple[int, ...], str]]) -> tuple[Leaf, 
     return tuple(made)
 
 
+def length(v: Vector) -> float:
+    """Return the Euclidean norm, without underflow or overflow on the way.
+
+    >>> length(np.array([3e-200, 4e-200]))
+    5e-200
+
+    """
+    largest = float(np.max(np.abs(v), initial=0.0))
+    if 1e-100 < largest < 1e100 or largest == 0 or not np.isfinite(largest):
+        return float(np.linalg.norm(v))
+    return float(largest * np.linalg.norm(v / largest))
+
+
 def entry_name(leaf: Leaf, index: Sequence[int]) -> str:
     """Return an entry's name.
 

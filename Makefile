@@ -24,6 +24,7 @@ bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes ea
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/orthogonality.py
+	$(BIN)/python benchmarks/training.py
 	$(PIP) numdifftools  # a peer of the next one
 	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/gradcheck.py
 	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from downslope.gradients.kinks import Jump, Kink, locate
+from downslope.gradients.kinks import Jump, Kink, beside, locate
+from downslope.solvers import minimize
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,23 @@ def test_bad_input() -> None:
         locate(abs, 1.0, 0.0)
     with pytest.raises(ValueError, match="at least 5"):
         locate(abs, 0.0, 1.0, points=3)
+
+
+def test_the_nearest_is_found_across_scales() -> None:
+    found = beside(lambda t: abs(t - 1e-5) + 100 * (t > 0.4), 1.0)
+    assert isinstance(found, Kink)
+    assert found.at == pytest.approx(1e-5, abs=1e-9)
+    assert beside(math.sin, 1.0) is None
+
+
+def test_minimize_says_where_the_kink_is() -> None:
+    def f(x: np.ndarray) -> float:
+        return float(max(abs(x[0] - 1), 2 * abs(x[1])))
+
+    def g(x: np.ndarray) -> np.ndarray:
+        first = abs(x[0] - 1) > 2 * abs(x[1])
+        return np.array([np.sign(x[0] - 1), 0.0] if first else [0.0, 2 * np.sign(x[1])])
+
+    result = minimize(f, np.array([3.0, 0.7]), gradient=g)
+    assert not result.success
+    assert "there is a kink at t = " in result.message

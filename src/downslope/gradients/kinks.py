@@ -75,6 +75,29 @@ def locate(
     return max((one for one in found if one), key=_size, default=None)
 
 
+def beside(
+    phi: Callable[[float], float], reach: float, *, noise: float = 0.0, scales: int = 4
+) -> Kink | Jump | None:
+    """Return the kink or jump nearest to t = 0 that a search of growing stretches [-r, r] finds first.
+
+    Args:
+        phi: a function of one number, t = 0 the point in question.
+        reach: the largest r; the others are smaller by 1000 each.
+        noise: as for `locate`.
+        scales: stretches tried.
+
+    >>> round(beside(lambda t: abs(t - 1e-5), 1.0).at, 12)
+    1e-05
+
+    """
+    for k in reversed(range(scales)):
+        r = reach * 1e-3**k
+        found = locate(phi, -r, 1.1 * r, noise=noise)
+        if found is not None:
+            return found
+    return None
+
+
 def _size(one: Kink | Jump) -> tuple[bool, float]:
     return isinstance(one, Jump), abs(one.right - one.left)
 

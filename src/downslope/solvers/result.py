@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from downslope.gradients import Objective
+from downslope.gradients.kinks import beside
 from downslope.solvers.core import Core, Limits, tolerance
 from downslope.solvers.spaces.host import NumpyHost
 from downslope.solvers.status import Status
@@ -114,11 +115,26 @@ def of_one(
     message = status.message
     if error is not None:
         message = f"{message} {type(error).__name__}: {error}"
+    elif status in (Status.KINK, Status.STALLED):
+        message += _broken(f, x, g, (time.perf_counter() - began) / max(int(core.evaluations), 1))
     return Result(
         restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
         core.size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
         str(f.provenance), history, error, state,
     )  # fmt: skip
+
+
+def _broken(f: Objective, x: Any, g: Any, seconds: float) -> str:
+    """Return where f has a kink or a jump along the negative gradient; nothing where that takes long."""
+    size = float((g * g).sum()) ** 0.5
+    if not 0 < size < float("inf") or 400 * seconds > 2.0:
+        return ""
+    reach = max(1.0, float((x * x).sum()) ** 0.5)
+    try:
+        found = beside(lambda t: float(f.value(x - (t / size) * g)), reach)
+    except Exception:  # the run is over: what f says beside its best point must not end it again
+        return ""
+    return f" Along the negative gradient, at distance t, there is {found}." if found else ""
 
 
 def chosen(core: Core, iterate: bool) -> tuple[Any, Any, Any]:

@@ -58,15 +58,19 @@ def bounds_of(given: Any, structure: Structure) -> tuple[Vector, Vector] | None:
 
 
 def _are_pairs(given: Any, structure: Structure) -> bool:
-    """Whether there is a pair for each entry; where n = 2, pairs of plain numbers are SciPy's form."""
-    if isinstance(given, zip):
-        return True
+    """Whether there is a pair for each entry.
+
+    Of two unknowns, two pairs and two sides look alike: a tuple of two lists or arrays is (low, high),
+    everything else SciPy's pairs.
+    """
     if not isinstance(given, (tuple, list, np.ndarray)) or len(given) != structure.size:
+        return False
+    if structure.size == 2 and isinstance(given, tuple) and not all(isinstance(p, tuple) for p in given):
         return False
 
     def plain(pair: Any) -> bool:
-        flat = isinstance(pair, (tuple, list)) or (isinstance(pair, np.ndarray) and structure.size != 2)
-        return flat and len(pair) == 2 and all(v is None or np.ndim(v) == 0 for v in pair)
+        flat = isinstance(pair, (tuple, list, np.ndarray)) and len(pair) == 2
+        return flat and all(v is None or np.ndim(v) == 0 for v in pair)
 
     return all(plain(pair) for pair in given)
 

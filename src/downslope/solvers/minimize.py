@@ -156,14 +156,19 @@ def minimize(  # noqa: D417
     finally:
         observer.close()
     name = named if isinstance(named, str) else type(chosen).__name__
-    made = of_batch if batch else of_one
-    return made(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
+    if f.structure.framework == "jax":
+        jax = import_module("downslope.solvers.drivers.jax")
+        if jax.is_traced(f.x0):
+            made: Result = jax.traced(f, state, stop.limits(f.structure.dtype), name)
+            return made
+    finish = of_batch if batch else of_one
+    return finish(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
 
 
 def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:
     """Return "l-bfgs"; of many small problems "bfgs", whose matrix is then smaller than its pairs."""
-    shape = getattr(x0, "shape", (0,))
-    small = batch and len(shape) == 2 and shape[1] <= SMALL and bounds is None and not options
+    shape: tuple[int, ...] = getattr(x0, "shape", ())
+    small = batch and len(shape) == 2 and shape[-1] <= SMALL and bounds is None and not options
     return "bfgs" if small else "l-bfgs"
 
 

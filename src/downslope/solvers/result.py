@@ -59,7 +59,7 @@ class Result:
     seconds: float
     method: str
     provenance: str
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    history: Any = field(default_factory=list, repr=False)
     error: BaseException | None = None
     state: Any = field(default=None, repr=False)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Limits, Problem, settle
+from downslope.solvers.core import Limits, Problem, settle, tolerance
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.result import Result
@@ -160,13 +160,39 @@ def run(
     elif isinstance(start, jax.core.Tracer):
         state = loop.plain_first(problem, limits, objective.arrays, start)
         most = jnp.int32(TURNS["alone"])
-        return loop.plain_turns(problem, limits, objective.arrays, state, most, False), None
+        state = loop.plain_turns(problem, limits, objective.arrays, state, most, False)
+        return (Cores(loop.space, state.core) if start.ndim > 1 else state), None
     else:
         objective.value(start)  # says what is wrong with the function, if anything is
         state = loop.first(problem, limits, objective.arrays, start)
     if len(state.core.status.shape):
         return _Gathered(loop, problem, limits, objective, state).run(deadline), None
     return _alone(loop, problem, limits, objective, state, deadline, observer)
+
+
+def is_traced(x: Array) -> bool:
+    """Whether a transformation of JAX's is under way."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def traced(objective: Any, state: State, limits: Limits, method: str) -> Result:
+    """Return the result of a solve within a transformation: `status` and `success` are arrays.
+
+    The state is left out, and messages: what they say depends on numbers that are not known yet.
+    """
+    core, restore = state.core, objective.structure.restore
+    space = JaxSpace(core.x)
+    status = core.status
+    at_iterate = jnp.isin(status, jnp.array([int(s) for s in Status.at_iterate()]))
+    at_iterate = at_iterate | ~(core.best_value < core.value)
+    spread = at_iterate[..., None]
+    success = jnp.isin(status, jnp.array([int(s) for s in Status if s.success]))
+    return Result(
+        restore(jnp.where(spread, core.x, core.best_x)), jnp.where(at_iterate, core.value, core.best_value),
+        restore(jnp.where(spread, core.gradient, core.best_gradient)), status, success, "", core.steps,
+        core.evaluations, core.size, tolerance(space, limits, core), 0.0, method,
+        str(objective.provenance), (),
+    )  # fmt: skip
 
 
 def _alone(

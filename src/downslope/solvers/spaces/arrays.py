@@ -124,9 +124,9 @@ class Arrays:
         return a[0]
 
     def turned(self, axes: Array, won: Array) -> Array:
-        parts = self.transpose(won[..., None] * axes)
-        sums = self.backward(self.lib.cumsum(self.backward(parts), -1))
-        return self.transpose(self.lib.linalg.qr(sums)[0])
+        parts = self.lanes_first(self.swapped(won[:, None] * axes), 2)
+        sums = self.lib.flip(self.lib.cumsum(self.lib.flip(parts, (-1,)), -1), (-1,))
+        return self.swapped(self.lanes_last(self.lib.linalg.qr(sums)[0], 2))
 
     def zeros(self, like: Array, *shape: int) -> Array:
         return self.lib.zeros((*shape, *like.shape[1:]), dtype=like.dtype)
@@ -182,8 +182,8 @@ class Arrays:
         safe = self.where(
             finite, matrix, self.where(self.identity(matrix[0], matrix.shape[0]), 1.0, 0.0 * finite)
         )
-        curvatures, basis = self.lib.linalg.eigh(self.lanes_first(safe))
-        return self.lanes_last(curvatures), self.lanes_last(basis), finite
+        curvatures, basis = self.lib.linalg.eigh(self.lanes_first(safe, 2))
+        return self.lanes_last(curvatures), self.lanes_last(basis, 2), finite
 
     def smallest(self, a: Array) -> Array:
         return -self.largest(-a)
@@ -192,7 +192,7 @@ class Arrays:
         return mask.all(0)
 
     def gram(self, a: Array, b: Array) -> Array:
-        return self.sum(a[:, None] * b, 2)
+        return self.lib.einsum("kn...,ln...->kl...", a, b)
 
     def trace(self, matrix: Array) -> Array:
         here = self.identity(matrix[0], matrix.shape[0])
@@ -205,38 +205,49 @@ class Arrays:
         m = matrix.shape[0]
         made = self.lib.zeros_like(matrix)
         diagonal = self.trace(matrix)
-        for j in range(m):  # from the oldest on, column by column
-            k = first + j
-            k = self.where(k >= m, k - m, k)
-            here = self.one_hot(k, m) & known
-            on = self.sum(here * self.lib.ones_like(diagonal), 0) > 0
-            column = self.sum(self.where(here, matrix, self.lib.zeros_like(matrix)), 1)
-            own = self.sum(self.where(here, diagonal, self.lib.zeros_like(diagonal)), 0)
-            scale = self.where(on, 1.0 / own, 0.0 * own)
-            column = self.where(here, 1.0, 0.0 * diagonal) * scale - scale * self.rows(made, column)
-            made = self.put_column(made, k, column, on)
+        for j in range(m):
+            made = self.ring_column(made, matrix, diagonal, known, first, j)
         return made
+
+    def ring_column(
+        self, made: Array, matrix: Array, diagonal: Array, known: Array, first: Array, j: Any
+    ) -> Array:
+        """Return R⁻¹ with the column of the j-th oldest slot."""
+        m = matrix.shape[0]
+        k = first + j
+        k = self.where(k >= m, k - m, k)
+        here = self.one_hot(k, m) & known
+        zero = self.lib.zeros_like(diagonal)
+        own = self.sum(self.where(here, diagonal, zero), 0)
+        column = self.sum(self.where(here, matrix, self.lib.zeros_like(matrix)), 1)
+        scale = self.where(own > 0, 1.0 / own, 0.0 * diagonal[0])
+        column = self.where(here, 1.0 + zero, zero) * scale - scale * self.rows(made, column)
+        return self.put_column(made, k, column, own > 0)
 
     def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
         finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))
-        safe = self.lanes_first(self.where(finite, matrix, self.lib.zeros_like(matrix)))
+        safe = self.lanes_first(self.where(finite, matrix, self.lib.zeros_like(matrix)), 2)
         left, values, right = self.lib.linalg.svd(safe, full_matrices=False)
         nothing = self.where(finite, 1.0, 0.0 * finite / 0.0)
-        values = self.lanes_last(values)[::-1] * nothing
-        basis = self.swapped(self.lanes_last(right)[::-1])
-        return values, basis, self.combine(vector, self.lanes_last(left))[::-1]
+        values = self.flipped(self.lanes_last(values)) * nothing
+        basis = self.swapped(self.flipped(self.lanes_last(right, 2)))
+        return values, basis, self.flipped(self.combine(vector, self.lanes_last(left, 2)))
+
+    def flipped(self, a: Array) -> Array:
+        """Return the first axis reversed."""
+        return self.lib.flip(a, (0,))
 
     def swapped(self, matrix: Array) -> Array:
         """Return the first two axes exchanged."""
         return matrix.swapaxes(0, 1)
 
-    def lanes_first(self, a: Array) -> Array:
-        """Return (n, B) as (B, n), and (n, k, B) as (B, n, k)."""
-        return self.lib.moveaxis(a, -1, 0)
+    def lanes_first(self, a: Array, rank: int = 1) -> Array:
+        """Return (n, B) as (B, n), and (n, k, B), of rank 2, as (B, n, k); as it is without lanes."""
+        return self.lib.moveaxis(a, -1, 0) if len(a.shape) > rank else a
 
-    def lanes_last(self, a: Array) -> Array:
-        """Return (B, n) as (n, B), and (B, n, k) as (n, k, B)."""
-        return self.lib.moveaxis(a, 0, -1)
+    def lanes_last(self, a: Array, rank: int = 1) -> Array:
+        """Return (B, n) as (n, B), and (B, n, k), of rank 2, as (n, k, B); as it is without lanes."""
+        return self.lib.moveaxis(a, 0, -1) if len(a.shape) > rank else a
 
     def common(self, count: Array) -> Any:
         return int(count.max())

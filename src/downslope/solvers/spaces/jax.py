@@ -79,6 +79,19 @@ class JaxSpace(Arrays):
             return weights @ stack
         return _added(lambda i: _at(weights, i, 0) * _at(stack, i, 0), weights.shape[0])
 
+    def gram(self, a: Array, b: Array) -> Array:
+        if len(a.shape) == 2:
+            return a @ b.T
+        return _added(lambda i: _at(a, i, 1)[:, None] * _at(b, i, 1), a.shape[1])
+
+    def ring_inverse(self, matrix: Array, known: Array, first: Array) -> Array:
+        diagonal = self.trace(matrix)
+
+        def column(j: Array, made: Array) -> Array:
+            return self.ring_column(made, matrix, diagonal, known, first, j)
+
+        return jax.lax.fori_loop(0, matrix.shape[0], column, jnp.zeros_like(matrix))
+
     def put(self, stack: Array, index: Array, row: Array, when: Any = True) -> Array:
         if len(index.shape):
             return super().put(stack, index, row, when)
@@ -86,12 +99,6 @@ class JaxSpace(Arrays):
 
     def common(self, count: Array) -> Any:
         return count.max()
-
-    def lanes_first(self, a: Array) -> Array:
-        return a if a.ndim == 1 else super().lanes_first(a)
-
-    def lanes_last(self, a: Array) -> Array:
-        return a if a.ndim == 1 else super().lanes_last(a)
 
     def arrays(self, tree: T) -> T:
         """Return a tree with Python's numbers as arrays, in the dtypes of the space."""

@@ -149,15 +149,15 @@ class TensorflowLanes(Arrays):
     def swapped(self, matrix: Array) -> Array:
         return tf.transpose(matrix, (1, 0, *range(2, len(matrix.shape))))
 
-    def lanes_first(self, a: Array) -> Array:
+    def lanes_first(self, a: Array, rank: int = 1) -> Array:
         last = len(a.shape) - 1
-        return tf.transpose(a, (last, *range(last)))
+        return tf.transpose(a, (last, *range(last))) if last >= rank else a
 
-    def lanes_last(self, a: Array) -> Array:
-        return tf.transpose(a, (*range(1, len(a.shape)), 0))
+    def lanes_last(self, a: Array, rank: int = 1) -> Array:
+        return tf.transpose(a, (*range(1, len(a.shape)), 0)) if len(a.shape) > rank else a
 
-    def common(self, count: Array) -> Any:
-        return int(tf.reduce_max(count))
+    def flipped(self, a: Array) -> Array:
+        return tf.reverse(a, [0])
 
     def positions(self, like: Array, lanes: Any) -> Array:
         return tf.constant(lanes, tf.int64)

@@ -1,0 +1,142 @@
+"""What users pass: nested starts, SciPy's names, onlookers, and input that does not fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+import downslope as ds
+from downslope.errors import UsageError
+from downslope.solvers import Status, Stop
+from tests.solvers.functions import rosenbrock, rosenbrock_gradient, start
+
+
+def test_nested_starts_come_back_nested():
+    def f(p):
+        return ((p["w"] - 2) ** 2).sum() + (p["b"][0] + 1) ** 2
+
+    def gradient(p):
+        return {"w": 2 * (p["w"] - 2), "b": (np.asarray(2 * (p["b"][0] + 1)),)}
+
+    result = ds.minimize(f, {"w": np.zeros((2, 3)), "b": (np.array(0.0),)}, gradient=gradient)
+    assert result.success
+    np.testing.assert_allclose(result.x["w"], np.full((2, 3), 2.0))
+    assert isinstance(result.x["b"], tuple)
+    assert result.gradient["w"].shape == (2, 3)
+
+
+def test_float32_stays_float32_and_converges():
+    x0 = start(4).astype(np.float32)
+    result = ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient)
+    assert result.success, result.message
+    assert result.x.dtype == np.float32
+    assert result.value < 1e-4
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "BFGS", "CG", "Newton-CG", "trust-ncg", "trust-exact"])
+def test_a_user_of_scipy_changes_the_import_and_goes_on(method):
+    more = {"hess": optimize.rosen_hess} if method.startswith(("trust", "Newton")) else {}
+    call = {"method": method, "jac": optimize.rosen_der, "tol": 1e-8, **more}
+    theirs = optimize.minimize(optimize.rosen, [1.3, 0.7, 0.8], **call)
+    ours = ds.minimize(optimize.rosen, [1.3, 0.7, 0.8], **call)
+    np.testing.assert_allclose(ours.x, theirs.x, atol=1e-5)
+    assert ours.success
+    assert ours.fun == ours["fun"] == ours.value
+    assert np.abs(ours.jac).max() <= 1e-8
+    assert ours.nit > 0
+    assert ours.nfev >= ours.nit
+    assert ours["x"] is ours.x
+    assert "njev" in ours
+    assert "nothing" not in ours
+
+
+def test_scipys_arguments_are_understood():
+    def f(x, a):
+        return ((x - a) ** 2).sum(), 2 * (x - a)
+
+    result = ds.minimize(f, [0.0, 0.0], args=(3.0,), jac=True, options={"maxiter": 5, "gtol": 1e-9})
+    np.testing.assert_allclose(result.x, 3.0)
+    result = ds.minimize(lambda x, a: f(x, a)[0], [0.0, 0.0], (3.0,), jac="3-point")
+    np.testing.assert_allclose(result.x, 3.0, atol=1e-6)
+    few = ds.minimize(rosenbrock, start(4), jac=rosenbrock_gradient, options={"maxiter": 2, "maxcor": 3})
+    assert few.status is Status.STEPS
+    assert few.nit == 2
+
+
+def test_onlookers_see_each_step(tmp_path):
+    seen, log = [], tmp_path / "run.jsonl"
+    result = ds.minimize(
+        rosenbrock, start(4), gradient=rosenbrock_gradient, callback=lambda x: seen.append(x.copy()),
+        history=True, log=log,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(seen) == len(result.history) == len(lines) == result.steps + 1
+    assert lines[-1]["value"] == result.value
+    np.testing.assert_array_equal(lines[-1]["x"], result.x)
+    np.testing.assert_array_equal(seen[0], start(4))
+    assert [h["step"] for h in result.history] == list(range(result.steps + 1))
+
+
+def test_a_callback_stops_the_run_in_both_forms():
+    def raising(x):
+        raise StopIteration
+
+    def told(intermediate_result):
+        return intermediate_result.nit == 3
+
+    result = ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, callback=raising)
+    assert (result.status, result.steps) == (Status.CALLBACK, 0)
+    result = ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, callback=told)
+    assert (result.status, result.steps) == (Status.CALLBACK, 3)
+
+
+def test_progress_is_shown_on_stderr(capsys):
+    ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "gradient" in shown.err
+
+
+BAD = {
+    "vector": (lambda: {"fun": lambda x: x}, "fun returned"),
+    "none": (lambda: {"fun": lambda x: None}, "fun returned"),
+    "complex": (lambda: {"fun": lambda x: 1j * x.sum()}, "fun returned"),
+    "writes": (lambda: {"fun": lambda x: float(x.sort() or x.sum()), "x0": [3.0, 1.0]}, "changed"),
+    "no function": (lambda: {"fun": 3}, "fun is a int"),
+    "empty": (lambda: {"x0": np.zeros(0)}, "x0 is empty"),
+    "nan": (lambda: {"x0": [1.0, np.nan]}, r"x0\[1\] is nan"),
+    "integers": (lambda: {"x0": np.array([1, 2])}, "x0 has dtype int64"),
+    "words": (lambda: {"x0": "start"}, "x0 is a str"),
+    "gradient's shape": (lambda: {"gradient": lambda x: np.zeros(3)}, "gradient has"),
+    "gradient's name": (lambda: {"gradient": "centrall"}, "did you mean"),
+    "method": (lambda: {"method": "bfsg"}, "did you mean 'bfgs'"),
+    "option": (lambda: {"options": {"memry": 3}}, "no option 'memry'"),
+    "stop": (lambda: {"tol": 1e-3, "stop": Stop()}, "both say when to stop"),
+    "two names": (lambda: {"jac": rosenbrock_gradient}, "are the same"),
+    "history": (lambda: {"history": "all"}, "history = 'all'"),
+    "constraints": (lambda: {"constraints": [{"type": "eq"}]}, "constraints"),
+    "log": (lambda: {"log": "/nowhere/at/all"}, "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_input_that_does_not_fit_gets_one_clear_error(case):
+    make, words = BAD[case]
+    call = {"fun": rosenbrock, "x0": [1.0, 2.0], "gradient": rosenbrock_gradient, **make()}
+    with pytest.raises(UsageError, match=words) as caught:
+        ds.minimize(call.pop("fun"), call.pop("x0"), **call)
+    assert "\n" not in str(caught.value)
+
+
+def test_criteria_out_of_range_are_named():
+    for name, value in (("gradient", -1), ("steps", 1.5), ("seconds", np.inf), ("target", "low")):
+        with pytest.raises(UsageError, match=name):
+            Stop(**{name: value})
+
+
+def test_an_unknown_argument_is_a_type_error():
+    with pytest.raises(TypeError, match="did you mean 'bounds'"):
+        ds.minimize(rosenbrock, start(2), bound=(0, 1))

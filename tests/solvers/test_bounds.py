@@ -1,0 +1,104 @@
+"""Bounds: every point asked for lies within, and the active set is the right one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+import downslope as ds
+from downslope.errors import UsageError
+from downslope.solvers import Stop
+from tests.solvers.functions import rosenbrock, rosenbrock_gradient, start, starts
+
+
+def quadratic(n: int, seed: int):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((n, n))
+    a = a @ a.T / n + 1e-3 * np.eye(n)
+    b = rng.standard_normal(n)
+    return (lambda x: 0.5 * x @ a @ x - b @ x), (lambda x: a @ x - b), rng.standard_normal(n)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [3, 20, 80])
+def test_the_solution_fulfils_the_conditions_of_optimality(n, seed):
+    f, gradient, x0 = quadratic(n, seed)
+    low, high = np.full(n, -0.3), np.full(n, 0.3)
+    points = []
+
+    def watched(x):
+        points.append(x.copy())
+        return f(x)
+
+    result = ds.minimize(watched, x0, gradient=gradient, bounds=(low, high), stop=Stop(gradient=1e-9))
+    assert result.success, result.message
+    assert all((low <= p).all() and (p <= high).all() for p in points)
+    g, x = gradient(result.x), result.x
+    small = 1e-7 * np.abs(gradient(np.clip(x0, low, high))).max()
+    assert (g[x == low] >= -small).all()
+    assert (g[x == high] <= small).all()
+    assert (np.abs(g[(x > low) & (x < high)]) <= small).all()
+    assert ((x == low) | (x == high)).sum() >= n // 4  # bounds do decide here
+    peer = optimize.minimize(
+        f, np.clip(x0, low, high), jac=gradient, method="L-BFGS-B", bounds=optimize.Bounds(low, high),
+        options={"ftol": 0, "gtol": 1e-9},
+    )  # fmt: skip
+    assert result.value == pytest.approx(peer.fun, rel=1e-9)
+
+
+def test_rosenbrock_within_bounds_is_peer_level():
+    high = np.where(np.arange(10) % 3 == 0, 0.8, 3.0)
+    result = ds.minimize(rosenbrock, start(10), gradient=rosenbrock_gradient, bounds=(-1.5, high))
+    assert result.success
+    assert result.value == pytest.approx(6.001016395, rel=1e-6)  # SciPy's L-BFGS-B, 53 evaluations
+    assert result.evaluations < 110
+
+
+def test_a_batch_has_the_bounds_of_all_or_of_each():
+    x0 = starts(6, 4)
+    common = ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient, bounds=(-2.0, 0.5), batch=True)
+    assert common.success.all()
+    highs = np.linspace(0.4, 0.9, 6)[:, None] * np.ones(4)
+    each = ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient, bounds=(-2.0, highs), batch=True)
+    for lane in range(6):
+        for result, high in ((common, 0.5), (each, highs[lane])):
+            one = ds.minimize(rosenbrock, x0[lane], gradient=rosenbrock_gradient, bounds=(-2.0, high))
+            assert result.value[lane] == pytest.approx(one.value, rel=1e-6)
+            assert (result.x[lane] <= high).all()
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        ([-2.0, -2.0], [0.5, None]),
+        [(-2, 0.5), (-2, None)],
+        optimize.Bounds([-2, -2], [0.5, np.inf]),
+        [(-2.0, 0.5), (-2.0, np.inf)],
+    ],
+    ids=["sides", "pairs", "scipy", "infinite"],
+)
+def test_bounds_are_understood_in_each_form(bounds):
+    result = ds.minimize(rosenbrock, [-1.2, 1.0], gradient=rosenbrock_gradient, bounds=bounds)
+    np.testing.assert_allclose(result.x, [0.5, 0.25], atol=1e-7)
+
+
+def test_fixed_unknowns_stay():
+    result = ds.minimize(
+        rosenbrock, start(4), gradient=rosenbrock_gradient, bounds=([0.7, -9, -9, -9], [0.7, 9, 9, 9])
+    )
+    assert result.success
+    assert result.x[0] == 0.7
+
+
+def test_bad_bounds_are_named():
+    for bounds, words in (
+        (([1.0, 0.0], [0.0, 1.0]), r"x0\[0\] cross: 1 > 0"),
+        ((0.0, np.nan), "upper bound of x0"),
+        ((1.0, 2.0, 3.0), "expected"),
+        (([0.0, 0.0, 0.0], 1.0), "expected"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ds.minimize(rosenbrock, [0.5, 0.5], gradient=rosenbrock_gradient, bounds=bounds)
+    with pytest.raises(UsageError, match="keeps to no bounds"):
+        ds.minimize(rosenbrock, [0.5, 0.5], "cg", gradient=rosenbrock_gradient, bounds=(0.0, 1.0))

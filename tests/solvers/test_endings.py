@@ -1,0 +1,194 @@
+"""How runs end: no success that is none, and no failure of a run that has converged."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import downslope as ds
+from downslope.solvers import Status, Stop
+from tests.solvers.functions import rosenbrock, rosenbrock_gradient, start
+
+GRADIENT = {"gradient": rosenbrock_gradient}
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs", "newton", "trust-ncg"])
+@pytest.mark.parametrize("scale", [1e-10, 1e-6, 1.0, 1e10])
+def test_the_scale_of_f_does_not_decide_where_a_run_ends(method, scale):
+    """SciPy's BFGS and L-BFGS-B call 1e-6 times this function solved at 9.5, where f is 0 at its least."""
+    result = ds.minimize(
+        lambda x: scale * rosenbrock(x), start(10), method, gradient=lambda x: scale * rosenbrock_gradient(x)
+    )
+    assert result.success
+    size = np.abs(rosenbrock_gradient(result.x)).max()
+    assert size <= 1e-6 * np.abs(rosenbrock_gradient(start(10))).max()
+    assert result.value / scale < 4
+
+
+@pytest.mark.parametrize("shift", [1e4, 1e8, 1e12])
+def test_a_large_constant_hides_values_not_gradients(shift):
+    # Of 1e12, values are rounded to 1e-4: they cannot tell where the last steps lead, gradients can.
+    result = ds.minimize(lambda x: shift + rosenbrock(x), start(2), **GRADIENT)
+    assert result.success
+    assert np.abs(rosenbrock_gradient(result.x)).max() <= 1e-6 * 215.6
+
+
+def test_going_on_to_round_off_is_a_success():
+    result = ds.minimize(lambda x: 1.0 + rosenbrock(x), start(2), stop=Stop(gradient=0), **GRADIENT)
+    assert result.status in (Status.ROUNDOFF, Status.GRADIENT)
+    assert result.success
+    assert np.abs(result.x - 1).max() < 1e-6
+
+
+def test_a_start_at_the_minimum_is_a_success_without_a_step():
+    result = ds.minimize(rosenbrock, np.ones(4), **GRADIENT)
+    assert result.success
+    assert (result.steps, result.evaluations) == (0, 1)
+
+
+def kinked(x):
+    return float(np.abs(x).sum())
+
+
+NO_MINIMUM = {
+    "linear": (lambda x: float(x.sum()), np.ones_like, [1.0, 2.0], {Status.UNBOUNDED}),
+    "cubic": (lambda x: float((x**3).sum()), lambda x: 3 * x**2, [-1.0, 2.0], {Status.UNBOUNDED}),
+    "kink": (kinked, np.sign, [1.3, -0.7], {Status.KINK, Status.STALLED}),
+    "wrong gradient": (rosenbrock, lambda x: -rosenbrock_gradient(x), [-1.2, 1.0], {Status.STALLED}),
+}
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs", "cg"])
+@pytest.mark.parametrize("case", NO_MINIMUM)
+def test_what_has_no_smooth_minimum_is_no_success(case, method):
+    f, gradient, x0, statuses = NO_MINIMUM[case]
+    result = ds.minimize(f, np.array(x0), method, gradient=gradient, stop=Stop(evaluations=20_000))
+    assert not result.success
+    assert result.status in statuses
+    assert result.value <= f(np.array(x0))
+
+
+def test_points_that_are_not_finite_are_walked_back_from():
+    # The first steps from 50 lead far into x < 0, where the logarithm is not defined.
+    def f(x):
+        return float(x[0] - math.log(x[0])) if x[0] > 0 else math.nan
+
+    result = ds.minimize(f, [50.0], gradient=lambda x: 1 - 1 / x)
+    assert result.success
+    assert result.x[0] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_trial_that_is_not_finite_is_no_success():
+    """SciPy's L-BFGS-B reports success after one such trial, at f = 214 where 124 is least (JENSMP)."""
+    i = np.arange(1, 11)
+
+    def f(x):
+        return ((2 + 2 * i - np.exp(i * x[0]) - np.exp(i * x[1])) ** 2).sum()
+
+    def gradient(x):
+        a, b = np.exp(i * x[0]), np.exp(i * x[1])
+        r = 2 + 2 * i - a - b
+        return np.array([(-2 * r * i * a).sum(), (-2 * r * i * b).sum()])
+
+    with np.errstate(all="ignore"):
+        result = ds.minimize(f, [0.3, 0.4], gradient=gradient)
+        far = ds.minimize(f, [30.0, 40.0], gradient=gradient)
+    assert result.success
+    assert result.value == pytest.approx(124.362, abs=1e-3)
+    assert (
+        not far.success or far.value == pytest.approx(124.362, abs=1e-3) or far.gradient_size <= far.tolerance
+    )
+
+
+def test_nothing_finite_at_the_start_is_told():
+    result = ds.minimize(lambda x: math.nan, [1.0], gradient=lambda x: x)
+    assert result.status is Status.NONFINITE
+    assert not result.success
+
+
+def test_each_budget_ends_the_run_and_says_so():
+    for stop, status in (
+        (Stop(steps=3), Status.STEPS),
+        (Stop(evaluations=4), Status.EVALUATIONS),
+        (Stop(seconds=0), Status.SECONDS),
+        (Stop(target=1.0), Status.TARGET),
+        (Stop(gradient=0, value=0.9), Status.VALUE),
+        (Stop(gradient=0, step=10), Status.STEP),
+    ):
+        result = ds.minimize(rosenbrock, start(4), stop=stop, **GRADIENT)
+        assert result.status is status
+        assert not result.success
+        assert result.value <= rosenbrock(start(4))
+    assert ds.minimize(rosenbrock, start(4), stop=Stop(steps=3), **GRADIENT).steps == 3
+    assert ds.minimize(rosenbrock, start(4), stop=Stop(evaluations=4), **GRADIENT).evaluations == 4
+
+
+def failing(error: BaseException, at: int):
+    calls = 0
+
+    def f(x):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise error
+        return rosenbrock(x)
+
+    return f
+
+
+def test_an_exception_leaves_the_best_point():
+    result = ds.minimize(failing(ZeroDivisionError("here"), 12), start(4), **GRADIENT)
+    assert result.status is Status.RAISED
+    assert isinstance(result.error, ZeroDivisionError)
+    assert "ZeroDivisionError: here" in result.message
+    assert result.value < rosenbrock(start(4))
+    assert result.value == rosenbrock(result.x)
+
+
+def test_an_exception_at_the_first_evaluation_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        ds.minimize(failing(ZeroDivisionError(), 1), start(4), **GRADIENT)
+
+
+def test_control_c_leaves_the_best_point_and_a_run_to_go_on_with():
+    calls = 0
+
+    def f(x):
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rosenbrock(x)
+
+    result = ds.minimize(f, start(4), **GRADIENT)
+    assert result.status is Status.INTERRUPTED
+    assert result.value == rosenbrock(result.x) < rosenbrock(start(4))
+    whole = ds.minimize(rosenbrock, start(4), **GRADIENT)
+    rest = ds.minimize(rosenbrock, result, **GRADIENT)
+    np.testing.assert_array_equal(rest.x, whole.x)
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs", "cg", "newton", "trust-ncg", "nesterov", "adam"])
+def test_a_run_resumed_is_the_run_uninterrupted(method):
+    options = {"lr": 0.02} if method == "adam" else None
+    whole = ds.minimize(
+        rosenbrock, start(4), method, options=options, stop=Stop(evaluations=40, gradient=0), **GRADIENT
+    )
+    part = ds.minimize(
+        rosenbrock, start(4), method, options=options, stop=Stop(evaluations=17, gradient=0), **GRADIENT
+    )
+    before = part.x.copy()
+    rest = ds.minimize(rosenbrock, part, options=options, stop=Stop(evaluations=40, gradient=0), **GRADIENT)
+    np.testing.assert_array_equal(rest.x, whole.x)
+    assert rest.evaluations == whole.evaluations
+    np.testing.assert_array_equal(part.x, before)
+
+
+def test_messages_say_what_to_try():
+    for status in Status:
+        assert status.message.endswith(".")
+    assert "check_gradient" in Status.STALLED.message

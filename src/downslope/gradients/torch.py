@@ -257,7 +257,6 @@ class Residuals(_Function):
         super().__init__(given, structure, x0, counts)
         self.size: int | None = None
         self._graph: tuple[Tensor, Tensor, Tensor] | None = None
-        self._forward = True
 
     @property
     def provenance(self) -> Provenance:
@@ -272,7 +271,7 @@ class Residuals(_Function):
             return self._vector(pair(returned, "jacobian")[0] if self.given.gradient is True else returned)
 
     def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """r(x) and J(x), by forward mode where there are no fewer residuals than unknowns."""
+        """r(x) and J(x), by columns where there are no fewer residuals than unknowns."""
         self.counts.gradients += 1
         self.counts.matrices += 1
         if callable(self.given.gradient) or self.given.gradient is True:
@@ -282,14 +281,8 @@ class Residuals(_Function):
         _require_jacobian((*value.shape, n), self.structure.dtype, x)
         if not residual.requires_grad:
             raise UsageError("fun returned detached residuals, from which no Jacobian comes")
-        if m >= n and self._forward:
-            try:
-                return value, self._by_columns(x)
-            except (NotImplementedError, RuntimeError) as error:
-                # An operation without a forward derivative: rows give the same matrix, at more cost.
-                if "forward" not in str(error).lower():
-                    raise
-                self._forward = False
+        if m >= n:
+            return value, self._by_columns(residual, point)
         return value, self._by_rows(residual, point)
 
     def jacobian_vector(self, x: Tensor, v: Tensor) -> Tensor:
@@ -314,23 +307,19 @@ class Residuals(_Function):
     def select(self, lanes: Tensor) -> Residuals:
         """Return the problems of some lanes."""
         made = Residuals(*self._lane_arguments(lanes), self.counts)
-        made._checked, made.size, made._forward = self._checked, self.size, self._forward
+        made._checked, made.size = self._checked, self.size
         return made
 
-    def _by_columns(self, x: Tensor) -> Tensor:
+    def _by_columns(self, residual: Tensor, point: Tensor) -> Tensor:
+        """Return J from n reverse passes through Jᵀ u as a function of u, in which it is linear."""
         n = self.structure.size
-        eye = torch.eye(n, dtype=x.dtype, device=x.device)
-
-        def column(seed: Tensor) -> Tensor:
-            def along(p: Tensor) -> Tensor:
-                return self._vector(self._call(self.given.fun, p), detach=False)
-
-            pushed: Tensor = torch.func.jvp(along, (x,), (seed.expand_as(x),))[1]
-            return pushed
-
-        self.counts.values -= 1
-        columns: Tensor = torch.func.vmap(column, randomness="same")(eye)
-        return columns.movedim(0, -1)
+        u = torch.zeros_like(residual, requires_grad=True)
+        with torch.enable_grad():
+            (pulled,) = torch.autograd.grad(residual, point, u, create_graph=True)
+        eye = torch.eye(n, dtype=point.dtype, device=point.device)
+        seeds = eye if not self.batch else eye[:, None, :].expand(n, residual.shape[0], n)
+        (columns,) = torch.autograd.grad(pulled, u, seeds, retain_graph=True, is_grads_batched=True)
+        return torch.movedim(columns, 0, -1)
 
     def _by_rows(self, residual: Tensor, point: Tensor) -> Tensor:
         m = residual.shape[-1]

@@ -190,9 +190,8 @@ class Levenberg:
         # Jacobian is wrong: that would be off in proportion to the step. Where noise is as large as what
         # the whole step promised, no lower point can be told.
         gap = space.absolute(core.value - value - state.fall)
-        noise = space.where(
-            (state.cut >= 3) & space.finite(gap), space.maximum(state.noise, gap), state.noise
-        )
+        near = (state.cut >= 3) | (state.length <= 16 * space.eps * size)
+        noise = space.where(near & space.finite(gap), space.maximum(state.noise, gap), state.noise)
         again = state._replace(radius=radius, shrink=2 * state.shrink, cut=state.cut + 1, noise=noise)
 
         def ended() -> LevenbergState:

@@ -106,6 +106,8 @@ SESSIONS = (
             *(f"tests/gradients/test_check{part}.py" for part in ("", "_kinks", "_command")),
             *(f"tests/solvers/test_{part}.py" for part in ("methods", "endings", "bounds", "arguments")),
             "src/downslope/solvers/minimize.py",
+            *(f"src/downslope/solvers/{n}.py" for n in ("least_squares", "linear", "losses")),
+            *(f"src/downslope/gradients/{n}.py" for n in ("memory", "noise", "source", "structure")),
             "src/downslope/gradients/kinks.py",
             "src/downslope/gradients/check",
             *(f"--ignore=src/downslope/gradients/check/{n}.py" for n in ("torch", "jax", "tensorflow")),

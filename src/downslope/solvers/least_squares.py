@@ -43,7 +43,8 @@ class LeastSquaresResult:
         grad: ∇cost over the flat vector, (n,).
         optimality: ‖grad‖∞, projected where there are bounds.
         offset: √(‖projection of the residuals on the range of the Jacobian‖² / ‖residuals‖²): what the
-            run was to bring below `tolerance`. It has no units, and no unit of a parameter matters.
+            run was to bring below `tolerance`. It has no units, and no unit of a parameter matters. Of a
+            matrix-free run it is ‖grad‖∞, as of `minimize`.
         tolerance: see `offset`.
         active_mask: (n,), -1 where a parameter is at its lower bound, 1 at its upper, else 0.
         nfev, njev: residuals and Jacobians evaluated, those for differences included in `nfev`.
@@ -272,7 +273,8 @@ def _result(
     grad = spaces.vector_like(x, f.structure.framework, g)
     return LeastSquaresResult(
         f.structure.restore(x), float(core.value), r, jacobian, grad, float(np.max(np.abs(size))),
-        float(core.size), max(limits.gradient, limits.absolute), mask, nfev, njev, int(core.steps),
+        float(core.size),
+        max(limits.gradient * float(core.scale), limits.absolute), mask, nfev, njev, int(core.steps),
         status, status.success, message, method, str(f.provenance), time.perf_counter() - began,
         records, run.error,
     )  # fmt: skip

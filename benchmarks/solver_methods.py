@@ -112,7 +112,7 @@ def torchmin(method: str) -> Solver:
 
         found = minimize(
             Function.apply, torch.tensor(counter.case.x0), method=method, tol=None, max_iter=100_000,
-            options={"gtol": counter.case.wanted, "xtol": 0.0},
+            options={"gtol": counter.case.wanted, **({} if method == "cg" else {"xtol": 0.0})},
         )  # fmt: skip
         return found.x.numpy(), bool(found.success)
 

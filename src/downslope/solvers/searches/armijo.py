@@ -10,13 +10,14 @@ from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
 UNCHANGED = 0.999
-SHRINK_MOST, SHRINK_LEAST = 0.1, 0.5
+SHRINK_MOST, SHRINK_LEAST, GROW = 0.1, 0.5, 10.0
 
 
 class Backtrack(NamedTuple):
-    """State of a search: the trial t, φ'(0), what is rounding, trials, the verdict, see `Search`."""
+    """State of a search: the trial t and its most, φ'(0), what is rounding, trials, the verdict."""
 
     t: Number
+    last: Number
     slope0: Number
     uncertain: Number
     trials: Number
@@ -41,21 +42,22 @@ class Armijo:
         """Return a search that asks for the trial t."""
         uncertain = space.maximum(ROUNDINGS * space.eps * space.absolute(value), 2.0 * noise)
         zero = space.full(slope, 0)
-        return Backtrack(space.minimum(t, last), slope, uncertain, zero, zero, space.full(slope, True))
+        return Backtrack(space.minimum(t, last), last, slope, uncertain, zero, zero, space.full(slope, True))
 
     def step(self, space: Space, s: Backtrack, fall: Number, slope: Number, finite: Condition) -> Backtrack:
         """Return the search after the trial at `s.t`."""
         equal = space.absolute(fall) <= s.uncertain
         fall = space.where(equal, 0.5 * s.t * (s.slope0 + slope), fall)
-        # A step so short that even the slope stays as it was is none, whatever rounding says.
-        enough = finite & (fall <= self.decrease * s.t * s.slope0)
-        enough = enough & (space.invert(equal) | (slope >= UNCHANGED * s.slope0))
+        # A step so short that even the slope stays as it was is none, whatever rounding says: go further.
+        flat = finite & equal & (slope < UNCHANGED * s.slope0)
+        enough = finite & space.invert(flat) & (fall <= self.decrease * s.t * s.slope0)
         shorter = 0.5 * space.divide(s.slope0 * s.t * s.t, s.slope0 * s.t - fall)
         shorter = space.maximum(SHRINK_MOST * s.t, space.minimum(SHRINK_LEAST * s.t, shorter))
         shorter = space.where(finite, shorter, BACK_TO_FINITE * s.t)
+        shorter = space.where(flat, space.minimum(GROW * s.t, s.last), shorter)
         verdict = space.where(s.trials + 1 >= self.trials, FAILED, GOING)
         return Backtrack(
-            space.where(enough, s.t, shorter), s.slope0, s.uncertain, s.trials + 1,
+            space.where(enough, s.t, shorter), s.last, s.slope0, s.uncertain, s.trials + 1,
             space.where(enough, FOUND, verdict), s.rounded & finite & equal,
         )  # fmt: skip
 
@@ -77,7 +79,13 @@ class Fixed:
         zero = space.full(slope, 0)
         no = space.full(slope, False)
         return Backtrack(
-            space.minimum(space.full(slope, self.lr), last), slope, space.full(slope, 0.0), zero, zero, no
+            space.minimum(space.full(slope, self.lr), last),
+            last,
+            slope,
+            space.full(slope, 0.0),
+            zero,
+            zero,
+            no,
         )
 
     def step(self, space: Space, s: Backtrack, fall: Number, slope: Number, finite: Condition) -> Backtrack:

@@ -309,6 +309,46 @@ def test_penalties_low_rank_factors_branches_and_names() -> None:
     assert matrices(p) == {"base": [(1, 16, 16)], "a": [(1, 4, 16)], "b": [(1, 16, 4)]}
 
 
+def test_a_learned_vector_that_is_read_stands_for_data() -> None:
+    def hyper(p: Any, x: Any) -> Any:
+        x = x @ p["first"]
+        for k in range(3):  # the weights of each layer are made from a latent of its own
+            made = jax.nn.relu(p["latent"][k] @ p["up"]) @ p["wide"]
+            x = jax.nn.relu(x @ made.reshape(16, 16))
+        return x @ p["last"]
+
+    params = zeros(latent=(3, 8), up=(8, 32), wide=(32, 256), first=(8, 16), last=(16, 4))
+    found = roles(dj.partition(hyper, params, X))
+    assert found == {
+        "latent": "embedding",
+        "up": "hidden",
+        "wide": "hidden",
+        "first": "input",
+        "last": "output",
+    }
+
+
+def test_a_penalty_is_no_use_of_a_weight() -> None:
+    def loss(p: Any, x: Any) -> Any:
+        y = jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"]
+        return jnp.mean(y**2) + sum(jnp.linalg.norm(w) for w in p.values()) + jnp.abs(p["b"]).max()
+
+    found = roles(dj.partition(loss, zeros(a=(8, 16), b=(16, 16), c=(16, 4)), X))
+    assert found == {"a": "input", "b": "hidden", "c": "output"}
+
+
+def test_queries_keys_and_values_interleaved_by_head() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        qkv = (x @ p["qkv"]).reshape(*x.shape[:2], 2, 3, 8)
+        q, k, v = qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :]
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+        return (x + jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape) @ p["out"]) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 48), out=(16, 16), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(8, 8, 8), repeats=2)
+
+
 def test_shapes_do_in_the_place_of_arrays() -> None:
     params = {"first": jnp.zeros((8, 16)), "mid": jnp.zeros((16, 16)), "head": jnp.zeros((16, 2))}
 

@@ -23,11 +23,13 @@ def product(
     uses: Uses, name: str, ix: Info, iy: Info, lx: Letters, ly: Letters, kept: Letters, sizes: Sizes
 ) -> Info:
     """Return what the contraction of two values is; enter the use if one of them is a weight."""
-    if not ix.data and not iy.data and ix.weights and iy.weights:
-        # A weight that was stretched along axes of its own stands for data: learned tokens, queries.
-        if _stretched(ix) and not _stretched(iy):
+    different = not {t.origin for t in ix.weights} & {t.origin for t in iy.weights}
+    if different and not ix.data and not iy.data and ix.weights and iy.weights:
+        # What stands for data: a weight stretched along axes of its own (learned tokens, queries), or
+        # a single vector beside a matrix (a latent).
+        if _stands_for_data(ix) and not _stands_for_data(iy):
             ix = as_data(uses, ix)
-        elif _stretched(iy) and not _stretched(ix):
+        elif _stands_for_data(iy) and not _stands_for_data(ix):
             iy = as_data(uses, iy)
     if _is_weight(iy) and ix.data:
         return _weighted(uses, name, ix, iy, ly, kept, lx, sizes)
@@ -53,8 +55,10 @@ def as_data(uses: Uses, info: Info) -> Info:
     return whole
 
 
-def _stretched(info: Info) -> bool:
-    return any(f.axis is None and f.size > 1 for t in info.weights for dim in t.dims for f in dim)
+def _stands_for_data(info: Info) -> bool:
+    stretched = any(f.axis is None and f.size > 1 for t in info.weights for dim in t.dims for f in dim)
+    vector = all(len(t.dims) == 1 and not t.inner for t in info.weights)
+    return stretched or vector
 
 
 def _is_weight(info: Info) -> bool:

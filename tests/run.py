@@ -56,6 +56,7 @@ SESSIONS = (
             "tests/jax",
             "tests/gradients/test_check_jax.py",
             "tests/gradients/test_sources_jax.py",
+            "tests/solvers/test_sharded_jax.py",
             "src/downslope/jax",
             "src/downslope/grouping/jax",
             "src/downslope/diagnose/watch/jax",

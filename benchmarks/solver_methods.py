@@ -203,6 +203,7 @@ def solvers(family: str) -> dict[str, Solver]:
     rules = ("gd", "momentum", "nesterov", "sgd", "adam", "adamw", "adagrad", "rmsprop", "muon")
     made = {m: ours(m) for m in known if m not in rules}
     if family == "bounded":
+        made = {"l-bfgs": ours("l-bfgs")}
         made |= {f"SciPy {m}": scipys(m) for m in ("L-BFGS-B", "TNC")}
     else:
         made |= {f"SciPy {m}": scipys(m) for m in SCIPY}

@@ -12,6 +12,11 @@ from downslope.solvers.spaces.arrays import Arrays
 from downslope.solvers.spaces.host import Host, NumpyHost
 
 
+def _as(value: Any, dtype: Any) -> Any:
+    """Return a value in a dtype; tf.cast would take a Python float through float32."""
+    return tf.cast(value, dtype) if isinstance(value, tf.Tensor) else tf.constant(value, dtype)
+
+
 class TensorflowHost(Host):
     """One problem; small arrays stay in TensorFlow too."""
 
@@ -37,7 +42,7 @@ class TensorflowHost(Host):
         return tf.minimum(tf.maximum(a, low), high)
 
     def select(self, mask: Array, a: Array, b: Any) -> Array:
-        return tf.where(mask, a, tf.cast(b, a.dtype))
+        return tf.where(mask, a, _as(b, a.dtype))
 
     def least(self, a: Array, b: Array) -> Array:
         return tf.minimum(a, b)
@@ -57,7 +62,7 @@ class TensorflowHost(Host):
     def put(self, stack: Array, index: int, row: Any, when: bool = True) -> Array:
         if not when:
             return stack
-        return tf.tensor_scatter_nd_update(stack, [[index]], tf.cast(row, stack.dtype)[None])
+        return tf.tensor_scatter_nd_update(stack, [[index]], _as(row, stack.dtype)[None])
 
     def clear(self, matrix: Array, index: int) -> Array:
         keep = tf.one_hot(index, matrix.shape[-1], on_value=0.0, off_value=1.0, dtype=matrix.dtype)
@@ -117,13 +122,13 @@ class TensorflowLanes(Arrays):
 
     def full(self, like: Array, value: Any) -> Array:
         kind = tf.bool if isinstance(value, bool) else tf.int64 if isinstance(value, int) else self.dtype
-        return tf.fill(like.shape, tf.cast(value, kind))
+        return tf.fill(like.shape, _as(value, kind))
 
     def where(self, condition: Array, a: Any, b: Any) -> Array:
         known = next((v.dtype for v in (a, b) if isinstance(v, tf.Tensor)), None)
         if known is None:
             known = tf.int64 if isinstance(a, int) and isinstance(b, int) else self.dtype
-        return tf.where(condition, tf.cast(a, known), tf.cast(b, known))
+        return tf.where(condition, _as(a, known), _as(b, known))
 
     def finite(self, a: Array) -> Array:
         return tf.math.is_finite(a)

@@ -70,6 +70,11 @@ class Counter:
     began: float = field(default_factory=time.process_time)
     last: tuple[Any, tuple[float, Any]] | None = None
 
+    @property
+    def seconds(self) -> float:
+        """What may be spent, of the processor's time."""
+        return SECONDS if self.case.x0.size <= 1000 else SECONDS_LARGE
+
     def value_and_gradient(self, x: Any) -> tuple[float, Any]:
         """F and its gradient; the same point asked for again (f, then g) is counted once."""
         if self.last is not None and np.array_equal(self.last[0], x):

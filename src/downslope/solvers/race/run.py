@@ -117,7 +117,7 @@ def _timed(
 
 
 def _squares(given: Target, method: str, stop: Stop, bounds: Any, points: bool) -> Any:
-    """Return the result of a method for sums of squares, in the terms of the others: Σ rᵢ², not half of it."""
+    """Return the result of a method for sums of squares, in the terms of others: Σ rᵢ², not half of it."""
     from downslope.solvers.least_squares import least_squares
 
     problem = given.fun
@@ -234,7 +234,7 @@ def notes(runs: Sequence[dict[str, Any]], low: float) -> list[str]:
     if not elsewhere:
         return []
     return [
-        f"Converged above the lowest value: {listed(elsewhere)}. Another minimum, or a tolerance that is wide "
+        f"Converged above the lowest value: {listed(elsewhere)}. Another minimum, or a tolerance too wide "
         "for this problem (--gradient)."
     ]
 

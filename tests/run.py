@@ -84,6 +84,7 @@ SESSIONS = (
             "tests/gradients/test_sources.py",
             "tests/solvers/test_least_squares.py",
             "tests/solvers/test_search_and_starts.py",
+            "tests/solvers/test_sharded_torch.py",
             "src/downslope/torch",
             "--ignore=src/downslope/torch/kernels",
             *GROUPING,

@@ -234,6 +234,8 @@ class Objective(_Function):
             raise no_scalar(value, expected)
         if not value.is_floating_point() or (value.numel() != 1 if not self.batch else value.shape != shape):
             raise no_scalar(value, expected)
+        if hasattr(value, "full_tensor"):  # a sum over sharded parameters: every process gets all of it
+            value = value.full_tensor()
         if differentiable and not value.requires_grad:
             raise UsageError(
                 "fun returned a detached tensor, from which no gradient comes: expected one computed from x "

@@ -25,6 +25,8 @@ bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes ea
 	$(BIN)/python benchmarks/frameworks.py
 	$(BIN)/python benchmarks/orthogonality.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/profiling.py
+	$(BIN)/python benchmarks/lr.py digits
 	$(PIP) numdifftools  # a peer of the next one
 	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/gradcheck.py
 	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one

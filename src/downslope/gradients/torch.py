@@ -243,7 +243,7 @@ class Objective(_Function):
             )
         if value.device != self.x0.device:
             raise UsageError(f"fun returned a tensor on {value.device}, x0 is on {self.x0.device}")
-        return value.reshape(shape).to(self.x0.dtype)
+        return torch.reshape(value, shape).to(self.x0.dtype)
 
     def _vector(self, made: Any, name: str, *, detach: bool = True) -> Tensor:
         if made is None:

@@ -258,8 +258,8 @@ def _orthogonalised(
 ) -> Tensor:
     """Return the polar factors of a stack, on a CPU in its place.
 
-    There a few matrices are taken at a time, so that what is made on the way stays in the cache: the
-    sums of small matrices would otherwise take as long as their products.
+    There a few matrices are taken at a time, so that what is made on the way takes little memory. It
+    also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
     """
     if normalised or stack.device.type != "cpu":
         prepared = stack if normalised else _normalised(stack, ns_dtype, engine.look)

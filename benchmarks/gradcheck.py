@@ -54,6 +54,7 @@ class Tally:
 
     def row(self, name: str) -> list[str]:
         """Return the row of the table."""
+
         def share(values: list[bool]) -> str:
             return f"{sum(values)} of {len(values)}" if values else "–"
 

@@ -14,11 +14,12 @@ from downslope.gradients.check import Reason, Verdict  # noqa: E402
 
 
 def test_a_pytree_passes_in_float64() -> None:
-    params = {"w": jnp.ones((4, 3)) * 0.3, "b": jnp.arange(3.0)}
+    before = jax.config.jax_enable_x64
+    params = {"w": jnp.full((4, 3), 0.3, jnp.float32), "b": jnp.arange(3, dtype=jnp.float32)}
     report = ds.check_gradient(lambda p: jnp.sum(jnp.tanh(p["w"]) @ p["b"]), params)
     assert report.passed
     assert any("float64" in note for note in report.notes)
-    assert not jax.config.jax_enable_x64  # as it was
+    assert jax.config.jax_enable_x64 == before
 
 
 def test_custom_vjp_with_one_wrong_entry() -> None:

@@ -56,7 +56,7 @@ def muon(
     scale: str = "match_rms_adamw",
     normuon: bool = False,
     normuon_beta: Number = 0.95,
-    momentum_warmup: int = 0,
+    momentum_warmup: int | None = None,
     momentum_start: Number = 0.85,
     ns_dtype: Any = None,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -90,7 +90,7 @@ def muon(
         scale: "match_rms_adamw", "original" or "spectral".
         normuon: even out the rows of each step by their running mean square (NorMuon).
         normuon_beta: decay of that mean, in [0, 1).
-        momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; 0 is none.
+        momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; None is none.
         momentum_start: in [0, 1).
         ns_dtype: what the iterations run in; None is the parameter's own dtype, at least float32.
             `jnp.bfloat16` is enough for training, and faster on GPUs and TPUs.
@@ -132,7 +132,7 @@ def muon(
     plan = plan_of(partition)
     own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale}
     own |= {"ns_steps": ns_steps, "normuon": normuon, "normuon_beta": normuon_beta}
-    own |= {"momentum_warmup": momentum_warmup, "momentum_start": momentum_start}
+    own |= {"momentum_warmup": momentum_warmup or 0, "momentum_start": momentum_start}
     matrix_rule = make_rule(rules.Muon, **own)
     adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)
     decay = decay_of(weight_decay)

@@ -74,11 +74,11 @@ class Muon(RuleOptimizer):
 
     >>> import keras
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
-    ...                           keras.layers.Dense(32, "relu"), keras.layers.Dense(2)])
+    ...                           keras.layers.Dense(32, "relu", name="mix"), keras.layers.Dense(2)])
     >>> optimizer = Muon(learning_rate=1e-3)
     >>> optimizer.build(model.trainable_variables)
     >>> [a.name.split("/")[-2:] for a in optimizer.partition if a.rule == "muon"]
-    [['dense_1', 'kernel']]
+    [['mix', 'kernel']]
 
     """
 

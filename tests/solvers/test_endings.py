@@ -164,7 +164,11 @@ def test_control_c_leaves_the_best_point_and_a_run_to_go_on_with():
             os.kill(os.getpid(), signal.SIGINT)
         return rosenbrock(x)
 
-    result = ds.minimize(f, start(4), **GRADIENT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
+    try:
+        result = ds.minimize(f, start(4), **GRADIENT)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.status is Status.INTERRUPTED
     assert result.value == rosenbrock(result.x) < rosenbrock(start(4))
     whole = ds.minimize(rosenbrock, start(4), **GRADIENT)

@@ -110,7 +110,16 @@ def load(target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     if callable(found) and not isinstance(found, Task) and not _is_model(found):
         with importing(file):
             found = found()
+    if _is_model(found) and getattr(module, "batch", None) is not None:
+        found = _with_batch(found, module.batch)
     return _parts(found, target)
+
+
+def _with_batch(model: Any, batch: Any) -> tuple[Any, ...]:
+    """Return a model with the `batch` that stands beside it in its file, as the model is called."""
+    if isinstance(batch, dict):
+        return model, {"kwargs": batch}
+    return (model, *batch) if isinstance(batch, (tuple, list)) else (model, batch)
 
 
 def _parts(found: Any, target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

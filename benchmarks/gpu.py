@@ -1,6 +1,7 @@
 """Muon's and AdamW's step on a GPU: against torch.optim and every peer installed, and against the floors.
 
-    python benchmarks/gpu.py [--repeats 20] [--json FILE]
+    python benchmarks/gpu.py [--repeats 20] [--peers "torch.optim;timm"] [--sets "126 convolutions"]
+        [--json FILE]
 
 Three sets of shapes: the hidden matrices of GPT-2 small cut to 4 layers, 126 convolutions, 8 stacked
 experts. Peers get the same matrices as (fan_out, fan_in), convolutions flattened and experts one by
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import statistics
 import sys
 import time
@@ -33,7 +35,7 @@ from timing import dump, ratio, show
 
 import downslope.torch as dt
 from downslope.grouping.view import MatrixView
-from downslope.rules.orthogonalize import coefficients_of, operations, restarts_of
+from downslope.rules.orthogonalize import least_operations
 from downslope.torch import kernels
 
 Shape = tuple[int, ...]
@@ -112,16 +114,24 @@ PEERS: dict[str, Callable[[list[Any]], Any]] = {
     "pytorch_optimizer": lambda p: _from("pytorch_optimizer", "Muon")(
         [{"params": p, "use_muon": True}], lr=1e-6, weight_decay=0.0
     ),
-    "HeavyBall": lambda p: _from("heavyball", "ForeachMuon")(p, lr=1e-6),
     "timm": lambda p: _from("timm.optim.muon", "Muon")(p, lr=1e-6, weight_decay=0.0),
-    "dion": lambda p: _from("dion", "Muon")(p, lr=1e-6, weight_decay=0.0),
     "Emerging-Optimizers": lambda p: _from("emerging_optimizers.orthogonalized_optimizers", "Muon")(
-        p, lr=1e-6, weight_decay=0.0
+        p, lr=1e-6, weight_decay=0.0, nesterov=True
+    ),
+    "HeavyBall": lambda p: _from("heavyball", "Muon")(p, lr=1e-6),
+    "dion, Gram form": lambda p: _from("dion", "Muon")(
+        p, lr=1e-6, weight_decay=0.0, nesterov=True, use_gram_newton_schulz=True
+    ),
+    "dion, Triton": lambda p: _from("dion", "Muon")(
+        p, lr=1e-6, weight_decay=0.0, nesterov=True, use_triton=True
+    ),
+    "gram-newton-schulz": lambda p: _from("gram_newton_schulz", "Muon")(
+        p, lr=1e-6, weight_decay=0.0, ns_use_kernels=importlib.util.find_spec("quack") is not None
     ),
 }
 
 
-def muon_candidates(shapes: Sequence[Shape], device: str) -> dict[str, Candidate]:
+def muon_candidates(shapes: Sequence[Shape], device: str, peers: Sequence[str]) -> dict[str, Candidate]:
     """Return what takes turns; what cannot is named, with the reason."""
     makers: dict[str, Callable[[], Candidate]] = {
         "ours": lambda: ours(shapes, device),
@@ -131,8 +141,8 @@ def muon_candidates(shapes: Sequence[Shape], device: str) -> dict[str, Candidate
     if device == "cuda":
         makers["ours, captured"] = lambda: ours(shapes, device, captured=True)
         makers["ours, captured, kernels off"] = lambda: ours(shapes, device, captured=True, fused=False)
-    for name, make in PEERS.items():
-        makers[name] = lambda make=make: theirs(make, shapes, device)  # type: ignore[misc]
+    for name in peers:
+        makers[name] = lambda make=PEERS[name]: theirs(make, shapes, device)  # type: ignore[misc]
     return _made(makers)
 
 
@@ -207,13 +217,11 @@ def bandwidth(device: str, size: int) -> float:
 
 def flops(shapes: Sequence[Shape]) -> float:
     """Return the floating-point operations of our iterations, every product computed whole."""
-    rows = coefficients_of("minimax", None)
-    restarts = restarts_of("minimax", len(rows), half=True)
     total = 0.0
     for shape in shapes:
         count, fan_out, *rest = shape if len(shape) == 3 else (1, *shape)
         m, n = sorted((fan_out, torch.Size(rest).numel()))
-        total += 2 * count * min(operations(m, n, rows), operations(m, n, rows, restarts))
+        total += 2 * count * least_operations(m, n, "minimax", half=True)
     return total
 
 
@@ -244,10 +252,10 @@ def singular_values(candidate: Candidate) -> tuple[float, float]:
 
 
 def table(
-    shapes: Sequence[Shape], device: str, repeats: int, peak: float, rate: float
+    shapes: Sequence[Shape], device: str, repeats: int, peak: float, rate: float, peers: Sequence[str]
 ) -> tuple[list[list[str]], dict[str, Any]]:
     """Return the rows of Muon's table on one set, and the figures."""
-    candidates = muon_candidates(shapes, device)
+    candidates = muon_candidates(shapes, device, peers)
     seconds = timed({name: c.step for name, c in candidates.items()}, repeats, device)
     work = flops(shapes)
     floor = work / peak + MOVED * sum(torch.Size(s).numel() for s in shapes) / rate
@@ -271,7 +279,9 @@ def table(
     return rows, {"floor": floor, "candidates": figures}
 
 
-def report(device: str, sets: Mapping[str, Sequence[Shape]], repeats: int, size: int) -> dict[str, Any]:
+def report(
+    device: str, sets: Mapping[str, Sequence[Shape]], repeats: int, size: int, peers: Sequence[str]
+) -> dict[str, Any]:
     """Measure and print everything; `size` is the side of the large product."""
     peak, rate = matmul_rate(device, size), bandwidth(device, size * size)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -281,7 +291,7 @@ def report(device: str, sets: Mapping[str, Sequence[Shape]], repeats: int, size:
     )
     results: dict[str, Any] = {"device": name, "peak": peak, "bandwidth": rate}
     for title, shapes in sets.items():
-        rows, figures = table(shapes, device, repeats, peak, rate)
+        rows, figures = table(shapes, device, repeats, peak, rate, peers)
         results[title] = {"muon": figures}
         columns = ["Muon", "ms", "x torch", "σ / rms", "of peak", "of floor"]
         show(f"{title}: floor {1e3 * figures['floor']:.2f} ms", columns, rows)
@@ -303,6 +313,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument(
+        "--peers", default=";".join(PEERS), help="which of them; some take a minute to compile"
+    )
+    parser.add_argument("--sets", default=";".join(SETS), help="which of them")
     parser.add_argument("--json")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -311,7 +325,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    results = report("cuda", SETS, args.repeats, size=8192)
+    sets = {name: SETS[name] for name in args.sets.split(";")}
+    results = report("cuda", sets, args.repeats, 8192, [name for name in args.peers.split(";") if name])
     if args.json:
         dump(args.json, results)
     return 0

@@ -35,7 +35,7 @@ def test_without_a_gpu_it_says_so() -> None:
 def test_its_logic_on_a_cpu(gpu: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(gpu, "PEERS", {"torch.optim": gpu.PEERS["torch.optim"], "absent": _absent})
     sets = {"matrices": [(12, 8), (8, 12)], "convolutions": [(8, 4, 3, 3)], "experts": [(3, 12, 8)]}
-    results = gpu.report("cpu", sets, repeats=2, size=32)
+    results = gpu.report("cpu", sets, repeats=2, size=32, peers=list(gpu.PEERS))
     shown = capsys.readouterr().out
     assert "absent: not installed" in shown
     for title in sets:

@@ -12,7 +12,7 @@ from downslope.torch import Muon, kernels
 WHY_NOT = kernels.reason(torch.device("cuda", 0)) if torch.cuda.is_available() else "no CUDA GPU here"
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "kernels run here")
 
-HALF_ULP = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 @pytest.mark.parametrize("dtype", list(HALF_ULP), ids=str)
@@ -51,3 +51,79 @@ def test_a_step_on_kernels_is_the_step_in_plain_pytorch(options: dict[str, Any])
     for a, b in zip(*results, strict=True):
         # float32 sums in another order, which the polynomials lift in small singular values
         assert (a - b).norm() < 1e-3 * b.norm()
+
+
+def small_model(**options: Any) -> tuple[list[torch.nn.Parameter], Muon]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(64, 128), (128, 64), (48, 100), (16, 3, 3, 3), (256, 256)]
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in shapes]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).cuda()
+    groups = [{"params": params}, {"params": [torch.nn.Parameter(torch.ones(64).cuda())], "rule": "adamw"}]
+    groups[1]["params"][0].grad = torch.ones(64).cuda()
+    return params, Muon(groups, lr=0.02, **options)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_step_waits_for_nothing(fused: bool | None) -> None:
+    params, optimizer = small_model(fused=fused, momentum_warmup=5)
+    optimizer.step()  # compiles
+    before = params[0].detach().clone()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not torch.equal(before, params[0])
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_recorded_step_takes_the_steps_of_an_ordinary_one(fused: bool | None) -> None:
+    results = []
+    for recorded in (False, True):
+        params, optimizer = small_model(fused=fused)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                optimizer.step()
+        torch.cuda.current_stream().wait_stream(side)
+        step: Any = optimizer.step
+        if recorded:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                optimizer.step()  # recorded, not taken
+            step = graph.replay
+        for i in range(3):
+            for p in params:
+                p.grad.mul_(-1 - i)  # the graph reads what lies in the same memory then
+            step()
+        results.append([p.detach().clone() for p in params])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_gradient_with_a_nan_leaves_everything_as_it_was() -> None:
+    params, optimizer = small_model(on_nonfinite="raise")
+    optimizer.step()
+    before = [p.detach().clone() for p in params]
+    params[2].grad[5, 6] = torch.nan
+    optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        assert torch.equal(p, old)
+    with pytest.raises(ValueError, match=r"parameter 2 of shape \(48, 100\) held NaN"):
+        optimizer.raise_if_nonfinite()
+
+
+def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone() -> None:
+    params, optimizer = small_model()
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    before = [p.detach().clone() for p in params]
+    optimizer.step()
+    for p, single, old in zip(params, alone, before, strict=True):
+        single.grad = p.grad
+        Muon([single], lr=0.02).step()
+        # the same sums in bfloat16 in other orders, which a dozen products lift
+        assert (p - single).norm() < 0.03 * (single - old).norm()

@@ -11,8 +11,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from downslope.rules.orthogonalize import newton_schulz
 from downslope.torch.kernel import OPS
-from downslope.torch.kernels import elementwise, symmetric
+from downslope.torch.kernels import elementwise, steps, symmetric
 from downslope.torch.kernels.ops import KernelOps
+from downslope.torch.kernels.tables import Tables
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """The error of one conversion: half an ulp of float32, a whole one where the interpreter cuts off."""
@@ -96,7 +97,9 @@ def test_where_the_kernel_pays() -> None:
     ops = KernelOps(multiprocessors=132)
     meta: dict[str, Any] = {"device": "meta"}
     assert ops._pays(torch.empty(1, 4096, 4096, dtype=torch.bfloat16, **meta))
-    assert ops._pays(torch.empty(16, 512, 512, dtype=torch.bfloat16, **meta))
+    assert ops._pays(torch.empty(16, 1024, 1024, dtype=torch.bfloat16, **meta))
+    assert not ops._pays(torch.empty(64, 512, 512, dtype=torch.bfloat16, **meta)), "cuBLAS is faster"
+    assert not ops._pays(torch.empty(1, 4096, 4096, dtype=torch.float32, **meta)), "and in float32"
     assert not ops._pays(torch.empty(1, 1024, 1024, dtype=torch.bfloat16, **meta)), "64 tiles, one wave"
     assert not ops._pays(torch.empty(1, 4096, 4096, dtype=torch.float64, **meta))
     assert not ops._pays(torch.empty(1 << 17, 512, 512, dtype=torch.bfloat16, **meta)), (
@@ -104,6 +107,25 @@ def test_where_the_kernel_pays() -> None:
     )
     x = random(2, 5, 9, dtype=torch.float64)
     assert torch.equal(EVERYWHERE.gram(x), x @ x.mT)
+
+
+def addresses(*columns: torch.Tensor) -> torch.Tensor:
+    """Return the table of matrices (count, m, n) side by side."""
+    rows = zip(*([matrix.data_ptr() for matrix in column] for column in columns), strict=True)
+    return torch.tensor(list(rows), dtype=torch.int64)
+
+
+def momentum(g: torch.Tensor, slot: torch.Tensor, u: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Run the kernel, and return the norms."""
+    squares = torch.zeros(len(u), elementwise.tiles_of(*u.shape[1:]) + 1, dtype=torch.float64)
+    elementwise.momentum(addresses(g, slot), u, squares, dtype=g.dtype, **options)
+    return squares.sum(1).sqrt()
+
+
+def descend(p: torch.Tensor, d: torch.Tensor, **options: Any) -> None:
+    stacks = (t[None] if t.ndim == 2 else t for t in (p, d))
+    p, d = stacks
+    elementwise.descend(addresses(p), d, dtype=p.dtype, **options)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -114,29 +136,58 @@ def test_momentum_in_one_pass(nesterov: bool, dtype: torch.dtype) -> None:
     expected = (1 - 0.95) * g.double() + 0.95 * mean if nesterov else mean
     for out in (torch.float32, torch.bfloat16):
         slot, u = m.clone(), torch.empty(3, 25, 60, dtype=out)
-        norms = elementwise.momentum(g, slot, u, mu=0.95, nesterov=nesterov)
+        norms = momentum(g, slot, u, mu=0.95, nesterov=nesterov)
         # a few roundings in float32, one to the dtype of the iterations
         torch.testing.assert_close(slot.double(), mean, rtol=4e-7, atol=4e-7)
         torch.testing.assert_close(u.double(), expected, rtol=4e-7 + 1.01 * ROUNDING[out], atol=4e-7)
-        torch.testing.assert_close(norms[:, 0, 0], expected.flatten(1).norm(dim=1), rtol=1e-6, atol=0)
+        torch.testing.assert_close(norms, expected.flatten(1).norm(dim=1), rtol=1e-6, atol=0)
+
+
+def test_aligned_memory_is_read_as_any_other() -> None:
+    g, m = random(2, 64, 80), random(2, 64, 80, seed=1)
+    slots, outs = [m.clone(), m.clone()], [torch.empty(2, 64, 80), torch.empty(2, 64, 80)]
+    for slot, out, aligned in zip(slots, outs, (False, True), strict=True):
+        momentum(g, slot, out, mu=0.9, nesterov=True, aligned=aligned)
+    assert torch.equal(*slots)
+    assert torch.equal(*outs)
+
+
+def test_a_place_may_be_padded_and_transposed() -> None:
+    """What joins a stack of another shape is written into its part of it, and read from there."""
+    g, p, stack = random(2, 40, 70), random(2, 40, 70, seed=2), torch.zeros(3, 90, 50)
+    part = stack[1:].mT[:, :40, :70]
+    norms = momentum(g, torch.zeros(2, 40, 70), part, mu=0.0, nesterov=False)
+    assert torch.equal(part, g)
+    assert stack.count_nonzero() == g.count_nonzero()
+    torch.testing.assert_close(norms, g.double().flatten(1).norm(dim=1), rtol=1e-6, atol=0)
+    made = p.clone()
+    descend(made, part, lr=1.0, scale=1.0, weight_decay=0.0, cautious=False)
+    assert torch.equal(made, p - g)
 
 
 def test_momentum_of_a_warm_up_lies_on_the_device() -> None:
     g, m = random(1, 8, 8), random(1, 8, 8, seed=1)
     slots, outs = [m.clone(), m.clone()], [torch.empty(1, 8, 8), torch.empty(1, 8, 8)]
-    elementwise.momentum(g, slots[0], outs[0], mu=0.875, nesterov=True)
-    elementwise.momentum(g, slots[1], outs[1], mu=torch.tensor(0.875), nesterov=True)
+    momentum(g, slots[0], outs[0], mu=0.875, nesterov=True)
+    momentum(g, slots[1], outs[1], mu=torch.tensor(0.875), nesterov=True)
     assert torch.equal(slots[0], slots[1])
     assert torch.equal(outs[0], outs[1])
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30, 0.0])
 def test_norms_neither_over_nor_underflow(size: float) -> None:
-    g = random(2, 10, 7)
-    u = torch.empty(2, 10, 7, dtype=torch.bfloat16)
-    norms = elementwise.momentum(g * size, torch.zeros(2, 10, 7), u, mu=0.0, nesterov=False)
+    g = random(2, 50, 70)
+    u = torch.empty(2, 50, 70)
+    scaled, slot = g * size, torch.zeros(2, 50, 70)  # an address keeps nothing alive
+    squares = torch.zeros(2, elementwise.tiles_of(50, 70), dtype=torch.float64)
+    elementwise.momentum(addresses(scaled, slot), u, squares, dtype=g.dtype, mu=0.0, nesterov=False)
+    assert squares.shape == (2, 4), "one tile alone would hide a sum that is not taken"
     expected = (g.double() * size).flatten(1).norm(dim=1)
-    torch.testing.assert_close(norms[:, 0, 0], expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(squares.sum(1).sqrt(), expected, rtol=1e-6, atol=0)
+    elementwise.normalise(u, squares)
+    exact = g.double() / g.double().flatten(1).norm(dim=1)[:, None, None] if size else torch.zeros(2, 50, 70)
+    # 1e-30 of float32 is rounded once, the two factors and the products a few times
+    torch.testing.assert_close(u.double(), exact.double(), rtol=1e-6, atol=0)
 
 
 def test_a_masked_step_writes_nothing() -> None:
@@ -144,13 +195,13 @@ def test_a_masked_step_writes_nothing() -> None:
     g[0, 0, 0] = torch.nan
     slot, after, no, yes = m.clone(), p.clone(), torch.tensor(False), torch.tensor(True)
     u = torch.empty(1, 6, 6)
-    elementwise.momentum(g, slot, u, mu=0.9, nesterov=True, ok=no)
-    elementwise.descend(after, u, lr=0.1, scale=2.0, weight_decay=0.1, cautious=False, ok=no)
+    momentum(g, slot, u, mu=0.9, nesterov=True, ok=no)
+    descend(after, u, lr=0.1, scale=2.0, weight_decay=0.1, cautious=False, ok=no)
     assert torch.equal(slot, m)
     assert torch.equal(after, p)
     g = g.nan_to_num()
-    elementwise.momentum(g, slot, u, mu=0.9, nesterov=True, ok=yes)
-    elementwise.descend(after, u, lr=0.1, scale=2.0, weight_decay=0.1, cautious=False, ok=yes)
+    momentum(g, slot, u, mu=0.9, nesterov=True, ok=yes)
+    descend(after, u, lr=0.1, scale=2.0, weight_decay=0.1, cautious=False, ok=yes)
     assert not torch.equal(slot, m)
     assert not torch.equal(after, p)
 
@@ -166,6 +217,33 @@ def test_descend_in_one_pass(cautious: bool, dtype: torch.dtype) -> None:
     expected = old - 0.01 * (direction + pull)
     for lr in (0.01, torch.tensor(0.01)):
         made = p.clone()
-        elementwise.descend(made, d, lr=lr, scale=3.0, weight_decay=0.1, cautious=cautious)
+        descend(made, d, lr=lr, scale=3.0, weight_decay=0.1, cautious=cautious)
         torch.testing.assert_close(made.double(), expected, rtol=4e-7 + 1.01 * ROUNDING[dtype], atol=4e-7)
     assert (expected - old).abs().max() > 0.01, "the step would not have been seen"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_not_finite_is_found(dtype: torch.dtype) -> None:
+    sizes = [1, 7, elementwise.CHUNK, elementwise.CHUNK + 3, 2 * elementwise.CHUNK]
+    grads = [random(size, dtype=dtype, seed=size) for size in sizes]
+    grads[0].fill_(torch.finfo(dtype).max)  # finite all the same
+    for i, where, value in ((1, 6, torch.nan), (2, 5, -torch.inf), (3, -1, torch.inf), (4, -1, torch.nan)):
+        kept = grads[i][where].clone()
+        grads[i][where] = value
+        found = steps.flags(grads, Tables())
+        assert found is not None
+        assert found.tolist() == [j == i for j in range(5)]
+        grads[i][where] = kept
+    assert steps.flags([grads[0][::1], grads[4][::2]], Tables()) is None, "gaps are left to PyTorch"
+
+
+def test_tables_are_made_once_for_each_name() -> None:
+    tables, cpu = Tables(), torch.device("cpu")
+    one = tables.named((8, (1, 2)), cpu, lambda: [(1, 2), (9, 10)])
+    assert one.tolist() == [[1, 2], [9, 10]]
+    assert tables.named((8, (1, 2)), cpu, lambda: [(0, 0)]) is one
+    for other in ((8, (1, 3)), (4, (1, 2))):
+        assert tables.named(other, cpu, lambda: [(5, 6)]).tolist() == [[5, 6]]
+    for i in range(100):
+        tables.named((8, (i,)), cpu, lambda: [(0,)])
+    assert tables.named((8, (1, 2)), cpu, lambda: [(1, 2), (9, 10)]) is not one, "old ones are forgotten"

@@ -28,7 +28,7 @@ SHAPES = [
 
 
 def on_kernels(self: Muon, job: Any) -> Engine:
-    return Engine(KernelOps(-1), kernels=True, look=False, ok=job.ok)
+    return Engine(KernelOps(-1), self._tables, look=False, ok=job.ok)
 
 
 def run(dtype: torch.dtype = torch.float32, steps: int = 2, **options: Any) -> list[torch.Tensor]:

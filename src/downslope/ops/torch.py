@@ -73,7 +73,7 @@ class TorchOps:
         return _mirrored(a, a.mT) if _is_large(a) else torch.matmul(a, a.mT)
 
     def mm(self, a: Tensor, b: Tensor) -> Tensor:
-        return _one_at_a_time(torch.mm, a, b) if _is_large(a) else torch.matmul(a, b)
+        return _one_at_a_time(torch.mm, a, b) if _is_large(a) and _is_large(b) else torch.matmul(a, b)
 
     def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
         return _mirrored(a, b) if _is_large(a) else torch.matmul(a, b)
@@ -88,15 +88,24 @@ class TorchOps:
         return beta * c + alpha * (a @ b)
 
     def combine(self, *terms: tuple[float, Tensor]) -> Tensor:
-        (number, array), *rest = terms
-        total = array * number
-        for number, array in rest:
-            total.add_(array, alpha=number)
+        (first, array), (second, other), *rest = terms
+        total = torch.add(array if first == 1 else array * first, other, alpha=second)
+        for number, more in rest:
+            total.add_(more, alpha=number)
         return total
 
     def add_identity(self, a: Tensor, value: float) -> Tensor:
         a.diagonal(dim1=-2, dim2=-1).add_(value)
         return a
+
+    def mm_shifted(self, a: Tensor, shift: float, b: Tensor) -> Tensor:
+        return self.mm(self._shifted(a, shift), b)
+
+    def mm_by_shifted(self, b: Tensor, a: Tensor, shift: float) -> Tensor:
+        return self.mm(b, self._shifted(a, shift))
+
+    def _shifted(self, a: Tensor, shift: float) -> Tensor:
+        return self.add_identity(a, shift) if shift else a
 
     def permute(self, a: Tensor, axes: tuple[int, ...]) -> Tensor:
         return a.permute(axes)

@@ -25,6 +25,7 @@ __all__ = [
     "COEFFICIENT_SETS",
     "RESCALED",
     "coefficients_of",
+    "least_operations",
     "newton_schulz",
     "operations",
     "orthogonalize",
@@ -102,15 +103,11 @@ def newton_schulz(
     half = "16" in str(X.dtype)
     rows = coefficients_of(coefficients, steps, half)
     restarts = restarts_of(coefficients, len(rows), half)
-    m, n = X.shape[-2], X.shape[-1]
-    tall = m > n
-    if tall:
-        X, m, n = x.transpose(X), n, m
+    m, n = sorted(X.shape[-2:])
     if form == "auto":
         form = "gram" if operations(m, n, rows, restarts) < operations(m, n, rows) else "standard"
     cuts = restarts if form == "gram" else range(1, len(rows))
-    X = _iterate(x, X, rows, cuts, rescale=coefficients in RESCALED)
-    return x.transpose(X) if tall else X
+    return _iterate(x, X, rows, cuts, rescale=coefficients in RESCALED and not half)
 
 
 def operations(m: int, n: int, rows: Sequence[Step], restarts: Sequence[int] | None = None) -> float:
@@ -120,6 +117,12 @@ def operations(m: int, n: int, rows: Sequence[Step], restarts: Sequence[int] | N
     for low, high in pairwise([0, *cuts, len(rows)]):
         inner += 3 * (high - low - 1)  # R and the product of the steps, carried from step to step
     return (len(cuts) + 1) * 2 * m * m * n + inner * m**3
+
+
+def least_operations(m: int, n: int, name: str, steps: int | None = None, half: bool = False) -> float:
+    """Return the multiply-adds of `newton_schulz` for an m × n matrix (m <= n), in its cheaper form."""
+    rows = coefficients_of(name, steps, half)
+    return min(operations(m, n, rows), operations(m, n, rows, restarts_of(name, len(rows), half)))
 
 
 def restarts_of(name: str, steps: int, half: bool) -> list[int]:
@@ -137,19 +140,36 @@ def restarts_of(name: str, steps: int, half: bool) -> list[int]:
 
 
 def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], rescale: bool) -> Array:
-    """Take the steps, X multiplied after each of `cuts` and after the last: after all, the standard form."""
-    R, Q, scale = x.gram(X), None, None
+    """Take the steps, X multiplied after each of `cuts` and after the last: after all, the standard form.
+
+    A tall X is multiplied from the right, by polynomials of its columns' products: nothing is transposed.
+    """
+    tall = X.shape[-2] > X.shape[-1]
+    R, scale = _gram(x, X, tall), None
     if rescale:
         size = x.sqrt(x.norm(R))
         scale = 1 / x.where(size > 0, size, x.full_like(size, 1.0))
         R = R * (scale * scale)
+    Q, constant = None, 1.0  # the product of the steps since X was multiplied, less constant · I
     for k, row in enumerate(rows, start=1):
-        Z = row.of(x, R)
-        Q = Z if Q is None else x.mm_symmetric(Q, Z)
+        Z, a = row.of(x, R), row.constant
+        if Q is None:
+            Q, constant = Z, a
+        else:
+            Q = x.addmm_symmetric(x.combine((a, Q), (constant, Z)), Q, Z, 1.0, 1.0)
+            constant *= a
         if k < len(rows) and k not in cuts:
-            R = x.mm_symmetric(x.mm_symmetric(R, Z), Z)
+            half = x.addmm_symmetric(R, R, Z, a, 1.0)
+            R = x.addmm_symmetric(half, half, Z, a, 1.0)
             continue
-        X, Q, scale = x.mm(Q if scale is None else Q * scale, X), None, None
+        if scale is not None:
+            Q, constant, scale = x.add_identity(Q, constant) * scale, 0.0, None
+        X = x.mm_by_shifted(X, Q, constant) if tall else x.mm_shifted(Q, constant, X)
+        Q = None
         if k < len(rows):
-            R = x.gram(X)
+            R = _gram(x, X, tall)
     return X
+
+
+def _gram(x: Ops, X: Array, tall: bool) -> Array:
+    return x.gram(x.transpose(X) if tall else X)

@@ -23,8 +23,12 @@ class Step(Protocol):
     def products(self) -> int:
         """How many products of m × m matrices `of` takes."""
 
+    @property
+    def constant(self) -> float:
+        """q(0), which `of` leaves out: the identity is added where q(R) is multiplied."""
+
     def of(self, x: Ops, R: Array) -> Array:
-        """Return q(R)."""
+        """Return q(R) - q(0) I."""
 
     def at(self, y: Any) -> Any:
         """Return q(y) of a number, or of numbers."""
@@ -41,8 +45,12 @@ class Degree5(NamedTuple):
     def products(self) -> int:
         return 1
 
+    @property
+    def constant(self) -> float:
+        return self.a
+
     def of(self, x: Ops, R: Array) -> Array:
-        return x.add_identity(x.addmm_symmetric(R, R, R, self.b, self.c), self.a)
+        return x.addmm_symmetric(R, R, R, self.b, self.c)
 
     def at(self, y: Any) -> Any:
         return self.a + y * (self.b + self.c * y)
@@ -63,11 +71,15 @@ class Degree9(NamedTuple):
     def products(self) -> int:
         return 2
 
+    @property
+    def constant(self) -> float:
+        return self.a
+
     def of(self, x: Ops, R: Array) -> Array:
         W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
-        low = x.combine((self.b, R), (self.c, W))
-        high = x.combine((self.d, R), (self.e, W))
-        return x.add_identity(x.addmm_symmetric(low, W, high, 1.0, 1.0), self.a)
+        low = x.combine((1.0, W), (self.b / self.c, R))
+        high = x.combine((1.0, W), (self.d / self.e, R))
+        return x.addmm_symmetric(low, W, high, self.c, self.e)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)
@@ -97,13 +109,17 @@ class Degree17(NamedTuple):
     def products(self) -> int:
         return 3
 
+    @property
+    def constant(self) -> float:
+        return self.f0
+
     def of(self, x: Ops, R: Array) -> Array:
         W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
         T = x.mm_symmetric(W, x.combine((self.c1, R), (self.c2, W)))
-        left = x.combine((self.d1, R), (self.d2, W), (1.0, T))
-        right = x.combine((self.e, W), (1.0, T))
+        left = x.combine((1.0, T), (self.d1, R), (self.d2, W))
+        right = x.combine((1.0, T), (self.e, W))
         low = x.combine((self.f1, R), (self.f2, W), (self.f3, T))
-        return x.add_identity(x.addmm_symmetric(low, left, right, 1.0, 1.0), self.f0)
+        return x.addmm_symmetric(low, left, right, 1.0, 1.0)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)
@@ -167,6 +183,30 @@ _MINIMAX: tuple[Step, ...] = (
 )
 
 
+_MINIMAX_HALF: tuple[Step, ...] = (
+    Degree5(7.501100983619705, -20.948321427312795, 15.05906396042442),
+    Degree5(4.120888461576049, -3.4733357935887073, 0.753576273163959),
+    Degree9(
+        0.08753422587485002,
+        -0.34024111115426536,
+        6.763361807633031,
+        -0.16314322632529935,
+        53.20590524070397,
+        -0.4089534901295641,
+        110.64805099535072,
+    ),
+    Degree9(
+        0.10487699266058213,
+        -0.38861660982417917,
+        4.231003920644575,
+        -0.16193188838645758,
+        23.231835540189792,
+        0.08715904374060221,
+        41.54189583818627,
+    ),
+)
+
+
 def _keller5(steps: int) -> list[Step]:
     return [_KELLER] * steps
 
@@ -181,10 +221,16 @@ def _minimax(steps: int) -> list[Step]:
     return [*_MINIMAX[:steps], *[_LIMIT] * (steps - len(_MINIMAX))]
 
 
+def _minimax_half(steps: int) -> list[Step]:
+    return [*_MINIMAX_HALF[:steps], *[_LIMIT] * (steps - len(_MINIMAX_HALF))]
+
+
 _SETS: Mapping[str, tuple[Callable[[int], list[Step]], int]] = MappingProxyType(
     {"minimax": (_minimax, 3), "polar_express": (_polar_express, 5), "keller5": (_keller5, 5)}
 )
-_IN_HALF: Mapping[str, str] = MappingProxyType({"minimax": "polar_express"})
+_SETS_HALF: Mapping[str, tuple[Callable[[int], list[Step]], int]] = MappingProxyType(
+    {**_SETS, "minimax": (_minimax_half, 4)}
+)
 
 COEFFICIENT_SETS: tuple[str, ...] = tuple(_SETS)
 """Names of the coefficient sets."""
@@ -202,7 +248,7 @@ def coefficients_of(name: str, steps: int | None = None, half: bool = False) -> 
     """Return the steps of a set, as many as it is made for or as many as are asked for.
 
     With `half`, those for half precision: eight bits are too few for the high degrees of "minimax",
-    whose place "polar_express" takes.
+    which is four steps of degrees 5, 5, 9 and 9 there.
 
     Raises:
         ValueError: an unknown set, or a number of steps that is not a positive integer.
@@ -212,7 +258,7 @@ def coefficients_of(name: str, steps: int | None = None, half: bool = False) -> 
 
     """
     require("coefficients", name, name in _SETS, "one of " + ", ".join(_SETS))
-    make, usual = _SETS[_IN_HALF.get(name, name) if half else name]
+    make, usual = (_SETS_HALF if half else _SETS)[name]
     if steps is None:
         return make(usual)
     whole = isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1
@@ -227,7 +273,6 @@ def published_range(name: str, steps: int | None = None, half: bool = False) -> 
     grid over [1e-3, 1].
     """
     rows = coefficients_of(name, steps, half)
-    name = _IN_HALF.get(name, name) if half else name
     if (name, len(rows)) in _RANGES:
         return _RANGES[name, len(rows)]
     values = [10 ** (-3 * i / 20000) for i in range(20001)]

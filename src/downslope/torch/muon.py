@@ -15,7 +15,8 @@ from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
-from downslope.torch.stacks import Engine, Item, fast_dtype, step_stacks
+from downslope.torch.places import Item, layout_of
+from downslope.torch.stacks import Engine, Write, fast_dtype, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -217,14 +218,15 @@ class Muon(RuleOptimizer):
         group = job.group
         chosen = NS_DTYPES[group["ns_dtype"]] or fast_dtype(job.params[0])
         rows = zip(job.params, job.grads, *job.columns, strict=True)
-        items = [Item(p, g, momentum, self._views[p], *rest) for p, g, momentum, *rest in rows]
+        items = []
+        for p, g, momentum, *rest in rows:
+            view = self._views[p]
+            items.append(Item(p, g, momentum, view, layout_of(view, tuple(p.shape)), *rest))
         step_stacks(
             job.rule,
             items,
             t=job.t,
-            lr=group["lr"],
-            weight_decay=decoupled_decay(group),
-            cautious=group["cautious"],
+            how=Write(group["lr"], decoupled_decay(group), group["cautious"]),
             ns_dtype=chosen,
             max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
             engine=self._engine_of(job),
@@ -234,7 +236,7 @@ class Muon(RuleOptimizer):
         """Return what a job is stepped with."""
         device, look = job.params[0].device, not job.capturable
         if job.group["fused"] is not False and kernels.available(device):
-            return Engine(kernels.ops_on(device), kernels=True, look=look, ok=job.ok)
+            return Engine(kernels.ops_on(device), self._tables, look, job.ok)
         return Engine(look=look, ok=job.ok)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
@@ -249,7 +251,8 @@ class Muon(RuleOptimizer):
         iterations = (
             NS_DTYPES[group["ns_dtype"]] or fast_dtype(p) or torch.promote_types(p.dtype, torch.float32)
         )
-        shapes = {shape[1:] for q in group["params"] for shape in self._views[q].matrices(tuple(q.shape))}
+        layouts = [layout_of(self._views[q], tuple(q.shape)) for q in group["params"]]
+        shapes = {shape[1:] for layout in layouts for shape in layout.matrices}
         made = f"stacks of {len(shapes)} shapes in {str(iterations).removeprefix('torch.')}"
         why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
         return f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels"

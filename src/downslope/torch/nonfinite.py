@@ -47,6 +47,11 @@ def flags(grads: Sequence[Tensor]) -> Tensor:
     return torch.stack([found.get(i, empty) for i in range(len(grads))]).isfinite().logical_not_()
 
 
+def _recording(t: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded: events must not be asked then."""
+    return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 @dataclass
 class _Entry:
     """What a device has seen in the gradients of some parameters, and the copy on its way."""
@@ -55,28 +60,35 @@ class _Entry:
     seen: Tensor
     copy: Tensor | None = None
     event: Any = None
+    on_its_way: bool = False
 
     def send(self) -> None:
         """Start copying to the host, unless a copy is on its way."""
-        if self.copy is not None:
+        if self.on_its_way or _recording(self.seen):
             return
-        if self.seen.device.type == "cuda":
-            if torch.cuda.is_current_stream_capturing():
-                return
-            self.copy = torch.empty(self.seen.shape, dtype=torch.bool, pin_memory=True)
-            self.copy.copy_(self.seen, non_blocking=True)
-            self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        if self.copy is None:
+            on_gpu = self.seen.device.type == "cuda"
+            self.copy = torch.empty(self.seen.shape, dtype=torch.bool, pin_memory=on_gpu)
+            self.event = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self.copy.copy_(self.seen, non_blocking=True)
+        if self.event is not None:
             self.event.record()
-        else:
-            self.copy = self.seen.clone()
+        self.on_its_way = True
+
+    def wait(self) -> None:
+        """Fetch what was seen, and wait for it."""
+        self.copy, self.event, self.on_its_way = self.seen.cpu(), None, True
 
     def arrived(self) -> list[Tensor]:
         """Return the parameters named by a copy that has arrived; wait for nothing."""
-        if self.copy is None or not (self.event is None or self.event.query()):
+        if not self.on_its_way or _recording(self.seen) or not (self.event is None or self.event.query()):
             return []
-        bad = self.copy.numpy()  # memory of the host: not an operation on a tensor
-        self.copy = self.event = None
-        return [p for p, b in zip(self.params, bad, strict=True) if b]
+        assert self.copy is not None
+        bad = self.copy.numpy().nonzero()[0]  # memory of the host: not an operation on a tensor
+        self.on_its_way = False
+        if self.event is None:
+            self.copy = None
+        return [self.params[i] for i in bad]
 
 
 class Ledger:
@@ -114,7 +126,7 @@ class Ledger:
         """
         if wait:
             for entry in self._entries.values():
-                entry.copy, entry.event = entry.seen.cpu(), None
+                entry.wait()
         bad = [(entry, found) for entry in self._entries.values() if (found := entry.arrived())]
         if not bad:
             return

@@ -17,7 +17,7 @@ from torch._compile import _disable_dynamo
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
-from downslope.torch import fused
+from downslope.torch import fused, kernels
 from downslope.torch.blocks import for_each_block
 from downslope.torch.groups import (
     ON_NONFINITE,
@@ -30,6 +30,7 @@ from downslope.torch.groups import (
     rule_of,
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
+from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite
 from downslope.torch.regions import region
 
@@ -70,6 +71,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._ledger = Ledger()
+        self._tables = Tables()
         super().__init__(params, defaults)
 
     @property
@@ -194,7 +196,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         found = []
         for job in jobs:
             if job.group["on_nonfinite"] != "ignore" and job.capturable:
-                bad = flags(job.grads)
+                bad = self._flags(job)
                 found.append(bad.any())
                 if job.group["on_nonfinite"] == "raise":
                     self._ledger.note(job.params, bad)
@@ -206,6 +208,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             if job.capturable:
                 job.ok = any_bad.logical_not().to(job.params[0].device, non_blocking=True)
         return all(job.capturable for job in jobs) or not bool(any_bad)
+
+    def _flags(self, job: Job) -> Tensor:
+        """Return one bool a gradient, on its device: whether it holds NaN or infinity."""
+        found = None
+        if job.group["fused"] is not False and kernels.available(job.grads[0].device):
+            from downslope.torch.kernels import steps
+
+            found = steps.flags(job.grads, self._tables)
+        return flags(job.grads) if found is None else found
 
     def _apply(self, job: Job) -> None:
         if not job.slots[0]:
@@ -303,7 +314,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: getattr(self, key) for key in self._kept}
-        return {**super().__getstate__(), **kept, "_ledger": Ledger(self.skipped_steps)}
+        fresh = {"_ledger": Ledger(self.skipped_steps), "_tables": Tables()}
+        return {**super().__getstate__(), **kept, **fresh}
 
     # -- words -------------------------------------------------------------------------------
 

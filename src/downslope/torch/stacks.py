@@ -1,62 +1,44 @@
-"""Muon's matrices: gathered by shape into stacks, orthogonalised together, and written back.
+"""Muon's matrices: gathered into stacks, orthogonalised together, and written back.
 
 Parameters are taken in portions that fit a memory budget. Of a portion, the element-wise half of
 the rule runs in blocks and leaves what is to be orthogonalised in its place of a stack, in full
 precision; the stack is divided by its norms and rounded once, to the dtype of the iterations; and
-the steps are written in blocks. Matrices of one shape make one stack, whichever parameters they
-come from, and where a parameter's memory already is its matrices nothing is copied in between.
+the steps are written in blocks. `places` says which matrices make one stack; where a parameter's
+memory already is its matrices nothing is copied in between. Triton kernels do the same in fewer passes.
 """
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from downslope.grouping.view import MatrixView
 from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.muon import Muon
-from downslope.rules.orthogonalize import newton_schulz
+from downslope.rules.orthogonalize import least_operations, newton_schulz
 from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, PURE, assign, write
+from downslope.torch.places import Item, Place, Shape, lay, padded, shared
 from downslope.torch.regions import region
 
-Shape = tuple[int, int]
+if TYPE_CHECKING:
+    from downslope.torch.kernels.tables import Tables
 
 _AT_ONCE = 1 << 18
 """Elements of the Gram matrices that a CPU works on at once: a megabyte of float32."""
 
-
-@dataclass(frozen=True)
-class Item:
-    """One parameter with all that its step needs."""
-
-    p: Tensor
-    g: Tensor
-    momentum: Tensor
-    view: MatrixView
-    row_square: Tensor | None = None
-
-    @property
-    def matrices(self) -> list[tuple[int, int, int]]:
-        """(count, fan_out, fan_in) of each of its stacks."""
-        return self.view.matrices(tuple(self.p.shape))
-
-    @property
-    def in_place(self) -> bool:
-        """Whether its memory, in order, is one stack of its matrices."""
-        view = self.view
-        in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(self.p.ndim))
-        one_stack = len(self.matrices) == 1 and view.blocks_along == "outputs" and view.repeats == 1
-        return in_order and one_stack and self.p.is_contiguous()
+_SPARE = {"cpu": 2e7}
+_SPARE_ELSEWHERE = 5e10
+"""Multiply-adds that take as long as the launches of a stack: 0.1 ms on two cores and on an H200."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +47,25 @@ class Engine:
 
     Attributes:
         ops: the operations of the iterations.
-        kernels: whether Triton kernels update the momenta and write the steps.
+        tables: where Triton kernels update the momenta and write the steps, what they read addresses from.
         look: whether the host may read a value, which on a device would wait for it.
         ok: a bool on the device; where it is False, nothing is written.
 
     """
 
     ops: TorchOps = OPS
-    kernels: bool = False
+    tables: Tables | None = None
     look: bool = True
     ok: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Write:
+    """How steps are written: `p -= lr (d + weight_decay p)`, decayed only where it agrees if `cautious`."""
+
+    lr: Any
+    weight_decay: float
+    cautious: bool
 
 
 def step_stacks(
@@ -82,118 +73,132 @@ def step_stacks(
     items: Sequence[Item],
     *,
     t: Any,
-    lr: Any,
-    weight_decay: float,
-    cautious: bool,
+    how: Write,
     ns_dtype: torch.dtype | None,
     max_stack_bytes: int,
     engine: Engine = Engine(),
 ) -> None:
-    """Take one Muon step of every item; results do not depend on how items were stacked."""
-    plain = engine.ok is None and not cautious and not isinstance(lr, Tensor)
-    for portion in _portions(items, max_stack_bytes):
-        with region("momentum"):
-            stacks, scaled = _prepared(rule, portion, t, ns_dtype, engine)
-        squares = _row_squares(portion) if rule.normuon else {}
-        with region("orthogonalise"):
-            for shape, stack in stacks.items():
-                polar = _orthogonalised(rule, stack, ns_dtype, engine, shape in scaled)
-                if rule.normuon:
-                    polar = _evened(rule, polar, squares[shape], engine.ok)
-                stacks[shape] = polar if shape in scaled else polar.mul_(rule.scale_of(*shape))
-        with region("write"):
-            directions = list(zip(portion, _scatter(portion, stacks), strict=True))
-            if engine.kernels:
-                directions = _by_kernels(rule, directions, scaled, engine, lr, weight_decay, cautious)
+    """Take one Muon step of every item; how items were cut into portions changes nothing."""
+    items = [item for item in items if item.p.numel()]
+    fast: list[Item] = []
+    if engine.tables is not None:
+        from downslope.torch.kernels import steps
 
-            def write_step(p: Tensor, d: Tensor) -> None:
-                if plain and p.dtype == d.dtype:  # the line of `step`, without its temporaries
-                    p.add_(d.add_(p, alpha=weight_decay) if weight_decay else d, alpha=-lr)
-                    return
-                exact = p if p.dtype == torch.float64 else p.float()
-                change = step(
-                    OPS, exact, d.to(exact.dtype), lr=lr, weight_decay=weight_decay, cautious=cautious
-                )
-                write(p, exact, change, engine.ok)
-
-            for_each_block(write_step, [(item.p, d) for item, d in directions], (True, False))
+        fast = steps.taken(rule, items)
+        for portion, stacks in _portions(rule, fast, ns_dtype, max_stack_bytes):
+            steps.take(rule, portion, stacks, t, how, ns_dtype or torch.float32, engine)
+    kept = set(map(id, fast))
+    slow = [item for item in items if id(item) not in kept]
+    for portion, stacks in _portions(rule, slow, ns_dtype, max_stack_bytes):
+        _take(rule, portion, stacks, t, how, ns_dtype, engine)
 
 
-def _prepared(
-    rule: Muon, portion: list[Item], t: Any, ns_dtype: torch.dtype | None, engine: Engine
-) -> tuple[dict[Shape, Tensor], dict[Shape, float]]:
-    """Update the momenta; return the stacks and, of those that kernels made, the scale left to apply.
-
-    These are divided by their norms already, and in the dtype of the iterations.
-    """
-    if not engine.kernels:
-        return _gather(rule, portion, t, engine.ok), {}
-    from downslope.torch.kernels import steps
-
-    shapes = steps.taken(rule, portion)
-    fast = [item for item in portion if item.matrices[0][1:] in shapes]
-    slow = [item for item in portion if item.matrices[0][1:] not in shapes]
-    stacks = steps.gather(rule, fast, t, ns_dtype or fast[0].momentum.dtype, engine.ok) if fast else {}
-    scaled = {shape: rule.scale_of(*shape) for shape in stacks}
-    if slow:
-        stacks.update(_gather(rule, slow, t, engine.ok))
-    return stacks, scaled
-
-
-def _by_kernels(
+def _take(
     rule: Muon,
-    directions: list[tuple[Item, Tensor]],
-    scaled: dict[Shape, float],
+    portion: list[Item],
+    stacks: Mapping[Shape, Shape],
+    t: Any,
+    how: Write,
+    ns_dtype: torch.dtype | None,
     engine: Engine,
-    lr: Any,
-    weight_decay: float,
-    cautious: bool,
-) -> list[tuple[Item, Tensor]]:
-    """Write what kernels can; return what is left, scaled."""
-    from downslope.torch.kernels import steps
+) -> None:
+    """Take the step of a portion in plain PyTorch."""
+    places, counts = lay(portion, stacks)
+    with region("momentum"):
+        made = _gather(rule, portion, places, counts, t, engine.ok)
+    with region("orthogonalise"):
+        for shape, stack in made.items():
+            polar = _orthogonalised(rule, stack, ns_dtype, engine)
+            made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
+    with region("write"):
+        directions = []
+        for item, own in zip(portion, places, strict=True):
+            pieces = [place.of(made[place.stack]).mul_(rule.scale_of(*place.shape)) for place in own]
+            directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
+        rows = [(item.p, d) for item, d in zip(portion, directions, strict=True)]
+        for_each_block(partial(_write_block, how, engine.ok), rows, (True, False))
 
-    left = []
-    for item, d in directions:
-        scale = scaled.get(item.matrices[0][1:], 1.0)
-        done = steps.write(
-            item, d, lr=lr, scale=scale, weight_decay=weight_decay, cautious=cautious, ok=engine.ok
-        )
-        if not done:
-            left.append((item, d if scale == 1 else d * scale))
-    return left
+
+def _write_block(how: Write, ok: Tensor | None, p: Tensor, d: Tensor) -> None:
+    """Step a block of a parameter along its direction."""
+    if ok is None and not how.cautious and not isinstance(how.lr, Tensor) and p.dtype == d.dtype:
+        # the line of `step`, without its temporaries
+        p.add_(d.add_(p, alpha=how.weight_decay) if how.weight_decay else d, alpha=-how.lr)
+        return
+    exact = p if p.dtype == torch.float64 else p.float()
+    change = step(
+        OPS, exact, d.to(exact.dtype), lr=how.lr, weight_decay=how.weight_decay, cautious=how.cautious
+    )
+    write(p, exact, change, ok)
 
 
-def _portions(items: Sequence[Item], max_stack_bytes: int) -> Iterator[list[Item]]:
-    """Cut the items, those of like matrices together, into portions within the budget."""
+def _portions(
+    rule: Muon, items: Sequence[Item], ns_dtype: torch.dtype | None, max_stack_bytes: int
+) -> Iterator[tuple[list[Item], Mapping[Shape, Shape]]]:
+    """Cut the items, those of one stack together, into portions within the budget.
+
+    Which shapes share a stack is decided over all of them, so that it does not depend on the budget.
+    """
+    stacks = _shared(rule, items, ns_dtype)
     portion: list[Item] = []
     size = 0
-    for item in sorted((i for i in items if i.p.numel()), key=lambda item: item.matrices):
-        need = 2 * item.momentum.numel() * item.momentum.element_size()
+
+    places = {item.layout: [(stacks[m, n], (m, n), count) for count, m, n in item.matrices] for item in items}
+    for item in sorted(items, key=lambda item: places[item.layout]):
+        elements = sum(count * stacks[m, n][0] * stacks[m, n][1] for count, m, n in item.matrices)
+        need = 2 * elements * item.momentum.element_size()
         if portion and size + need > max_stack_bytes:
-            yield portion
+            yield portion, stacks
             portion, size = [], 0
         portion.append(item)
         size += need
     if portion:
-        yield portion
+        yield portion, stacks
 
 
-def _gather(rule: Muon, portion: Sequence[Item], t: Any, ok: Tensor | None) -> dict[Shape, Tensor]:
-    """Update the momenta; return the stacks (count, fan_out, fan_in) to be orthogonalised."""
-    stacks = _empty_stacks(portion)
-    taken: Counter[Shape] = Counter()
-    rows, late = [], []
-    for item in portion:
-        places = []
+def _shared(rule: Muon, items: Sequence[Item], ns_dtype: torch.dtype | None) -> Mapping[Shape, Shape]:
+    """Return the shape of the stack of each shape of matrices."""
+    counts: Counter[Shape] = Counter()
+    for item in items:
         for count, fan_out, fan_in in item.matrices:
-            start = taken[fan_out, fan_in]
-            taken[fan_out, fan_in] += count
-            places.append(stacks[fan_out, fan_in][start : start + count])
-        if item.in_place:
-            out = places[0].view(item.p.shape)
+            counts[fan_out, fan_in] += count
+    if len(counts) < 2 or rule.normuon:  # whose rows are those of each shape
+        return {shape: shape for shape in counts}
+    half = ns_dtype in (torch.bfloat16, torch.float16)
+    spare = _SPARE.get(items[0].p.device.type, _SPARE_ELSEWHERE)
+    return _shared_of(tuple(counts.items()), rule.coefficients, rule.ns_steps, half, spare)
+
+
+@lru_cache
+def _shared_of(
+    counts: tuple[tuple[Shape, int], ...], coefficients: str, steps: int | None, half: bool, spare: float
+) -> Mapping[Shape, Shape]:
+    work = partial(least_operations, name=coefficients, steps=steps, half=half)
+    return MappingProxyType(shared(dict(counts), work, spare))
+
+
+def _gather(
+    rule: Muon,
+    portion: Sequence[Item],
+    places: Sequence[Sequence[Place]],
+    counts: Mapping[Shape, int],
+    t: Any,
+    ok: Tensor | None,
+) -> dict[Shape, Tensor]:
+    """Update the momenta; return the stacks to be orthogonalised, in the precision of the momenta."""
+    with_zeros, like = padded(places), portion[0].momentum
+    stacks = {
+        shape: (like.new_zeros if shape in with_zeros else like.new_empty)((count, *shape))
+        for shape, count in counts.items()
+    }
+    rows, late = [], []
+    for item, own in zip(portion, places, strict=True):
+        targets = [place.of(stacks[place.stack]) for place in own]
+        if item.in_place and targets[0].is_contiguous():
+            out = targets[0].view(item.p.shape)
         else:
             out = torch.empty_like(item.momentum)
-            late.append((item, out, places))
+            late.append((item, out, targets))
         rows.append((item.p, item.g, item.momentum, out))
 
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
@@ -204,65 +209,34 @@ def _gather(rule: Muon, portion: Sequence[Item], t: Any, ok: Tensor | None) -> d
         assign(momentum, new.momentum_buffer, ok)
 
     for_each_block(kernel, rows, (False, False, True, True))
-    for item, out, places in late:
-        for place, piece in zip(places, item.view.split(OPS, out), strict=True):
-            place.copy_(piece)
+    for item, out, targets in late:
+        for target, piece in zip(targets, item.view.split(OPS, out), strict=True):
+            target.copy_(piece)
     return stacks
 
 
-def _row_squares(portion: Sequence[Item]) -> dict[Shape, list[Tensor]]:
-    """Return NorMuon's running mean squares, (count, fan_out, 1), in the order of the stacks."""
-    found: dict[Shape, list[Tensor]] = {}
+def evened(rule: Muon, polar: Tensor, portion: Sequence[Item], shape: Shape, ok: Tensor | None) -> Tensor:
+    """Return NorMuon's stack, its rows evened out; the next mean squares go to where they came from."""
+    squares = []
     for item in portion:
         assert item.row_square is not None
         pieces = item.view.split_rows(OPS, item.row_square, tuple(item.p.shape))
-        for (_, fan_out, fan_in), piece in zip(item.matrices, pieces, strict=True):
-            found.setdefault((fan_out, fan_in), []).append(piece)
-    return found
-
-
-def _evened(rule: Muon, polar: Tensor, squares: Sequence[Tensor], ok: Tensor | None) -> Tensor:
-    """Return a stack with its rows evened out, and write the next mean squares to where they came from."""
-    evened, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(list(squares)))
+        squares += [p for (_, *own), p in zip(item.matrices, pieces, strict=True) if tuple(own) == shape]
+    even, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(squares))
     for square, value in zip(squares, new.split([len(s) for s in squares]), strict=True):
         assign(square, value, ok)
-    out: Tensor = evened
+    out: Tensor = even
     return out
 
 
-def _scatter(portion: Sequence[Item], stacks: dict[Shape, Tensor]) -> list[Tensor]:
-    """Return each parameter's direction, in its shape."""
-    taken: Counter[Shape] = Counter()
-    directions = []
-    for item in portion:
-        pieces = []
-        for count, fan_out, fan_in in item.matrices:
-            start = taken[fan_out, fan_in]
-            taken[fan_out, fan_in] += count
-            pieces.append(stacks[fan_out, fan_in][start : start + count])
-        directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
-    return directions
-
-
-def _empty_stacks(portion: Sequence[Item]) -> dict[Shape, Tensor]:
-    counts: Counter[Shape] = Counter()
-    for item in portion:
-        for count, fan_out, fan_in in item.matrices:
-            counts[fan_out, fan_in] += count
-    like = portion[0].momentum
-    return {shape: like.new_empty((count, *shape)) for shape, count in counts.items()}
-
-
-def _orthogonalised(
-    rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, engine: Engine, normalised: bool
-) -> Tensor:
+def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, engine: Engine) -> Tensor:
     """Return the polar factors of a stack, on a CPU in its place.
 
     There a few matrices are taken at a time, so that what is made on the way takes little memory. It
     also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
     """
-    if normalised or stack.device.type != "cpu":
-        prepared = stack if normalised else _normalised(stack, ns_dtype, engine.look)
+    if stack.device.type != "cpu":
+        prepared = _normalised(stack, ns_dtype, engine.look)
         polar: Tensor = newton_schulz(engine.ops, prepared, rule.coefficients, rule.ns_steps)
         return polar
     for part in torch.split(stack, max(1, _AT_ONCE // max(1, min(stack.shape[1:])) ** 2)):

@@ -1,76 +1,181 @@
-"""Muon's momentum and write by Triton kernels, for the parameters whose memory they can take as it is."""
+"""Muon's momentum and write, and the look for NaN, by Triton kernels: one launch for tensors alike.
+
+The kernels take parameters whose memory is, in order, one stack of their matrices; the others are left
+to plain PyTorch.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from downslope.rules.muon import Muon
+from downslope.rules.orthogonalize import newton_schulz
+from downslope.torch import stacks as plain
 from downslope.torch.kernel import OPS
-from downslope.torch.kernels.elementwise import descend, momentum
+from downslope.torch.kernels import elementwise
+from downslope.torch.kernels.tables import Row, Tables
+from downslope.torch.places import Item, Place, Shape, lay, padded
+from downslope.torch.regions import region
 
 if TYPE_CHECKING:
-    from downslope.torch.stacks import Item, Shape
+    from downslope.torch.stacks import Engine, Write
 
-_GRADIENTS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def taken(rule: Muon, portion: Sequence[Item]) -> set[Shape]:
-    """Return the shapes of matrices all of whose parameters the momentum kernel takes."""
-    found = {shape[1:] for item in portion for shape in item.matrices}
-    for item in portion:
-        if not _fits(rule, item):
-            found -= {shape[1:] for shape in item.matrices}
-    return found
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _fits(rule: Muon, item: Item) -> bool:
+def taken(rule: Muon, items: Sequence[Item]) -> list[Item]:
+    """Return the items whose step the kernels take."""
+    return [] if rule.l2 else [item for item in items if _fits(item)]
+
+
+def _fits(item: Item) -> bool:
+    p, g, momentum = item.p, item.g, item.momentum
     return (
-        not rule.l2
-        and item.in_place
-        and item.g.is_contiguous()
-        and item.momentum.is_contiguous()
-        and item.g.dtype in _GRADIENTS
-        and item.momentum.dtype == torch.float32
+        item.in_place
+        and g.is_contiguous()
+        and momentum.is_contiguous()
+        and p.dtype in _FLOATS
+        and g.dtype in _FLOATS
+        and momentum.dtype == torch.float32
     )
 
 
-def gather(
-    rule: Muon, portion: Sequence[Item], t: Any, dtype: torch.dtype, ok: Tensor | None
+def take(
+    rule: Muon,
+    portion: list[Item],
+    stacks: Mapping[Shape, Shape],
+    t: Any,
+    how: Write,
+    dtype: torch.dtype,
+    engine: Engine,
+) -> None:
+    """Take the step of a portion: momenta, stacks, directions, write."""
+    assert engine.tables is not None
+    places, counts = lay(portion, stacks)
+    with region("momentum"):
+        made = _gather(rule, portion, places, counts, t, dtype, engine)
+    with region("orthogonalise"):
+        for shape, stack in made.items():
+            polar = newton_schulz(engine.ops, stack, rule.coefficients, rule.ns_steps)
+            made[shape] = plain.evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
+    with region("write"):
+        for (place, dtype), items in _alike(portion, places, "p").items():
+            table, aligned = _table(engine.tables, [(item.p,) for item in items], place)
+            elementwise.descend(
+                table,
+                place.of(made[place.stack]),
+                dtype=dtype,
+                lr=_rate(how.lr, table.device),
+                scale=rule.scale_of(*place.shape),
+                weight_decay=how.weight_decay,
+                cautious=how.cautious,
+                aligned=aligned,
+                ok=engine.ok,
+            )
+
+
+def _gather(
+    rule: Muon,
+    portion: Sequence[Item],
+    places: Sequence[Sequence[Place]],
+    counts: Mapping[Shape, int],
+    t: Any,
+    dtype: torch.dtype,
+    engine: Engine,
 ) -> dict[Shape, Tensor]:
     """Update the momenta; return the stacks in the dtype of the iterations, divided by their norms."""
-    counts: Counter[Shape] = Counter()
-    for item in portion:
-        ((count, fan_out, fan_in),) = item.matrices
-        counts[fan_out, fan_in] += count
-    like = portion[0].momentum
-    stacks = {shape: like.new_empty((count, *shape), dtype=dtype) for shape, count in counts.items()}
-    norms = {shape: like.new_empty((count, 1, 1)) for shape, count in counts.items()}
+    assert engine.tables is not None
+    like, with_zeros = portion[0].momentum, padded(places)
+    tiles = {stack: 1 for stack in counts}
+    for (place,) in places:
+        tiles[place.stack] = max(tiles[place.stack], elementwise.tiles_of(*place.shape))
+    stacks, squares = {}, {}
+    for shape, count in counts.items():
+        fill = like.new_zeros if shape in with_zeros else like.new_empty
+        stacks[shape] = fill((count, *shape), dtype=dtype)
+        squares[shape] = like.new_zeros((count, tiles[shape]), dtype=torch.float64)
     mu = rule.momentum_at(OPS, like, t)
-    done: Counter[Shape] = Counter()
-    for item in portion:
-        ((count, fan_out, fan_in),) = item.matrices
-        low, high = done[fan_out, fan_in], done[fan_out, fan_in] + count
-        done[fan_out, fan_in] = high
-        place = stacks[fan_out, fan_in][low:high]
-        found = momentum(item.g, item.momentum, place, mu=mu, nesterov=rule.nesterov, ok=ok)
-        norms[fan_out, fan_in][low:high] = found
+    for (place, gradients), items in _alike(portion, places, "g").items():
+        table, aligned = _table(engine.tables, [(item.g, item.momentum) for item in items], place)
+        elementwise.momentum(
+            table,
+            place.of(stacks[place.stack]),
+            squares[place.stack][place.start : place.start + place.count],
+            dtype=gradients,
+            mu=mu,
+            nesterov=rule.nesterov,
+            aligned=aligned,
+            ok=engine.ok,
+        )
     for shape, stack in stacks.items():
-        stack.div_(torch.where(norms[shape] > 0, norms[shape], 1.0))
+        elementwise.normalise(stack, squares[shape])
     return stacks
 
 
-def write(
-    item: Item, d: Tensor, *, lr: Any, scale: float, weight_decay: float, cautious: bool, ok: Tensor | None
-) -> bool:
-    """Step a parameter along a direction by the kernel, or return False where it cannot."""
-    if not (item.p.is_contiguous() and d.is_contiguous() and item.p.dtype in _GRADIENTS):
-        return False
-    if isinstance(lr, Tensor) and lr.device != item.p.device:
-        lr = float(lr)  # a number of the host's
-    descend(item.p, d, lr=lr, scale=scale, weight_decay=weight_decay, cautious=cautious, ok=ok)
-    return True
+def _alike(
+    portion: Sequence[Item], places: Sequence[Sequence[Place]], which: str
+) -> dict[tuple[Place, torch.dtype], list[Item]]:
+    """Return the runs of items that one launch takes: one after the other in a stack, of one shape and dtype."""
+    runs: list[tuple[Place, torch.dtype, list[Item]]] = []
+    for item, (place,) in zip(portion, places, strict=True):
+        dtype = getattr(item, which).dtype
+        if runs:
+            last, before, items = runs[-1]
+            follows = (last.stack, last.shape, last.start + last.count) == (
+                place.stack,
+                place.shape,
+                place.start,
+            )
+            if follows and before == dtype:
+                items.append(item)
+                runs[-1] = (last._replace(count=last.count + place.count), dtype, items)
+                continue
+        runs.append((place, dtype, [item]))
+    return {(place, dtype): items for place, dtype, items in runs}
+
+
+def _rate(lr: Any, device: torch.device) -> Any:
+    """Return the learning rate as a kernel takes it: a number, or a tensor on the device."""
+    return float(lr) if isinstance(lr, Tensor) and lr.device != device else lr
+
+
+def _table(tables: Tables, tensors: Sequence[tuple[Tensor, ...]], place: Place) -> tuple[Tensor, bool]:
+    """Return the addresses of each matrix of some tensors side by side, and whether all are aligned."""
+    size = place.shape[0] * place.shape[1]
+    starts = tuple([t.data_ptr() for columns in tensors for t in columns])
+    aligned = place.shape[1] % 16 == 0 and not any(start % 16 for start in starts)
+
+    def rows() -> list[Row]:
+        made: list[Row] = []
+        for columns in tensors:
+            addresses = [(t.data_ptr(), size * t.element_size()) for t in columns]
+            count = columns[0].numel() // size
+            made += [tuple(start + i * step for start, step in addresses) for i in range(count)]
+        return made
+
+    return tables.named((size, starts), tensors[0][0].device, rows), aligned
+
+
+def flags(grads: Sequence[Tensor], tables: Tables) -> Tensor | None:
+    """Return one bool a gradient, whether it holds NaN or infinity, or None where the kernel cannot tell."""
+    dtype = grads[0].dtype
+    if not all(g.dtype == dtype and dtype in _FLOATS and g.is_contiguous() for g in grads):
+        return None
+    name = tuple([g.data_ptr() for g in grads])
+    table = tables.named((0, name), grads[0].device, lambda: _pieces(grads))
+    aligned = not any(address % 16 for address in name)
+    return elementwise.nonfinite(table, len(grads), dtype, aligned)
+
+
+def _pieces(tensors: Sequence[Tensor]) -> list[Row]:
+    """Return the address, the size and the index of the tensor of each piece of at most `CHUNK` elements."""
+    step = elementwise.CHUNK
+    return [
+        (t.data_ptr() + start * t.element_size(), min(step, t.numel() - start), i)
+        for i, t in enumerate(tensors)
+        for start in range(0, t.numel(), step)
+    ]

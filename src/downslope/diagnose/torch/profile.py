@@ -162,8 +162,9 @@ def measured(subjects: Sequence[Subject], clock: Clock, seconds: float) -> list[
 
 
 def _compose(subject: Subject, windows: Windows, clock: Clock, steps: int) -> None:
-    """Take steps with every part of them marked."""
+    """Take steps with every part of them marked, the device idle at first as in the other windows."""
     tape = Tape(clock)
+    clock.settle()
     with heard_by(tape.part):
         for _ in range(steps):
             with tape.part("step"):

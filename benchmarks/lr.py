@@ -1,7 +1,7 @@
 """Learning-rate searches against the best rate of a grid: how far off, how often, at what cost.
 
     python benchmarks/lr.py digits [--optimizers sgd,adamw,muon] [--repeats 5] [--steps N]
-        [--grid-seeds 7] [--optuna]
+        [--width N] [--grid-seeds 7] [--optuna]
 
 The grid is 13 rates, a factor 2 apart, full trainings with the schedule of `downslope compare`. All of
 them run on a first seed; those that keep at least 85 % of the best one's descent run on the other seeds too.
@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--optimizers", default="sgd,adamw,muon")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--width", type=int, help="of the task's model")
     parser.add_argument("--grid-seeds", type=int, default=7)
     parser.add_argument("--optuna", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -214,6 +215,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     task, kept, results = load(args.task), Kept(args.cache), {}
+    if args.width:
+        task = task.at_width(args.width)
     steps = args.steps or task.steps
     for name in args.optimizers.split(","):
         found: dict[str, list[tuple[float, float]]] = {"ours": [], "steepest": [], "valley": []}

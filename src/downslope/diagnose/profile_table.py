@@ -114,7 +114,7 @@ def footnote(profile: Profile) -> str:
     """Return how it was measured, and what measuring cost."""
     busy = ""
     if abs(profile.closure - 1) > 0.05:
-        busy = " That is more than 5 % apart: the machine was busy, or parts overlap on the device."
+        busy = " That is more than 5 % apart: the machine was busy, or the marks cost that much."
     threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
     return (
         f"{profile.device}, {threads}, {profile.parameters:,} parameters. Windows from "

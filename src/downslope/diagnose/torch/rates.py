@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import SCHEDULES
 from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, seed_everything
-from downslope.diagnose.rates import LONGEST, Outcome, Rates, search
+from downslope.diagnose.rates import LONGEST, Rates, search
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import forever, of_objects
+from downslope.diagnose.valley import Outcome
 from downslope.errors import UsageError, closest
 from downslope.tasks import Task
 

@@ -1,11 +1,15 @@
 """How often checkers of gradients find a planted error, name its entry, and cry wolf; and what it costs.
 
-    python benchmarks/gradcheck.py [--seeds 14] [--json FILE]
+    python benchmarks/gradcheck.py [--seeds 14] [--parts corpus,sizes,precision] [--json FILE]
 
 Part 1: the corpus of right functions (`tests/gradients/corpus.py`): false alarms, and one error from 1 %
 to a flipped sign planted in each. Part 2: single errors in smooth functions of 100 to a million
 entries. Peers run at their defaults on the same planted errors; where a peer needs one evaluation an
-entry it is left out above 10,000 entries, and where it is not installed its row says so.
+entry it is left out above 10,000 entries, and where it is not installed its row says so. Part 3: the
+corpus below float64, Downslope alone: values and gradients rounded to float32; to bfloat16; float32 functions
+that cast their argument to bfloat16, with values in float32 or in bfloat16; and one entry of at least a tenth
+of the largest wrong by 10 %. Part 4: expressions put together at random, differentiated by autograd
+(`tests/gradients/expressions.py`), in each precision.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,10 +263,124 @@ def by_size(made: dict[str, Checker]) -> list[list[str]]:
     return rows
 
 
+def narrowed(case: Case, seen: str, given: str) -> Case:
+    """Return a float32 case that sees its argument in one dtype and gives values in another."""
+    from ml_dtypes import bfloat16
+
+    def to(a: Any, dtype: str) -> Any:
+        return np.asarray(np.asarray(a, bfloat16 if dtype == "bfloat16" else dtype), np.float32)
+
+    def wide(x: Any) -> Any:
+        return np.asarray(to(x, seen), np.float64)
+
+    return case._replace(
+        f=lambda x: to(case.f(wide(x)), given)[()],
+        g=lambda x: to(case.g(wide(x)), "bfloat16" if "bfloat16" in (seen, given) else given),
+        x=to(case.x, seen),
+    )
+
+
+PRECISIONS = {
+    "float32": ("float32", "float32"),
+    "float32, x cast to bfloat16": ("bfloat16", "float32"),
+    "float32, value rounded to bfloat16": ("float32", "bfloat16"),
+    "bfloat16": ("bfloat16", "bfloat16"),
+}
+HEAD = [
+    "",
+    "right: pass",
+    "not judged",
+    "FAIL",
+    "10 % wrong: entry named",
+    "not judged",
+    "other FAIL",
+    "pass",
+    "median",
+    "most",
+]
+
+
+@dataclass
+class Verdicts:
+    """What Downslope said of right gradients, and of wrong ones."""
+
+    right: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)
+    evaluations: list[int] = field(default_factory=list)
+
+    def row(self, name: str) -> list[str]:
+        """Return the row of the table."""
+        right = [str(self.right[v]) for v in ("PASS", "INCONCLUSIVE", "FAIL")]
+        wrong = [str(self.wrong[v]) for v in ("named", "INCONCLUSIVE", "FAIL", "PASS")]
+        return [name, *right, *wrong, f"{np.median(self.evaluations):.0f}", f"{max(self.evaluations):,}"]
+
+    def take(self, name: str, right: Any, wrong: Any, j: tuple[int, ...]) -> None:
+        """Count two reports: on the right gradient, and on one that is wrong in entry j."""
+        self.right[right.verdict.name] += 1
+        if right.verdict is Verdict.FAIL:
+            print(f"a right gradient fails: {name}", file=sys.stderr)
+        if wrong is not None:
+            named = [f.index for f in wrong.findings] == [j] and wrong.findings[0].entries == 1
+            self.wrong["named" if named else wrong.verdict.name] += 1
+            self.evaluations.append(wrong.evaluations)
+
+
+def by_precision(seeds: int) -> list[list[str]]:
+    rows = []
+    for name, (seen, given) in PRECISIONS.items():
+        r, said = np.random.default_rng(3), Verdicts()
+        for whole in corpus(seeds):
+            case = narrowed(whole, seen, given)
+            g = case.g(case.x)
+            if not (np.isfinite(case.f(case.x)) and np.all(np.isfinite(g)) and np.all(np.isfinite(case.x))):
+                continue
+            right = ds.check_gradient(case.f, case.x, gradient=case.g)
+            wrong, j = None, 0
+            if np.any(g):
+                j = int(r.choice(np.flatnonzero(np.abs(g) > 0.1 * np.abs(g).max())))
+                wrong = ds.check_gradient(case.f, case.x, gradient=spoiled(case, j, 1.1).g)
+            said.take(f"{name}, {case.name}", right, wrong, (j,))
+        rows.append(said.row(name))
+    return rows
+
+
+def by_chance(count: int) -> list[list[str]]:
+    import torch
+
+    from tests.gradients import expressions
+
+    rows = []
+    for name, given, compute in (
+        ("float64", torch.float64, None),
+        ("float32", torch.float32, torch.float32),
+        ("float32 arrays, bfloat16 inside", torch.float32, torch.bfloat16),
+        ("bfloat16 arrays, any dtype inside", torch.bfloat16, None),
+    ):
+        r, said = np.random.default_rng(5), Verdicts()
+        for seed in range(count):
+            f = expressions.Expression(seed, compute)
+            x = f.point(given)
+            points = [t.double() for t in (x if isinstance(x, tuple) else (x,))]
+            sizes = [g.abs().numpy().ravel() for g in expressions.gradient(f, points)]
+            top = max(s.max() for s in sizes)
+            right = ds.check_gradient(f, x)
+            wrong, j = None, (0, 0)
+            if top > 0 and np.isfinite(top):
+                k = int(np.argmax([s.max() for s in sizes]))
+                flat = int(r.choice(np.flatnonzero(sizes[k] > 0.1 * top)))
+                j = tuple(int(i) for i in np.unravel_index(flat, f.shape))
+                wrong = ds.check_gradient(f, x, gradient=expressions.spoiled(f, k, flat, 1.1))
+            said.take(f"{name}, expression {seed}", right, wrong, j)
+        rows.append(said.row(name))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=14, help="of each of the 37 families")
     parser.add_argument("--peers", type=int, default=2, help="seeds that the peers are run on too")
+    parser.add_argument("--parts", default="corpus,sizes,precision,chance")
+    parser.add_argument("--expressions", type=int, default=500)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -269,18 +388,26 @@ def main() -> None:
     made, absent = checkers()
     for name in absent:
         print(f"not installed, left out: {name}")
-    tallies = on_the_corpus(made, args.seeds, args.peers)
-    rows = [tally.row(name) for name, tally in tallies.items()]
-    head = ["checker", "false alarms", "found", "entry named", "evaluations", "at most", "ms"]
-    show("Right functions, and one planted error in each (float64)", head, rows)
-    sizes = by_size(made)
-    show(
-        "One wrong entry among n: 1 %, 5 %, half, zero, sign",
-        ["n", "checker", "found", "entry named", "evaluations", "ms"],
-        sizes,
-    )
+    parts, found = args.parts.split(","), {}
+    if "corpus" in parts:
+        tallies = on_the_corpus(made, args.seeds, args.peers)
+        found["corpus"] = [tally.row(name) for name, tally in tallies.items()]
+        head = ["checker", "false alarms", "found", "entry named", "evaluations", "at most", "ms"]
+        show("Right functions, and one planted error in each (float64)", head, found["corpus"])
+        spent = tallies["Downslope"].evaluations
+        print(f"Downslope took more than 250 evaluations {sum(n > 250 for n in spent)} times of {len(spent)}")
+    if "sizes" in parts:
+        found["sizes"] = by_size(made)
+        head = ["n", "checker", "found", "entry named", "evaluations", "ms"]
+        show("One wrong entry among n: 1 %, 5 %, half, zero, sign", head, found["sizes"])
+    if "precision" in parts:
+        found["precision"] = by_precision(args.seeds)
+        show("The corpus below float64", HEAD, found["precision"])
+    if "chance" in parts:
+        found["chance"] = by_chance(args.expressions)
+        show("Expressions put together at random", HEAD, found["chance"])
     if args.json:
-        args.json.write_text(json.dumps({"corpus": rows, "sizes": sizes}, indent=1))
+        args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

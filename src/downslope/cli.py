@@ -219,10 +219,10 @@ def profile(
     what_if: Annotated[
         str,
         typer.Option(
-            help="Changes to try: all, none, or some of dtype (of Newton-Schulz), steps (fewer of them), "
-            "stacks (larger ones), compile (of the model)."
+            help="Changes to try: quick (all but compile), all, none, or some of dtype (of Newton-Schulz), "
+            "steps (fewer of them), stacks (larger ones), compile (of the model; up to a minute)."
         ),
-    ] = "all",
+    ] = "quick",
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the middle of its range.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
     seconds: Annotated[float, typer.Option(help="How long the timed windows are, together.")] = 4.0,

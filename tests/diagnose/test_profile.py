@@ -279,6 +279,16 @@ def test_a_what_if_that_fails_says_why(monkeypatch):
     assert "no C++ compiler" in " ".join(text(found, width=200).split())
 
 
+def test_what_is_left_out_is_said(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    subject = of_objects(model, torch.ones(4, 6), dt.Muon(model, torch.ones(4, 6)), loss, None)
+    for names, said in (("quick", True), ("all", False), ("none", False)):
+        found = profile_subjects([subject], what_if.chosen(names), layers=False, memory=False, seconds=0.05)
+        assert ("Not tried: torch.compile" in text(found)) == said
+        assert ("compile" in [w.name for w in found.what_ifs]) == (names == "all")
+
+
 def test_a_compiled_step_is_measured(monkeypatch):
     called = []
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: (called.append(1), model(x))[1])

@@ -13,14 +13,39 @@ import downslope.torch as dt
 from downslope.cli import run
 from downslope.compare.optimizers import CANDIDATES
 from downslope.compare.plan import Plan
-from downslope.diagnose.rates import Outcome, Run, optimum, safe_range, search, steepest
+from downslope.compare.torch.trainer import TorchTrainer
+from downslope.diagnose.rates import search, steepest
 from downslope.diagnose.rates_table import text
-from downslope.diagnose.torch.rates import Replay, find_lr, grown, schedule_of
+from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, schedule_of
+from downslope.diagnose.valley import Outcome, Run, optimum, safe_range
 from downslope.diagnose.widths import check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
 from tests.compare import tiny
 from tests.diagnose.test_snapshot import MAKERS, everything, same, step, trained
+
+
+def test_a_sweep_sees_every_loss_where_runs_look_now_and_then(monkeypatch):
+    """On a GPU a run reads its loss every tenth step; a sweep of zeros would point anywhere."""
+    made = TorchTrainer.__init__
+
+    def as_on_a_gpu(self, *args):
+        made(self, *args)
+        self.device = torch.device("cpu")
+
+    monkeypatch.setattr(TorchTrainer, "__init__", as_on_a_gpu)
+    bench = TaskBench(load(TASK), CANDIDATES["sgd"], 0.0, schedule_of("linear", 0.1))
+    losses = bench.sweep(1e-6, 10.0, 50, 0)
+    assert len(losses) > 10
+    assert 0.0 not in losses
+
+
+def test_a_best_rate_at_the_edge_is_not_sure():
+    """A valley far above all that the search may try: the answer is the last rate, and says so."""
+    found = searched(Valley(1e9, ceiling=1e9, sharp=1e-3, sweep_off=1e-12))
+    assert found.confidence == "low"
+    assert any("highest rate that was tried" in reason for reason in found.reasons)
+    assert searched(Valley(0.01)).confidence == "high"
 
 
 class Valley:

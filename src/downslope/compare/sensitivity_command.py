@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from downslope.compare import terminal
 from downslope.compare.command import INTERRUPTED, print_json
 from downslope.compare.folder import RunFolder, write_json, write_text
 from downslope.compare.prepare import prepare
-from downslope.compare.sensitivity import RATES, grid_of, run, sentence, summary
+from downslope.compare.sensitivity import RATES, grid_of, run, summary
 from downslope.compare.words import number
 from downslope.errors import UsageError
 from downslope.tasks.load import KNOWN
@@ -139,11 +140,33 @@ def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str
         "lost": "ends elsewhere",
         "steps": 2000,
         "fields": fields,
-        "sentence": sentence(fields, "direction"),
+        "sentence": solve_sentence(fields),
         "command": command,
         "environment": {},
         "interrupted": False,
     }
+
+
+def solve_sentence(fields: Sequence[dict[str, Any]]) -> str:
+    """Return what starts moved about do to each method: how many evaluations, and where runs ended elsewhere.
+
+    >>> solve_sentence([{"label": "bfgs", "rows": [0.1, 1.0], "values": [[30, 32], [28, None]],
+    ...     "done": [[True, True], [True, True]], "lost": 1, "cells": 4}])
+    'From starts moved by up to 1, bfgs takes 28 to 32 evaluations (median 30; 1 of 4 ends elsewhere).'
+
+    """
+    said = []
+    for f in fields:
+        known = [v for row in f["values"] for v in row if v is not None]
+        lost = f"{f['lost']} of {f['cells']} end{'s' if f['lost'] == 1 else ''} elsewhere"
+        if not known:
+            said.append(f"{f['label']} finds no minimum")
+            continue
+        ends = f"; {lost}" if f["lost"] else ""
+        middle = f"median {statistics.median(known):.0f}{ends}"
+        said.append(f"{f['label']} takes {min(known):.0f} to {max(known):.0f} evaluations ({middle})")
+    reach = max((max(f["rows"]) for f in fields), default=0.0)
+    return f"From starts moved by up to {reach:.2g}, {', '.join(said)}."
 
 
 def _finish(found: dict[str, Any], folder: RunFolder, as_json: bool) -> int:

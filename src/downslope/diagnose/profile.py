@@ -169,6 +169,18 @@ class Profile:
         return text(self)
 
 
+def left_out(tried: Sequence[str]) -> str:
+    """Return the sentence on the change that takes long, where it was not among those tried, else "".
+
+    >>> left_out(["dtype", "compile"])
+    ''
+
+    """
+    if "compile" in tried:
+        return ""
+    return "Not tried: torch.compile of the model, which takes up to a minute (--what-if all)."
+
+
 def parts_of(own: Sequence[tuple[tuple[str, ...], float]], whole: float) -> tuple[PartTime, ...]:
     """Return the parts of a step of `whole` milliseconds, from the seconds of each."""
     total = sum(seconds for _, seconds in own) or 1.0

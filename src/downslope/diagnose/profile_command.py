@@ -23,7 +23,7 @@ def run_profile(
     *,
     optimizer: str = "muon",
     versus: str | None = None,
-    what_ifs: str = "all",
+    what_ifs: str = "quick",
     lr: float | None = None,
     threads: int | None = None,
     seconds: float = 4.0,

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from downslope.diagnose.profile import LayerTime, Memory, PartTime, Profile, WhatIf
+from downslope.diagnose.profile import LayerTime, Memory, PartTime, Profile, WhatIf, left_out
 
 WIDTH = 78
 COLOURS = {
@@ -47,7 +47,9 @@ def shown(profile: Profile) -> RenderableType:
     if profile.memory is not None:
         pieces += [Text(), memory_table(profile.memory)]
     if profile.what_ifs:
-        pieces += [Text(), what_if_table(profile.what_ifs)]
+        pieces += [Text(), what_if_lines(profile.what_ifs)]
+        if note := left_out([w.name for w in profile.what_ifs]):
+            pieces += [Text(note, style="dim")]
     return Group(*pieces)
 
 
@@ -114,7 +116,7 @@ def footnote(profile: Profile) -> str:
     """Return how it was measured, and what measuring cost."""
     busy = ""
     if abs(profile.closure - 1) > 0.05:
-        busy = " That is more than 5 % apart: the machine was busy, or parts overlap on the device."
+        busy = " That is more than 5 % apart: the machine was busy, or the marks cost that much."
     threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
     return (
         f"{profile.device}, {threads}, {profile.parameters:,} parameters. Windows from "
@@ -160,17 +162,19 @@ def memory_table(memory: Memory) -> Table:
     return table
 
 
-def what_if_table(tried: Sequence[WhatIf]) -> Table:
-    """Return the changes that were tried."""
-    table = _table(("what if", "left"), ("ms", "right"), ("instead of", "right"), ("", "left"))
+def what_if_lines(tried: Sequence[WhatIf]) -> Text:
+    """Return the changes that were tried, one a line, each with its price beneath it."""
+    lines = Text("what if\n", style="dim")
     for w in tried:
         if w.ratio is None or w.before is None or w.after is None:
-            table.add_row(w.change, "–", "–", w.note)
+            lines.append(Text(f"{w.change}: {w.note}\n", style="not dim"))
             continue
-        faster = f"{1 / w.ratio:.2f} × as fast"
-        note = f"{faster}; {w.note}" if w.note else faster
-        table.add_row(w.change, milliseconds(w.after), milliseconds(w.before), note)
-    return table
+        times = f"{milliseconds(w.after)} ms instead of {milliseconds(w.before)}"
+        lines.append(Text(f"{w.change}: {1 / w.ratio:.2f} × as fast, {times}\n", style="not dim"))
+        if w.note:
+            lines.append(f"  {w.note}\n")
+    lines.rstrip()
+    return lines
 
 
 def milliseconds(value: float) -> str:

@@ -18,12 +18,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
+from downslope.diagnose.valley import (
+    STEP,
+    Outcome,
+    Run,
+    confidence_of,
+    edge_of,
+    medians_of,
+    optimum,
+    pooled,
+    safe_range,
+)
 from downslope.errors import UsageError
-
-STEP = 2.0
-"""Between neighbouring rates that are tried."""
 
 SWEEP_STEPS = 50
 SWEEP_SEEDS = 3
@@ -51,19 +57,6 @@ RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False, 4), Rung(1 / 4, 5, True, 2), Rung
 LONGEST = 1000
 """Steps of the longest run, unless asked for more: a rate is not worth a training."""
 
-NEAR = 1.5
-"""Rates that end within this factor of the best say where the valley lies."""
-
-SAFE = 0.10
-"""How much above the best a rate may end and still be safe."""
-
-
-class Outcome(NamedTuple):
-    """How a run ended, and how it would have without training; `final` is infinite where it diverged."""
-
-    final: float
-    start: float
-
 
 class Bench(Protocol):
     """Trains."""
@@ -73,22 +66,6 @@ class Bench(Protocol):
 
     def run(self, scale: float, seed: int, steps: int) -> Outcome:
         """Train with the real schedule, in so many steps."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A short run."""
-
-    scale: float
-    seed: int
-    steps: int
-    final: float
-    start: float
-
-    @property
-    def failed(self) -> bool:
-        """Whether it diverged, or ended no better than it began."""
-        return not (math.isfinite(self.final) and self.final < self.start)
 
 
 _KEYS = ("name", "label", "steps", "value", "low", "high", "diverges", "confidence", "metric", "cost", "base")
@@ -240,7 +217,7 @@ def search(
         found, scales = _rung(bench, rung, scales, own, length, (low, high), told)
         runs += found
         spent += length * len(found)
-        scales = _window(scales, _medians(found), RUNGS[min(RUNGS.index(rung) + 1, len(RUNGS) - 1)].rates)
+        scales = _window(scales, medians_of(found), RUNGS[min(RUNGS.index(rung) + 1, len(RUNGS) - 1)].rates)
     return _concluded(name, label, steps, runs, sweeps, spent, bases, metric)
 
 
@@ -260,7 +237,7 @@ def _rung(
         for i, scale in enumerate(waiting):
             told(f"runs of {length} steps, rate {i + 1} of {len(waiting)}")
             runs += [Run(scale, seed, length, *bench.run(scale, seed, length)) for seed in seeds]
-        medians = _medians(runs)
+        medians = medians_of(runs)
         best = min(tried, key=lambda s: (medians[s], s))
         trained = math.isfinite(medians[best])
         lower, upper = tried[0] / STEP, tried[-1] * STEP
@@ -272,14 +249,6 @@ def _rung(
         more -= 1
         tried = sorted([*tried, *waiting])
     return runs, tried
-
-
-def _medians(runs: Sequence[Run]) -> dict[float, float]:
-    """Return the median over seeds of how each rate ends; a run that failed counts as infinite."""
-    ends: dict[float, list[float]] = {}
-    for r in runs:
-        ends.setdefault(r.scale, []).append(math.inf if r.failed else r.final)
-    return {scale: statistics.median(values) for scale, values in sorted(ends.items())}
 
 
 def _window(scales: Sequence[float], medians: Mapping[float, float], count: int) -> list[float]:
@@ -318,47 +287,6 @@ def steepest(scales: Sequence[float], losses: Sequence[float], keep: float = 0.7
     return scales[min(slopes)[1]]
 
 
-def optimum(medians: Mapping[float, float]) -> float | None:
-    """Return the minimum of a parabola through what rates end with, in the logarithms.
-
-    It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
-    neighbours: fitted to these alone it would follow the noise of a flat valley. It stays within a
-    step of the best rate and within those that were tried. None where no rate ended well.
-
-    >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
-    (1.0, 1.0)
-
-    """
-    scales = [s for s in sorted(medians) if math.isfinite(medians[s])]
-    if not scales:
-        return None
-    at = min(range(len(scales)), key=lambda i: medians[scales[i]])
-    lowest = medians[scales[at]]
-    if len(scales) < 3 or lowest <= 0:
-        return scales[at]
-    near = [i for i, s in enumerate(scales) if medians[s] <= NEAR * lowest or abs(i - at) <= 1]
-    if len(near) < 3:
-        return scales[at]
-    x = np.log([scales[i] / scales[at] for i in near])
-    bend, slope, _ = np.polyfit(x, np.log([medians[scales[i]] for i in near]), 2)
-    if bend <= 0:
-        return scales[at]
-    reach = math.log(STEP)
-    shift = max(-reach, min(reach, -slope / (2 * bend)))
-    return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
-
-
-def pooled(runs: Sequence[Run]) -> float | None:
-    """Return the geometric mean of the optima of the two longest lengths of runs.
-
-    The shorter runs have the sharper valley, the longer ones are nearer to the training.
-    """
-    lengths = sorted({r.steps for r in runs})[-2:]
-    found = [optimum(_medians([r for r in runs if r.steps == length])) for length in lengths]
-    known = [math.log(o) for o in found if o is not None]
-    return math.exp(statistics.fmean(known)) if known and found[-1] is not None else None
-
-
 def _concluded(
     name: str,
     label: str,
@@ -380,8 +308,8 @@ def _concluded(
     low, high = safe_range(runs)
     if value is not None and low is not None and high is not None:
         low, high = min(low, value), max(high, value)
-    ends = [optimum(_medians([r for r in runs if r.steps == length])) for length in lengths[-2:]]
-    confidence, reasons = _confidence(value, own, len(seeds), ends, lengths[-1] / steps)
+    ends = [optimum(medians_of([r for r in runs if r.steps == length])) for length in lengths[-2:]]
+    confidence, reasons = confidence_of(value, own, len(seeds), ends, lengths[-1] / steps, edge_of(runs))
     base = bases[0]
     return Rates(
         name=name,
@@ -401,67 +329,3 @@ def _concluded(
         base=base,
         metric=metric,
     )
-
-
-def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
-    """Return the lowest and the highest of the rates around the best that end within 10 % of it.
-
-    Each rate is judged among runs of the longest length that it reached; where a run of a rate failed,
-    it is not safe.
-    """
-    reached: dict[float, int] = {}
-    for r in runs:
-        reached[r.scale] = max(reached.get(r.scale, 0), r.steps)
-    excess: dict[float, float] = {}
-    for length in set(reached.values()):
-        medians = _medians([r for r in runs if r.steps == length])
-        best = min(medians.values())
-        for scale in (s for s, most in reached.items() if most == length):
-            fine = math.isfinite(best) and not any(r.failed for r in runs if r.scale == scale)
-            excess[scale] = (medians[scale] - best) / abs(best) if fine and best else math.inf
-    scales = sorted(excess)
-    longest = max(reached.values(), default=0)
-    ends = {s: v for s, v in _medians([r for r in runs if r.steps == longest]).items() if math.isfinite(v)}
-    if not ends:
-        return None, None
-    first = last = scales.index(min(ends, key=ends.__getitem__))
-    while first > 0 and excess[scales[first - 1]] <= SAFE:
-        first -= 1
-    while last + 1 < len(scales) and excess[scales[last + 1]] <= SAFE:
-        last += 1
-    return _crossing(scales, excess, first, -1), _crossing(scales, excess, last, 1)
-
-
-def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, way: int) -> float:
-    """Return where, from a safe rate on, the interpolated excess reaches what is safe."""
-    here, beyond = float(scales[at]), at + way
-    if not 0 <= beyond < len(scales) or not math.isfinite(excess[scales[beyond]]):
-        return here
-    e, further = max(0.0, excess[here]), excess[scales[beyond]]
-    share = max(0.0, min(1.0, (SAFE - e) / (further - e)))
-    return float(here * (scales[beyond] / here) ** share)
-
-
-def _confidence(
-    value: float | None,
-    optima: Sequence[float],
-    seeds: int,
-    ends: Sequence[float | None],
-    share: float,
-) -> tuple[str, list[str]]:
-    """Return how sure the value is, and why."""
-    if value is None:
-        return "low", ["No rate that was tried ended below where it began."]
-    spread = max(optima) / min(optima) if optima else math.inf
-    known = [end for end in ends if end is not None]
-    drift = max(known) / min(known)
-    level = 0 if max(spread, drift) <= 2.01 else 1 if max(spread, drift) <= 4.01 else 2
-    agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f}."
-    if seeds == 1:
-        agree = "One seed alone: how far chance moves the rate is not known."
-        level = max(level, 1)
-    reasons = [agree, f"Runs of half the length put it a factor {drift:.1f} away."]
-    if share < 0.1:
-        level = max(level, 1)
-        reasons.append(f"The longest runs are {share:.1%} of the training: it may want a lower rate.")
-    return ("high", "medium", "low")[level], reasons

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from downslope.diagnose.profile import left_out
 from downslope.report.numbers import column, count, counted, number
 from downslope.report.parts import (
     Cell,
@@ -206,7 +207,8 @@ def _what_ifs(profile: Mapping[str, Any]) -> Section | None:
         Column("speed", "number"),
         Column("at what price"),
     ]
-    caption = "Each change was tried on the same step, in turns with the step as it is."
+    caption = "Each change was tried on the same step, in turns with the step as it is. "
+    caption += left_out([w["name"] for w in tried])
     return Section("What if", [Table("Changes that were tried", heads, rows)], caption)
 
 

@@ -47,6 +47,7 @@ class TorchTrainer:
             self.optimizer = candidate.make("torch", self.model, inputs, lr, weight_decay)
         self.base = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.taken = 0
+        self.look_every = LOOK_EVERY
         device = next(self.model.parameters()).device
         self.device = None if device.type == "cpu" else device
         seed_everything(seed)
@@ -74,7 +75,7 @@ class TorchTrainer:
         with making(self.task, self.candidate):
             self.optimizer.step()
         self.taken += 1
-        look = self.device is None or self.taken % LOOK_EVERY == 0
+        look = self.device is None or self.taken % self.look_every == 0
         return float(loss.detach()) if look else 0.0
 
     def _next_batch(self) -> Any:

@@ -182,7 +182,7 @@ class Diagnostics:
             entries = max(1, sum(a.numel() for a, _ in pairs))
             flips.append(_total(flipped) / entries)
         along, total = _total(product), _total(squares)
-        losses = torch.stack([v.float().cpu() for v in self._losses[:-1]]).mean()
+        losses = _mean(self._losses[:-1])
         names = [name for name, _ in self._groups()]
         groups = {
             name: GroupRecord(
@@ -220,6 +220,12 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 def _total(values: list[Tensor]) -> Tensor:
     return torch.stack([v.float().to(values[0].device) for v in values]).sum() if values else torch.zeros(())
+
+
+def _mean(losses: list[Tensor]) -> Tensor:
+    """Return the mean of scalars, put together where the first of them is: one wait, not one for each."""
+    first = losses[0]
+    return torch.stack([v.to(first.device, first.dtype).reshape(()) for v in losses]).float().mean()
 
 
 def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:

@@ -19,8 +19,9 @@ def memory_of(subject: Subject) -> Memory:
     """Take two steps and return what they held.
 
     Activations are the tensors that the forward pass keeps for the backward pass, beyond parameters,
-    buffers and the batch. The peak is counted by the allocator of a CUDA device; on a CPU every
-    allocation and release of one step is recorded and added up on top of what lives between steps.
+    buffers and the batch. The peak is what lives between steps and, on top of it, the most that a step
+    holds more: counted by the allocator of a CUDA device; on a CPU, every allocation and release of one
+    step recorded and added up. What else the process keeps on the device is not counted.
     """
     model, optimizer = subject.model, subject.optimizer
     parameters, buffers = list(model.parameters()), list(model.buffers())
@@ -52,12 +53,14 @@ def memory_of(subject: Subject) -> Memory:
         gradients=gradients,
         state=state,
         activations=activations,
-        peak=peak if subject.device.type == "cuda" else standing + peak,
+        peak=standing + peak,
         peak_in=where,
     )
 
 
 def _peak_on_cuda(subject: Subject) -> tuple[int, str]:
+    """Return the most bytes that a step holds beyond what lives between steps, and in which part."""
+    before = torch.cuda.memory_allocated(subject.device)
     peaks: dict[str, int] = {}
 
     class Part:
@@ -72,7 +75,7 @@ def _peak_on_cuda(subject: Subject) -> tuple[int, str]:
 
     subject.step(Part)
     where = max(peaks, key=lambda name: peaks[name])
-    return peaks[where], where
+    return max(0, peaks[where] - before), where
 
 
 def _peak_on_host(subject: Subject) -> tuple[int, str]:

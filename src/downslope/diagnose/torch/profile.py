@@ -71,8 +71,8 @@ def profile(
             with the batch, returns it or an object with `.loss`.
         batches: a data loader or a list, to measure the data too; else `batch` is used again and again.
         versus: another optimizer of the same parameters, measured in turns with the first.
-        what_ifs: "all", "none", or names with commas between: "dtype" (of Newton-Schulz), "steps"
-            (fewer of them), "stacks" (larger ones), "compile" (of the model).
+        what_ifs: "all", "quick" (all but "compile"), "none", or names with commas between: "dtype" (of
+            Newton-Schulz), "steps" (fewer of them), "stacks" (larger ones), "compile" (of the model).
         layers: measure every module, forward and backward.
         memory: measure what the memory holds.
         seconds: about how long the windows of an optimizer are together.
@@ -162,8 +162,9 @@ def measured(subjects: Sequence[Subject], clock: Clock, seconds: float) -> list[
 
 
 def _compose(subject: Subject, windows: Windows, clock: Clock, steps: int) -> None:
-    """Take steps with every part of them marked."""
+    """Take steps with every part of them marked, the device idle at first as in the other windows."""
     tape = Tape(clock)
+    clock.settle()
     with heard_by(tape.part):
         for _ in range(steps):
             with tape.part("step"):

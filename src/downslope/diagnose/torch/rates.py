@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import SCHEDULES
 from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, seed_everything
-from downslope.diagnose.rates import LONGEST, Outcome, Rates, search
+from downslope.diagnose.rates import LONGEST, Rates, search
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import forever, of_objects
+from downslope.diagnose.valley import Outcome
 from downslope.errors import UsageError, closest
 from downslope.tasks import Task
 
@@ -71,6 +72,7 @@ class TaskBench:
     def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
         """See `Bench`."""
         trainer = TorchTrainer(self.task, self.candidate, seed, 1.0, self.weight_decay)
+        trainer.look_every = 1  # a sweep is made of the losses of all its steps, on a GPU too
         return grown(lambda scale, _: trainer.step(scale), low, high, steps)
 
     def run(self, scale: float, seed: int, steps: int) -> Outcome:
@@ -155,7 +157,7 @@ class ObjectBench:
             return value
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        if not all(bool(torch.isfinite(p.grad).all()) for p in self.model.parameters() if p.grad is not None):
+        if not _finite([p.grad for p in self.model.parameters() if p.grad is not None]):
             return math.nan
         self.optimizer.step()
         return value
@@ -168,6 +170,14 @@ class ObjectBench:
         with random_state_kept(None), torch.no_grad():
             self.model.eval()
             return float(self.evaluate(self.model))
+
+
+def _finite(gradients: list[Tensor]) -> bool:
+    """Return whether all numbers are finite, waiting once for each device."""
+    flags: dict[torch.device, list[Tensor]] = {}
+    for g in gradients:
+        flags.setdefault(g.device, []).append(torch.isfinite(g).all())
+    return all(bool(torch.stack(here).all()) for here in flags.values())
 
 
 def grown(step: Callable[[float, int], float], low: float, high: float, steps: int) -> list[float]:

@@ -21,6 +21,9 @@ from downslope.torch.muon import _STACK_BYTES, NS_DTYPES, Muon
 from downslope.torch.stacks import fast_dtype
 
 NAMES = ("dtype", "steps", "stacks", "compile")
+QUICK = NAMES[:3]
+"""Those that take seconds; compiling takes up to a minute."""
+
 ROUNDS = 9
 
 
@@ -35,7 +38,7 @@ class Change:
 
 
 def chosen(names: str | None) -> tuple[str, ...]:
-    """Return the names of changes in a text like "all", "none" or "steps,compile".
+    """Return the names of changes in a text like "all", "quick", "none" or "steps,compile".
 
     Raises:
         UsageError: there is no such change.
@@ -43,11 +46,13 @@ def chosen(names: str | None) -> tuple[str, ...]:
     """
     if names is None or names == "all":
         return NAMES
+    if names == "quick":
+        return QUICK
     found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
     for name in found:
         if name not in NAMES:
             raise UsageError(
-                f"unknown what-if {name!r}: expected all, none, or some of {', '.join(NAMES)}"
+                f"unknown what-if {name!r}: expected all, quick, none, or some of {', '.join(NAMES)}"
                 f"{closest(name, NAMES)}"
             )
     return tuple(found)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from downslope.gradients.check import noise
+from downslope.gradients.check import grid, noise
 from downslope.gradients.check.bends import Bends
 from downslope.gradients.check.line import Direction
 from downslope.gradients.check.locate import Search, Wrong
-from downslope.gradients.check.measure import Measured, Meter
+from downslope.gradients.check.measure import IMPORTANT, Measured, Meter
 from downslope.gradients.check.problem import Indices, Problem, Vector, length
 from downslope.gradients.check.result import (
     Finding,
@@ -93,13 +93,15 @@ class Check:
         at = np.flatnonzero(np.isfinite(claimed))
         first = self.generator.choice((-1.0, 1.0), self.problem.size)
         known = np.where(np.isfinite(claimed), claimed, 0.0)
+        seen = grid.find(self.problem, self.generator)
+        if seen:
+            self.problem.notes.append(f"f casts x to {seen}: checked at points that {seen} has")
         sigma, dtype = noise.of_value(self.problem, f0, known, first)
-        own = noise.of_gradient(self.problem, known, self.generator)
-        self.precise = dtype == "float64" and self.problem.eps < 1e-12
+        own = noise.of_gradient(self.problem, known, self.generator, dtype)
+        self.precise = dtype == "float64" and self.problem.grid < 1e-12
         if not self.precise:
-            # What computes in a coarser dtype inside cannot see steps below its own unit either.
+            own = noise.of_coarse_gradient(known, own, dtype, seen)
             self.problem.eps = max(self.problem.eps, 2 * noise.HALF[dtype])
-            own = np.maximum(own, 4 * self.problem.eps * np.abs(claimed))
         settings = self.settings
         self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
         self.level = settings.level if self.precise else max(settings.level, 0.1)
@@ -117,6 +119,8 @@ class Check:
         if at.size:
             self._all_entries(at)
             self._small_entries(at)
+            if self.meter.on_grid:
+                self._by_parts(at)
             self._last_look(at)
             self._by_complex_step(self._unresolved(self._open(at)))
         return Judge(self).report(claimed)
@@ -203,10 +207,34 @@ class Check:
     def _tested(self, at: Indices, weights: Vector | None = None, start: float | None = None) -> Measured:
         seen = self.meter.measure(self.meter.direction(at, weights), start=start, sure=True)
         self.seen.append(seen)
-        if not (seen.bent or math.isnan(seen.residual)):
-            noticed = np.where(self.meter.moved(seen), seen.tolerance / np.abs(seen.direction.by), np.inf)
-            self.resolution[at] = np.minimum(self.resolution[at], noticed)
+        if seen.rough and not self.precise:
+            self._forget_blind(seen)
+        self._count(seen)
         return seen
+
+    def _count(self, seen: Measured) -> None:
+        """Note which errors a direction would have shown."""
+        if seen.bent or math.isnan(seen.residual) or self._blind(seen):
+            return
+        at = seen.direction.at
+        noticed = np.where(self.meter.moved(seen), seen.tolerance / np.abs(seen.direction.by), np.inf)
+        self.resolution[at] = np.minimum(self.resolution[at], noticed)
+
+    def _blind(self, seen: Measured) -> bool:
+        """Whether a direction was measured at steps that pass over structure another one has shown.
+
+        In float64 the other one resolves it; below, the gradient of what large steps see may be claimed.
+        """
+        rough = [s.slope.step for s in self.seen if s.rough]
+        return bool(rough) and not self.precise and not seen.rough and seen.slope.step > 16 * min(rough)
+
+    def _forget_blind(self, seen: Measured) -> None:
+        """Count anew what has been seen, now that structure has shown."""
+        at = seen.direction.at
+        if any(map(self._blind, self.seen)):
+            self.resolution[at] = math.inf
+            for earlier in self.seen[:-1]:
+                self._count(earlier)
 
     def _kinked(self, at: Indices, seen: Measured) -> Indices:
         """Name the entries that bend at the point; return the others."""
@@ -241,6 +269,32 @@ class Check:
             seen = self._tested(chosen, weights / float(np.max(weights)), start=step)
             self._explained(seen)
             pool = np.setdiff1d(pool, chosen)
+
+    def _by_parts(self, at: Indices) -> None:
+        """Test in parts what drowns in the round-off of all entries together.
+
+        One entry by itself tells whether that helps, and how many may stand in a part.
+        """
+        size = np.abs(self.meter.claimed)
+        pool = self._unresolved(self._open(at))
+        pool = pool[size[pool] > IMPORTANT * float(np.max(size, initial=0.0))]
+        if not pool.size or self.search.full:
+            return
+        j = pool[[int(np.argsort(size[pool])[pool.size // 2])]]
+        self._explained(self._tested(j, start=self.search._step(int(j[0]))))
+        room = float((self.level * size[j] / self.resolution[j])[0])
+        if not room >= 1:
+            return
+        count = min(pool.size, max(1, int(room**2)))
+        parts = np.array_split(pool, math.ceil(pool.size / count))
+        while parts and self.problem.evaluations < self.settings.evaluations // 2:
+            part = self._unresolved(self._open(parts.pop()))
+            if not part.size:
+                continue
+            self._explained(self._tested(part, start=self.search._step(int(part[0]))))
+            left = self._unresolved(self._open(part))
+            if left.size and part.size > 1:
+                parts += [left[: left.size // 2], left[left.size // 2 :]]
 
     def _by_complex_step(self, at: Indices) -> None:
         """Test entries that differences cannot resolve by Im f(x + i h v) / h, which subtracts nothing.

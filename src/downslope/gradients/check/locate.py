@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from downslope.gradients.check.grid import cell
 from downslope.gradients.check.hints import Pattern, factor, patterns
 from downslope.gradients.check.line import Direction
 from downslope.gradients.check.measure import Measured, Meter
@@ -146,11 +147,12 @@ class Search:
         if self.precise:
             return True
         problem, r = self.meter.problem, abs(seen.residual)
-        finest = 32 * problem.eps * abs(float(problem.x[j]))
+        finest = 32 * problem.grid * abs(float(problem.x[j]))
         visible = min(max(20 * self.meter.noise.value / r, finest), seen.slope.step)
-        for h in (visible * k for k in (2.6, 1.7, 1.0, 0.77, 0.53, 0.32, 0.11)):
-            if h > seen.slope.step:
-                continue
+        steps = [h for k in (2.6, 1.7, 1.0, 0.77, 0.53, 0.32, 0.11) if (h := visible * k) <= seen.slope.step]
+        if self.meter.on_grid:  # whole steps of the grid: others move the point by chance, or not at all
+            steps = [k * float(cell(problem.x[[j]], problem.grid)[0]) for k in (1, 2, 3, 5, 7, 11, 17, 23)]
+        for h in steps:
             total = 0.0
             for side in (-h, h):
                 near = problem.x.copy()

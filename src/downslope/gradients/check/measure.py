@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from downslope.gradients.check.grid import COARSE
 from downslope.gradients.check.line import Direction, Line, Slope
-from downslope.gradients.check.noise import Noise
+from downslope.gradients.check.noise import HALF, Noise
 from downslope.gradients.check.problem import Indices, Problem, Vector, length
 
 SURE = 8.0
 """Residuals of this many errors are no accident."""
+
+
+IMPORTANT = 0.05
+"""Entries above this share of the largest make up the gradient: without them nothing is passed."""
 
 
 @dataclass
@@ -67,6 +72,11 @@ class Meter:
     def spent(self) -> bool:
         """Whether the evaluations allowed are used up."""
         return self.problem.evaluations >= self.limit
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether f sees x with few digits, and its values have more."""
+        return self.problem.grid >= COARSE and HALF[self.noise.dtype] < COARSE / 2
 
     def line(self, direction: Direction) -> Line:
         """Return the line along a direction, with the gradient as it is claimed now."""
@@ -133,7 +143,7 @@ class Meter:
     def _shown(self, direction: Direction) -> float:
         """Return a step that the entries which make up the claimed derivative can show."""
         at, by = direction
-        needed = 16 * self.problem.eps * np.abs(self.problem.x[at]) / np.maximum(np.abs(by), 1e-300)
+        needed = 16 * self.problem.grid * np.abs(self.problem.x[at]) / np.maximum(np.abs(by), 1e-300)
         share = np.abs(self.claimed[at] * by)
         if not share.any():
             share = np.ones_like(share)
@@ -144,4 +154,5 @@ class Meter:
     def moved(self, measured: Measured) -> NDArray[np.bool_]:
         """Return which entries of a direction were moved by more than their last digits."""
         at, by = measured.direction
-        return np.abs(by) * measured.slope.step >= 64 * self.problem.eps * np.abs(self.problem.x[at])
+        digits = 8 if self.on_grid else 64
+        return np.abs(by) * measured.slope.step >= digits * self.problem.grid * np.abs(self.problem.x[at])

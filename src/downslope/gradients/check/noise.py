@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from downslope.gradients.check.grid import COARSE, cell
 from downslope.gradients.check.problem import Problem, Vector, length
 
 STEPS = (-3, -2, -1, 1, 2, 3)
 SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
+WILD = 0.25
+"""The share of itself that an entry moves by between neighbouring points of a grid too coarse for it."""
+
 HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
@@ -35,6 +39,8 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     Each coordinate moves in proportion to itself, so that none leaves its own scale. What the claimed
     gradient says of the steps as they were rounded is taken off.
     """
+    if problem.grid >= COARSE:
+        return _of_value_on_grid(problem, f0, claimed, signs)
     size = np.abs(problem.x)
     typical = float(np.median(size[size > 0])) if np.any(size > 0) else 1.0
     by = signs * np.where(size > 0, size, typical)
@@ -42,7 +48,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     seen: set[float] = set()
     dtype = "float64"
     for spacing in SPACINGS:
-        if spacing < 8 * problem.eps:
+        if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
         values, smooth = [], []
         for k in STEPS:
@@ -62,6 +68,25 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     least = min((s for s in found if s > 0), default=0.0)
     floor = HALF[dtype] * abs(f0) / 2
     return max(least, floor, problem.eps * abs(f0) / 8, 1e-320), dtype
+
+
+def _of_value_on_grid(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tuple[float, str]:
+    """Return the same where x has few digits: points are whole steps of its grid apart.
+
+    The steps are large, and what curvature is left in the differences counts as noise.
+    """
+    by = signs * cell(problem.x, problem.grid)
+    found: list[float] = []
+    seen = {f0}
+    for spacing in (1, 2):
+        values = [f0 if k == 0 else problem.f(problem.x + k * spacing * by) for k in range(-3, 4)]
+        if all(map(math.isfinite, values)):
+            seen.update(values)
+            smooth = [k * spacing * float(claimed @ by) for k in range(-3, 4)]
+            found.append(deviation([v - s for v, s in zip(values, smooth, strict=True)]))
+    dtype = coarsest(sorted(seen))
+    least = min((s for s in found if s > 0), default=0.0)
+    return max(least, HALF[dtype] * abs(f0) / 2, 1e-320), dtype
 
 
 def deviation(values: list[float]) -> float:
@@ -99,15 +124,40 @@ def coarsest(values: list[float]) -> str:
     return "float32"
 
 
-def of_gradient(problem: Problem, claimed: Vector, generator: np.random.Generator) -> Vector:
+def of_gradient(
+    problem: Problem, claimed: Vector, generator: np.random.Generator, dtype: str = "float64"
+) -> Vector:
     """Return how far each gradient entry moves when the point moves by a unit in its last place.
 
-    Two such moves; the larger is kept. Beside it stands the rounding of the entry itself.
+    Two such moves; the larger is kept. Beside it stands the rounding of the entry itself. On a coarse
+    grid a smooth gradient moves too: where the values of f (of `dtype`) are finer, only entries count
+    that are another at the next point.
     """
     moved = np.zeros_like(claimed)
     for _ in range(2):
-        kick = generator.choice((-1.0, 1.0), problem.size) * 2 * problem.eps
+        kick = generator.choice((-1.0, 1.0), problem.size) * 2 * problem.grid
         near = problem.round(problem.x * (1 + kick))
         moved = np.maximum(moved, np.abs(problem.g(near) - claimed))
     finite = np.where(np.isfinite(moved), moved, 0.0)
-    return np.maximum(finite, 4 * problem.eps * np.abs(np.where(np.isfinite(claimed), claimed, 0.0)))
+    size = np.abs(np.where(np.isfinite(claimed), claimed, 0.0))
+    if problem.grid >= COARSE and HALF[dtype] < COARSE / 2:
+        return np.where(finite > WILD * size, finite, 0.0)
+    return np.maximum(finite, 4 * problem.eps * size)
+
+
+def of_coarse_gradient(claimed: Vector, own: Vector, dtype: str, grid: str) -> Vector:
+    """Return the round-off of a gradient below float64.
+
+    Args:
+        claimed: the gradient.
+        own: how far it moves with the last digits of x.
+        dtype: of the values of f; where these are coarse, they bound what can be seen at all.
+        grid: the dtype to which f casts its argument, or "". The rest is then as coarse: an entry's own
+            rounding, and a quarter of the largest one's, since terms of that size may have cancelled.
+
+    """
+    size = np.abs(np.where(np.isfinite(claimed), claimed, 0.0))
+    made: Vector = np.maximum(own, 8 * HALF[dtype] * size)
+    if grid in ("bfloat16", "float16"):
+        made = np.maximum(made, HALF[grid] * (size + float(np.max(size, initial=0.0)) / 4))
+    return made

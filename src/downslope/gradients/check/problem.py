@@ -77,6 +77,7 @@ class Problem:
         gradient: the claimed gradient at a vector, (n,).
         leaves: what the user calls the parts of the vector.
         eps: unit round-off of the arithmetic that f and its gradient are known to use.
+        grid: unit round-off of x as they use it: coarser than `eps` where they cast their argument.
         round: a vector as the function receives it (float32 parameters lose digits).
         complex_value: f at a complex vector, where the framework has one to try.
         product: the claimed Hessian times a vector, (x, v) -> (n,), where there is one.
@@ -90,12 +91,16 @@ class Problem:
     leaves: tuple[Leaf, ...]
     eps: float = float(np.finfo(np.float64).eps)
     round: Callable[[Vector], Vector] = field(default=lambda x: x)
+    grid: float = 0.0
     complex_value: Callable[[NDArray[np.complex128]], complex] | None = None
     product: Callable[[Vector, Vector], Vector] | None = None
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     values: int = 0
     gradients: int = 0
+
+    def __post_init__(self) -> None:
+        self.grid = self.grid or self.eps
 
     @property
     def size(self) -> int:

@@ -10,9 +10,11 @@ import numpy as np
 
 from downslope.gradients import kinks
 from downslope.gradients.check import noise
+from downslope.gradients.check.grid import COARSE
 from downslope.gradients.check.hints import Pattern, hint, ratio_hint
 from downslope.gradients.check.line import Direction, Line
 from downslope.gradients.check.locate import Wrong, WrongPart
+from downslope.gradients.check.measure import IMPORTANT
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.result import Coverage, Finding, GradientReport, Reason, Taylor, Verdict
 from downslope.gradients.check.words import region
@@ -92,7 +94,7 @@ class Judge:
     def _judge_coverage(self) -> None:
         """A pass needs the entries that make up the gradient to be resolved."""
         size = np.abs(self.meter.claimed)
-        important = size > 0.05 * float(np.max(size, initial=0.0))
+        important = size > IMPORTANT * float(np.max(size, initial=0.0))
         important &= size > 0
         missed = important & (self.resolution > self.level * size)
         if self.unexplained and not self.reasons:
@@ -121,7 +123,7 @@ class Judge:
 
     def _cause(self) -> tuple[Reason, str] | None:
         """Return a kink or a jump near the point that keeps differences from converging."""
-        if not self.seen or self.meter.spent:
+        if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid
             return None
         line, near = self.seen[0].line, self.seen[0].slope.step
         found = None

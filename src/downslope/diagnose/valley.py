@@ -1,0 +1,187 @@
+"""What runs at several rates say together: where the best rate lies, which are safe, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+STEP = 2.0
+"""Between neighbouring rates that are tried."""
+
+NEAR = 1.5
+"""Rates that end within this factor of the best say where the valley lies."""
+
+SAFE = 0.10
+"""How much above the best a rate may end and still be safe."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended, and how it would have without training; `final` is infinite where it diverged."""
+
+    final: float
+    start: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A short run."""
+
+    scale: float
+    seed: int
+    steps: int
+    final: float
+    start: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether it diverged, or ended no better than it began."""
+        return not (math.isfinite(self.final) and self.final < self.start)
+
+
+def medians_of(runs: Sequence[Run]) -> dict[float, float]:
+    """Return the median over seeds of how each rate ends; a run that failed counts as infinite."""
+    ends: dict[float, list[float]] = {}
+    for r in runs:
+        ends.setdefault(r.scale, []).append(math.inf if r.failed else r.final)
+    return {scale: statistics.median(values) for scale, values in sorted(ends.items())}
+
+
+def optimum(medians: Mapping[float, float]) -> float | None:
+    """Return the minimum of a parabola through what rates end with, in the logarithms.
+
+    It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
+    neighbours: fitted to these alone it would follow the noise of a flat valley. It stays within a
+    step of the best rate and within those that were tried. None where no rate ended well.
+
+    >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
+    (1.0, 1.0)
+
+    """
+    scales = [s for s in sorted(medians) if math.isfinite(medians[s])]
+    if not scales:
+        return None
+    at = min(range(len(scales)), key=lambda i: medians[scales[i]])
+    lowest = medians[scales[at]]
+    if len(scales) < 3 or lowest <= 0:
+        return scales[at]
+    near = [i for i, s in enumerate(scales) if medians[s] <= NEAR * lowest or abs(i - at) <= 1]
+    if len(near) < 3:
+        return scales[at]
+    x = np.log([scales[i] / scales[at] for i in near])
+    bend, slope, _ = np.polyfit(x, np.log([medians[scales[i]] for i in near]), 2)
+    if bend <= 0:
+        return scales[at]
+    reach = math.log(STEP)
+    shift = max(-reach, min(reach, -slope / (2 * bend)))
+    return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
+
+
+def pooled(runs: Sequence[Run]) -> float | None:
+    """Return the geometric mean of the optima of the two longest lengths of runs.
+
+    The shorter runs have the sharper valley, the longer ones are nearer to the training.
+    """
+    lengths = sorted({r.steps for r in runs})[-2:]
+    found = [optimum(medians_of([r for r in runs if r.steps == length])) for length in lengths]
+    known = [math.log(o) for o in found if o is not None]
+    return math.exp(statistics.fmean(known)) if known and found[-1] is not None else None
+
+
+def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest of the rates around the best that end within 10 % of it.
+
+    Each rate is judged among runs of the longest length that it reached; where a run of a rate failed,
+    it is not safe.
+    """
+    reached: dict[float, int] = {}
+    for r in runs:
+        reached[r.scale] = max(reached.get(r.scale, 0), r.steps)
+    excess: dict[float, float] = {}
+    for length in set(reached.values()):
+        medians = medians_of([r for r in runs if r.steps == length])
+        best = min(medians.values())
+        for scale in (s for s, most in reached.items() if most == length):
+            fine = math.isfinite(best) and not any(r.failed for r in runs if r.scale == scale)
+            excess[scale] = (medians[scale] - best) / abs(best) if fine and best else math.inf
+    scales = sorted(excess)
+    longest = max(reached.values(), default=0)
+    ends = {s: v for s, v in medians_of([r for r in runs if r.steps == longest]).items() if math.isfinite(v)}
+    if not ends:
+        return None, None
+    first = last = scales.index(min(ends, key=ends.__getitem__))
+    while first > 0 and excess[scales[first - 1]] <= SAFE:
+        first -= 1
+    while last + 1 < len(scales) and excess[scales[last + 1]] <= SAFE:
+        last += 1
+    return _crossing(scales, excess, first, -1), _crossing(scales, excess, last, 1)
+
+
+def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, way: int) -> float:
+    """Return where, from a safe rate on, the interpolated excess reaches what is safe."""
+    here, beyond = float(scales[at]), at + way
+    if not 0 <= beyond < len(scales) or not math.isfinite(excess[scales[beyond]]):
+        return here
+    e, further = max(0.0, excess[here]), excess[scales[beyond]]
+    share = max(0.0, min(1.0, (SAFE - e) / (further - e)))
+    return float(here * (scales[beyond] / here) ** share)
+
+
+def edge_of(runs: Sequence[Run]) -> str:
+    """Return "highest" or "lowest" where the best of the longest runs has that rate of all tried, else "".
+
+    >>> [edge_of([Run(s, 0, 8, 1 / s, 9.0) for s in (1.0, 2.0)]), edge_of([])]
+    ['highest', '']
+
+    """
+    longest = max((r.steps for r in runs), default=0)
+    medians = medians_of([r for r in runs if r.steps == longest])
+    if not medians or not math.isfinite(min(medians.values())):
+        return ""
+    best, tried = min(medians, key=medians.__getitem__), {r.scale for r in runs}
+    if len(tried) < 2:
+        return ""
+    return "highest" if best == max(tried) else "lowest" if best == min(tried) else ""
+
+
+def confidence_of(
+    value: float | None,
+    optima: Sequence[float],
+    seeds: int,
+    ends: Sequence[float | None],
+    share: float,
+    edge: str = "",
+) -> tuple[str, list[str]]:
+    """Return how sure the value is, and why.
+
+    Args:
+        value: the rate found.
+        optima: that of each seed by itself.
+        seeds: how many there were.
+        ends: the best rates of runs of the two longest lengths.
+        share: the longest runs as a share of the training.
+        edge: "highest" or "lowest" where the best rate is that of all that were tried.
+
+    """
+    if value is None:
+        return "low", ["No rate that was tried ended below where it began."]
+    spread = max(optima) / min(optima) if optima else math.inf
+    known = [end for end in ends if end is not None]
+    drift = max(known) / min(known)
+    level = 0 if max(spread, drift) <= 2.01 else 1 if max(spread, drift) <= 4.01 else 2
+    agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f}."
+    if seeds == 1:
+        agree = "One seed alone: how far chance moves the rate is not known."
+        level = max(level, 1)
+    reasons = [agree, f"Runs of half the length put it a factor {drift:.1f} away."]
+    if edge:
+        level = 2
+        reasons.append(f"The best is the {edge} rate that was tried: what lies beyond it is not known.")
+    if share < 0.1:
+        level = max(level, 1)
+        reasons.append(f"The longest runs are {share:.1%} of the training: it may want a lower rate.")
+    return ("high", "medium", "low")[level], reasons

@@ -1,0 +1,75 @@
+"""Functions that cast their argument: on which grid they see it, found by asking.
+
+A function that computes in bfloat16 inside is a staircase of what it is given in float32. On the points
+that bfloat16 has, it is the function that was meant, and its gradient the one that is claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from downslope.gradients.check.problem import Problem, Vector
+
+BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
+"""Binary digits of each dtype's numbers, the leading one counted; TF32 has those of float16."""
+
+COARSE = 2.0**-11
+"""From this unit on, one step of the grid moves a smooth function visibly."""
+
+
+def rounded(x: Vector, bits: int) -> Vector:
+    """Return the nearest numbers of so many binary digits.
+
+    >>> rounded(np.array([1.0, 1.003, 1.006, -300.7]), 8)
+    array([   1.    ,    1.    ,    1.0078, -300.    ])
+
+    """
+    mantissa, exponent = np.frexp(x)
+    made: Vector = np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+    return made
+
+
+def cell(x: Vector, unit: float) -> Vector:
+    """Return the distance of neighbouring numbers at x, where at 1 it is `unit`."""
+    _, exponent = np.frexp(x)
+    made: Vector = np.ldexp(unit, exponent - 1)
+    return made
+
+
+def find(problem: Problem, generator: np.random.Generator) -> str:
+    """Move the problem onto the coarsest grid on which its function sees x; return its dtype, or "".
+
+    Asked is, at points beside x, whether rounding them changes the value or any entry of the gradient.
+    """
+    near = problem.round(problem.x * (1 + 2.0**-6 * generator.uniform(-1, 1, problem.size)))
+    f = g = None
+    for dtype, bits in BITS.items():
+        if 2.0 ** (1 - bits) <= problem.grid:
+            continue
+        moved = rounded(near, bits)
+        if np.array_equal(moved, near):
+            continue
+        f = problem.f(near) if f is None else f
+        if problem.f(moved) != f:
+            continue
+        g = problem.g(near) if g is None else g
+        if not np.array_equal(problem.g(moved), g, equal_nan=True):
+            continue
+        if not _same(problem, rounded(problem.x, bits)):
+            continue
+        problem.round = _composed(problem.round, bits)
+        problem.x, problem.grid = rounded(problem.x, bits), 2.0 ** (1 - bits)
+        return dtype
+    return ""
+
+
+def _composed(first: Callable[[Vector], Vector], bits: int) -> Callable[[Vector], Vector]:
+    return lambda v: rounded(first(v), bits)
+
+
+def _same(problem: Problem, other: Vector) -> bool:
+    return problem.f(problem.x) == problem.f(other) and np.array_equal(
+        problem.g(problem.x), problem.g(other), equal_nan=True
+    )

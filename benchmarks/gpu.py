@@ -21,8 +21,6 @@ Without a CUDA GPU it says so and exits with 2.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import statistics
 import sys
 import time
@@ -31,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from muon_peers import PEERS
 from timing import dump, ratio, show
 
 import downslope.torch as dt
@@ -102,33 +101,6 @@ def capture(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     with torch.cuda.graph(graph):
         optimizer.step()
     return graph.replay
-
-
-def _from(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
-
-
-PEERS: dict[str, Callable[[list[Any]], Any]] = {
-    "torch.optim": lambda p: torch.optim.Muon(p, lr=1e-6, weight_decay=0.0),
-    "KellerJordan": lambda p: _from("muon", "SingleDeviceMuon")(p, lr=1e-6, weight_decay=0.0),
-    "pytorch_optimizer": lambda p: _from("pytorch_optimizer", "Muon")(
-        [{"params": p, "use_muon": True}], lr=1e-6, weight_decay=0.0
-    ),
-    "timm": lambda p: _from("timm.optim.muon", "Muon")(p, lr=1e-6, weight_decay=0.0),
-    "Emerging-Optimizers": lambda p: _from("emerging_optimizers.orthogonalized_optimizers", "Muon")(
-        p, lr=1e-6, weight_decay=0.0, nesterov=True
-    ),
-    "HeavyBall": lambda p: _from("heavyball", "Muon")(p, lr=1e-6),
-    "dion, Gram form": lambda p: _from("dion", "Muon")(
-        p, lr=1e-6, weight_decay=0.0, nesterov=True, use_gram_newton_schulz=True
-    ),
-    "dion, Triton": lambda p: _from("dion", "Muon")(
-        p, lr=1e-6, weight_decay=0.0, nesterov=True, use_triton=True
-    ),
-    "gram-newton-schulz": lambda p: _from("gram_newton_schulz", "Muon")(
-        p, lr=1e-6, weight_decay=0.0, ns_use_kernels=importlib.util.find_spec("quack") is not None
-    ),
-}
 
 
 def muon_candidates(shapes: Sequence[Shape], device: str, peers: Sequence[str]) -> dict[str, Candidate]:

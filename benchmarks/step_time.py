@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from muon_peers import PEERS
 from timing import bandwidth, dump, interleaved, medians, ratio, show
 
 import downslope.torch as dt
@@ -42,6 +43,7 @@ RULES: dict[str, tuple[Make, Make, dict[str, Any], int]] = {
     "adam": (dt.Adam, torch.optim.Adam, {"lr": 1e-6}, 28),
     "adamw": (dt.AdamW, torch.optim.AdamW, {"lr": 1e-6, "weight_decay": 0.1}, 28),
 }
+ON_CPU = [name for name in PEERS if name != "gram-newton-schulz"]  # which iterates in float16: hours
 FUSED = ("sgd", "sgd-momentum", "adagrad", "adam", "adamw")
 
 
@@ -90,37 +92,35 @@ def our_muon(shapes: list[tuple[int, ...]], stacked: bool, **options: Any) -> to
     return dt.Muon(groups if stacked else parameters(shapes), lr=1e-6, **options)
 
 
-def peers() -> dict[str, Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]]:
-    """Return other libraries' Muon, of those that are installed."""
-    found: dict[str, Any] = {"torch": lambda params: torch.optim.Muon(params, lr=1e-6)}
-    try:
-        import timm.optim
-
-        found["timm"] = lambda params: timm.optim.Muon(params, lr=1e-6)
-    except (ImportError, RuntimeError) as error:  # torchvision of another build raises the latter
-        print(f"timm is left out: {error}")
-    try:
-        import pytorch_optimizer
-
-        found["pytorch_optimizer"] = lambda params: pytorch_optimizer.Muon(
-            [{"params": params, "use_muon": True}], lr=1e-6
-        )
-    except ImportError as error:
-        print(f"pytorch_optimizer is left out: {error}")
+def candidates_of(
+    shapes: list[tuple[int, ...]], stacked: bool, asked: list[str]
+) -> dict[str, Callable[[], Any]]:
+    """Return the steps of other libraries' Muon, of those that are installed and run here."""
+    found: dict[str, Callable[[], Any]] = {}
+    for name in asked:
+        try:
+            step = PEERS[name](split(shapes, stacked)).step
+            step()
+        except (ImportError, RuntimeError, AssertionError, NotImplementedError) as error:
+            print(f"{name} is left out: {type(error).__name__}: {str(error).splitlines()[0][:60]}")
+        else:
+            found[name] = step
     return found
 
 
-def muon(shapes: list[tuple[int, ...]], stacked: bool, repeats: int) -> dict[str, list[float]]:
+def muon(
+    shapes: list[tuple[int, ...]], stacked: bool, repeats: int, asked: list[str]
+) -> dict[str, list[float]]:
     candidates = {
         "ours": our_muon(shapes, stacked).step,
         "ours, float32": our_muon(shapes, stacked, ns_dtype="float32").step,
         "ours, bfloat16": our_muon(shapes, stacked, ns_dtype="bfloat16").step,
-        **{name: make(split(shapes, stacked)).step for name, make in peers().items()},
+        **candidates_of(shapes, stacked, asked),
     }
     return interleaved(candidates, repeats)
 
 
-def ranges() -> dict[str, str]:
+def ranges(asked: list[str]) -> dict[str, str]:
     """Return where each one's step leaves singular values that lay between 1 and 0.01."""
     n = 512
     u, v = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0] for _ in range(2))
@@ -132,10 +132,13 @@ def ranges() -> dict[str, str]:
         for name in ("", "float32", "bfloat16")
     }
     found = {}
-    for name, make in {**makers, **peers()}.items():
+    for name, make in {**makers, **{name: PEERS[name] for name in asked}}.items():
         p = torch.nn.Parameter(torch.zeros(n, n))
         p.grad = g.clone()
-        optimizer = make([p])
+        try:
+            optimizer = make([p])
+        except (ImportError, RuntimeError):
+            continue
         for group in optimizer.param_groups:
             group.update(lr=1.0, weight_decay=0.0)
         optimizer.step()
@@ -166,7 +169,7 @@ def rows_of(seconds: dict[str, list[float]], floor: float | None) -> list[list[s
     middle = medians(seconds)
     rows = []
     for name, value in middle.items():
-        bases = [b for b in ("torch", "torch foreach", "torch fused") if b in middle]
+        bases = [b for b in ("torch", "torch foreach", "torch fused", "torch.optim") if b in middle]
         ratios = [f"{ratio(seconds, name, base):.2f}" for base in bases]
         share = [] if floor is None else [f"{floor / value:.0%}"]
         rows.append([name, f"{1e3 * value:.2f}", *ratios, *share])
@@ -179,6 +182,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--rules", default=",".join([*RULES, "muon"]))
+    parser.add_argument("--peers", default=";".join(ON_CPU), help="other libraries' Muon")
     parser.add_argument("--json")
     args = parser.parse_args()
     chosen = args.rules.split(",")
@@ -192,15 +196,18 @@ def main() -> None:
             seconds = elementwise(name, shapes, args.repeats)
             results[f"{set_name}/{name}"] = medians(seconds)
             floor = RULES[name][3] * count / rate
-            times = [f"x {b}" for b in ("torch", "torch foreach", "torch fused") if b in seconds]
+            times = [
+                f"x {b}" for b in ("torch", "torch foreach", "torch fused", "torch.optim") if b in seconds
+            ]
             title = f"{name} on {set_name}: {count:,} elements, floor {1e3 * floor:.2f} ms"
             show(title, ["step", "ms", *times, "of floor"], rows_of(seconds, floor))
     if "muon" in chosen:
-        products, ends = matmul_rate(), ranges()
+        asked = args.peers.split(";")
+        products, ends = matmul_rate(), ranges(asked)
         print(f"float32 products: {products / 1e9:.0f} GFLOP/s")
         for set_name in ("gpt2-4-hidden", "conv-126", "experts-8"):
             stacked = set_name == "experts-8"
-            seconds = muon(SETS[set_name], stacked, max(3, args.repeats // 3))
+            seconds = muon(SETS[set_name], stacked, max(3, args.repeats // 3), asked)
             results[f"{set_name}/muon"] = medians(seconds)
             floor = muon_floor(SETS[set_name], stacked, rate, products)
             rows = [[*row, ends[row[0]]] for row in rows_of(seconds, floor)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -125,7 +128,7 @@ def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
         assert done.isfinite().all()
 
 
-def test_memory_of_a_step_stays_in_its_budget() -> None:
+def test_portions_stay_in_their_budget() -> None:
     """The largest stack that is gathered at a time fits max_stack_bytes."""
     params = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(16)]
     for p in params:
@@ -143,3 +146,73 @@ def test_memory_of_a_step_stays_in_its_budget() -> None:
     finally:
         stacks_module._gather = original
     assert seen == [4, 4, 4, 4]
+
+
+MEASURE = """
+import re, sys, torch
+from pathlib import Path
+from downslope.torch import Muon
+
+def kilobytes(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+params = [torch.nn.Parameter(torch.randn(256, 4096)) for _ in range(64)]
+for p in params:
+    p.grad = torch.randn_like(p)
+options = {"max_stack_bytes": int(sys.argv[1])} if len(sys.argv) > 1 else {}
+optimizer = Muon(params, **options)
+optimizer.step()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = kilobytes("VmRSS")
+optimizer.step()
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
+def test_a_step_takes_little_memory() -> None:
+    """At most 10 % of the parameters or 64 MiB, whichever is more; of 268 MB here."""
+
+    def peak(*arguments: str) -> int:
+        command = [sys.executable, "-c", MEASURE, *arguments]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert peak() <= 64 << 20
+    assert peak(str(1 << 40)) > 3 * (64 << 20), "the budget is what keeps it small"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding with zeros and transposing changes no singular value."""
+    monkeypatch.setitem(stacks_module._SPARE, "cpu", 1e12)
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(12, 30), (30, 10), (8, 8), (20, 2, 3, 3), (12, 30)]
+    start = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
+    grads = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
+    seen = []
+    original = stacks_module._orthogonalised
+
+    def watched(rule, stack, *rest):  # type: ignore[no-untyped-def]
+        seen.append(tuple(stack.shape))
+        return original(rule, stack, *rest)
+
+    monkeypatch.setattr(stacks_module, "_orthogonalised", watched)
+
+    def stepped(chosen: list[int]) -> list[torch.Tensor]:
+        params = [torch.nn.Parameter(start[i].clone()) for i in chosen]
+        optimizer = Muon(params, lr=0.1)
+        for _ in range(2):
+            for i, p in zip(chosen, params, strict=True):
+                p.grad = grads[i].clone()
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    together = stepped([0, 1, 2, 3, 4])
+    assert seen == [(5, 20, 30)] * 2 or seen == [(5, 30, 20)] * 2 or {s[0] for s in seen} == {5}
+    for i, p in enumerate(together):
+        alone = stepped([i])[0]
+        # sums in another order, which three polynomials lift by their slopes, 1,130 together
+        slack = 1e-9 if dtype == torch.float64 else 1e-3
+        assert (p - alone).norm() <= slack * (alone - start[i]).norm()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from downslope.grouping.view import MatrixView
 from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
-from downslope.torch.stacks import Item, fast_dtype, step_stacks
+from downslope.torch.places import Item, layout_of
+from downslope.torch.stacks import Write, fast_dtype, step_stacks
 
 
 def step_in_place(
@@ -27,14 +27,12 @@ def step_in_place(
         setting = group[0].setting
         rate = lr * setting.lr_ratio
         if isinstance(setting.rule, Muon):
-            items = [Item(w.value, w.g, w.state.momentum_buffer, _view(w), w.state.row_square) for w in group]
+            items = [_item(w) for w in group]
             step_stacks(
                 setting.rule,
                 items,
                 t=t,
-                lr=rate,
-                weight_decay=setting.weight_decay,
-                cautious=setting.cautious,
+                how=Write(rate, setting.weight_decay, setting.cautious),
                 ns_dtype=NS_DTYPES[ns_dtype] or fast_dtype(group[0].value),
                 max_stack_bytes=max_stack_bytes,
             )
@@ -56,6 +54,8 @@ def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
     for_each_block(kernel, rows, (True, False) + (True,) * len(columns))
 
 
-def _view(w: Work) -> MatrixView:
-    assert w.setting.view is not None
-    return w.setting.view
+def _item(w: Work) -> Item:
+    view = w.setting.view
+    assert view is not None
+    layout = layout_of(view, tuple(w.value.shape))
+    return Item(w.value, w.g, w.state.momentum_buffer, view, layout, w.state.row_square)

@@ -35,9 +35,7 @@ class TorchOps:
         return torch.where(condition, a, b)
 
     def ema(self, slot: Tensor, value: Tensor, beta: float | Tensor) -> Tensor:
-        if isinstance(beta, Tensor):
-            return slot.mul_(beta).add_(value * (1 - beta))
-        return slot.mul_(beta).add_(value, alpha=1 - beta)
+        return slot.lerp_(value, 1 - beta)  # one pass over the slot, where a product and a sum are two
 
     def accumulate(self, slot: Tensor, value: Tensor, decay: float) -> Tensor:
         return (slot if decay == 1 else slot.mul_(decay)).add_(value)

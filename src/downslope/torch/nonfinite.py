@@ -84,7 +84,7 @@ class _Entry:
         if not self.on_its_way or _recording(self.seen) or not (self.event is None or self.event.query()):
             return []
         assert self.copy is not None
-        bad = self.copy.numpy().nonzero()[0]  # memory of the host: not an operation on a tensor
+        bad = self.copy.numpy().nonzero()[0].tolist()  # memory of the host: not an operation on a tensor
         self.on_its_way = False
         if self.event is None:
             self.copy = None

@@ -69,12 +69,12 @@ class Place(NamedTuple):
 
     stack: Shape
     start: int
-    count: int
+    many: int
     shape: Shape
 
     def of(self, stack: Tensor) -> Tensor:
         """Return these matrices of the stack (count, …, …), each (fan_out, fan_in); a view."""
-        part = stack[self.start : self.start + self.count]
+        part = stack[self.start : self.start + self.many]
         if turned(self.shape, self.stack):
             part = part.mT
         return part[:, : self.shape[0], : self.shape[1]]

@@ -90,7 +90,7 @@ def _gather(
     """Update the momenta; return the stacks in the dtype of the iterations, divided by their norms."""
     assert engine.tables is not None
     like, with_zeros = portion[0].momentum, padded(places)
-    tiles = {stack: 1 for stack in counts}
+    tiles = dict.fromkeys(counts, 1)
     for (place,) in places:
         tiles[place.stack] = max(tiles[place.stack], elementwise.tiles_of(*place.shape))
     stacks, squares = {}, {}
@@ -104,7 +104,7 @@ def _gather(
         elementwise.momentum(
             table,
             place.of(stacks[place.stack]),
-            squares[place.stack][place.start : place.start + place.count],
+            squares[place.stack][place.start : place.start + place.many],
             dtype=gradients,
             mu=mu,
             nesterov=rule.nesterov,
@@ -119,20 +119,20 @@ def _gather(
 def _alike(
     portion: Sequence[Item], places: Sequence[Sequence[Place]], which: str
 ) -> dict[tuple[Place, torch.dtype], list[Item]]:
-    """Return the runs of items that one launch takes: one after the other in a stack, of one shape and dtype."""
+    """Return the runs of items that one launch takes: neighbours in a stack, of one shape and dtype."""
     runs: list[tuple[Place, torch.dtype, list[Item]]] = []
     for item, (place,) in zip(portion, places, strict=True):
         dtype = getattr(item, which).dtype
         if runs:
             last, before, items = runs[-1]
-            follows = (last.stack, last.shape, last.start + last.count) == (
+            follows = (last.stack, last.shape, last.start + last.many) == (
                 place.stack,
                 place.shape,
                 place.start,
             )
             if follows and before == dtype:
                 items.append(item)
-                runs[-1] = (last._replace(count=last.count + place.count), dtype, items)
+                runs[-1] = (last._replace(many=last.many + place.many), dtype, items)
                 continue
         runs.append((place, dtype, [item]))
     return {(place, dtype): items for place, dtype, items in runs}

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, projected_size, seen, tolerance
+from downslope.solvers.core import (
+    Core,
+    Limits,
+    Problem,
+    begin,
+    by_secant,
+    moved,
+    projected_size,
+    seen,
+    tolerance,
+)
 from downslope.solvers.method import Direction, Evaluation, Want
 from downslope.solvers.searches.wolfe import FOUND, GOING, LOWEST
 from downslope.solvers.spaces.protocol import Condition, Number, Space
@@ -56,6 +66,11 @@ class LineSearch:
     def bounded(self) -> bool:
         """Whether the direction can be held to the unknowns that are free to move."""
         return getattr(self.towards, "bounded", False)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a step of length 1 is that of a model."""
+        return self.towards.newton_like
 
     def init(
         self, space: Space, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -124,6 +139,7 @@ class LineSearch:
             d = self.towards.direction(space, state.memory, gradient, free)  # type: ignore[call-arg]
             d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
+        core = core._replace(promise=self._promise(space, limits, state.core, core, slope))
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
         descends = space.finite(slope) & (-slope > DESCENT * lengths)
 
@@ -136,6 +152,16 @@ class LineSearch:
             return self._line(space, problem, core, state.memory, d, slope, t, space.full(slope, False))
 
         return space.branch(descends, onward, lambda: self._steepest(space, problem, core, state.memory))
+
+    def _promise(self, space: Space, limits: Limits, old: Core, core: Core, slope: Number) -> Number:
+        """Return what the value is still to fall by: ½ gᵀH g, or by the curvature along the last step."""
+        if self.towards.newton_like:
+            return -0.5 * slope
+        return space.branch(
+            core.size <= tolerance(space, limits, core),
+            lambda: by_secant(space, old, core),
+            lambda: space.full(slope, float("inf")),
+        )
 
     def _failed(self, space: Space, problem: Problem, state: LineState) -> LineState:
         """Return the state after a search that found no lower point: along -g, or at the end."""

@@ -16,11 +16,13 @@ from downslope.gradients import Objective
 from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
 from downslope.solvers.bounds import bounds_of
-from downslope.solvers.core import Problem
-from downslope.solvers.method import Method
+from downslope.solvers.core import Core, Problem
+from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
+from downslope.solvers.second_look import looked, ways_of
+from downslope.solvers.spaces.host import Host
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
@@ -180,13 +182,51 @@ def _run(
     limits = stop.limits(structure.dtype)
     if structure.framework == "jax":
         jax = import_module("downslope.solvers.drivers.jax")
-        return jax.run(method, problem, limits, f, start, stop.seconds, observer)  # type: ignore[no-any-return]
+        state, error = jax.run(method, problem, limits, f, start, stop.seconds, observer)
+        return _looked(f, method, problem, limits, state, jax.JaxSpace(f.x0), jax.is_traced(f.x0)), error
     kind = "host" if structure.batch is None else "lanes"
     space = import_module("downslope.solvers.spaces").space_of(f.x0, structure.framework, kind)
     driver = import_module(f"downslope.solvers.drivers.{kind}")
     watch = observer if observer.needed else None
     run = driver.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
-    return run.state, run.error
+    return _looked(f, method, problem, limits, run.state, space), run.error
+
+
+def _looked(
+    f: Objective, method: Method, problem: Problem, limits: Limits, state: Any, space: Any,
+    traced: bool = False,
+) -> Any:  # fmt: skip
+    """Return the state at the end after a second look at what ended within the tolerance."""
+    alone, own = f.structure.batch is None, import_module("downslope.solvers.spaces")
+
+    def ways() -> tuple[Any, ...]:
+        vectors = ways_of(f.structure.size)
+        columns = (w if alone else w[:, None] for w in vectors)
+        return tuple(own.vector_like(f.x0, f.structure.framework, w) for w in columns)
+
+    def evaluate(x: Any) -> tuple[Any, Any]:
+        point = space.lanes_first(x)
+        if Want.GRADIENT not in method.wants:
+            return f.value(point), None
+        value, gradient = f.value_and_gradient(point)
+        return (float(value) if host else value), space.lanes_last(gradient)
+
+    host = isinstance(space, Host)
+    try:
+        with np.errstate(all="ignore"):
+            core = state.core if alone else _turned(space.lanes_last, state.core)
+            core = looked(space, method, problem, limits, core, evaluate, ways, traced=traced)
+    except Exception:  # the run is over: what f says elsewhere must not spoil its result
+        return state
+    if alone:
+        return state._replace(core=core)
+    state.core = _turned(space.lanes_first, core)
+    return state
+
+
+def _turned(turn: Callable[[Any], Any], core: Core) -> Core:
+    """Return the core of a batch with its vectors turned, problems first or last."""
+    return Core(*(turn(a) if len(a.shape) > 1 else a for a in core))
 
 
 def _bounded(bounds: Any, method: Method, f: Objective) -> tuple[Problem, Any]:

@@ -58,9 +58,11 @@ class Stop:
 
     def limits(self, dtype: str) -> Limits:
         """Return the criteria as numbers, for vectors of a dtype."""
+        gradient = GRADIENT[dtype] if self.gradient is None else float(self.gradient)
         return Limits(
-            gradient=GRADIENT[dtype] if self.gradient is None else float(self.gradient),
+            gradient=gradient,
             absolute=0.0 if self.gradient_absolute is None else float(self.gradient_absolute),
+            promise=gradient**1.5,
             value=None if self.value is None else float(self.value),
             step=None if self.step is None else float(self.step),
             target=None if self.target is None else float(self.target),

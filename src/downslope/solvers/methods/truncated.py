@@ -79,6 +79,7 @@ class Truncated:
 
     wants: ClassVar[frozenset[Want]] = frozenset({Want.GRADIENT, Want.PRODUCT})
     bounded: ClassVar[bool] = False
+    modelled: ClassVar[bool] = True
 
     def init(
         self, space: Any, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -111,8 +112,9 @@ class Truncated:
         size = space.sqrt(rr)
         relative = space.sqrt(space.divide(core.size, core.scale))
         wanted = space.minimum(space.full(rr, 0.5), relative) * size
+        promise = space.where(rr > 0, float("inf"), zero)
         return state._replace(
-            core=core._replace(ask=core.x), want=space.full(rr, int(Want.PRODUCT)), vector=-g, z=0.0 * g,
+            core=core._replace(ask=core.x, promise=promise), want=space.full(rr, int(Want.PRODUCT)), vector=-g, z=0.0 * g,
             hz=0.0 * g, r=g, rr=rr, tolerance=wanted, inner=space.full(rr, 0), fall=zero,
             cut=space.full(rr, 0), curvature=zero,
         )  # fmt: skip
@@ -155,7 +157,8 @@ class Truncated:
             return new._replace(z=step, hz=hz, vector=space.axpy(space.divide(rr, state.rr), d, -r))
 
         def trial() -> TruncatedState:
-            return self._trial(space, new, step, hz)
+            asked = self._trial(space, new, step, hz)
+            return asked._replace(core=asked.core._replace(promise=asked.fall))
 
         def broken() -> TruncatedState:
             failed = core._replace(status=space.full(state.rr, int(Status.NONFINITE)))

@@ -1,0 +1,209 @@
+"""A second look at what ended within the tolerance: a tail that levels off is no minimum.
+
+The gradient of exp(-x), of 1/x or of a saturated sigmoid falls below any tolerance on the way to
+infinity. What tells such a point from a minimum is the step that the method would take next: at a minimum
+it is short beside the way that was come, and ten and a hundred times as far the value is higher. Where it
+is not short, both points are asked for, one or two evaluations.
+
+Where the gradient is exactly zero there is no such step. Two points a little beside tell a saddle and a
+maximum, where the function falls, from a plateau, where it stays as it is. That may be a set of minima, or
+a tail that underflow has made flat: the way back tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from downslope.ops.protocol import Array
+from downslope.solvers.core import ROUNDINGS, Core, Limits, Problem, projected_size, tolerance
+from downslope.solvers.spaces.protocol import Condition, Number
+from downslope.solvers.status import Status
+
+Evaluate: TypeAlias = Callable[[Array], tuple[Number, Array | None]]
+"""Value and gradient at a point, of each problem of a space; None of a method without gradients."""
+
+SHORT, LONG = 0.003, 0.05
+"""A next step of less than SHORT of the way from the start is that of a run that converges. Where a method
+has no model of the function, its step says where to look but not how far, and is LONG of the way."""
+
+HALVINGS = 60
+"""Of the way back to the start, in search of where a plateau begins."""
+
+NEAR, FAR = 10.0, 100.0
+"""How many such steps ahead the two points lie: near the minimum of |x|ᵖ, FAR is past it if p ≤ FAR."""
+
+
+def suspects(space: Any, limits: Limits, core: Core, modelled: bool) -> tuple[Condition, Condition]:
+    """Return which problems may have ended in a tail, and which where the gradient is exactly zero."""
+    ended = (core.status == int(Status.GRADIENT)) & (core.evaluations + 4 <= limits.evaluations)
+    ahead, way = space.norm_inf(core.ask - core.x), space.norm_inf(core.x - core.origin)
+    tail = ended & (core.steps > 0) & (core.size > 0)
+    if modelled:
+        tail = tail & space.invert((ahead > 0) & (ahead < SHORT * way))
+    still = ended & (space.dot(core.gradient, core.gradient) == 0)
+    return tail & space.invert(still), still
+
+
+def along(
+    space: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate, suspect: Condition,
+    modelled: bool,
+) -> Core:  # fmt: skip
+    """Return the core, LEVEL where the function levels off ahead of the point that a run ended at.
+
+    Ahead is where the next step would lead, or else where the whole way has led.
+    """
+    step, way = core.ask - core.x, core.x - core.origin
+    length, least = space.norm_inf(step), LONG * space.norm_inf(way)
+    none = space.invert((length > 0) & space.finite(length))  # a method that gave up asks for nothing
+    step = space.pick(none, -core.gradient, step)
+    longer = space.maximum(1.0, space.divide(least, space.norm_inf(step)))
+    step = space.scale(space.where(none, longer, 1.0) if modelled else longer, step)
+    status, asked, left = core.status, 0 * core.evaluations, suspect
+    for heading in (step, LONG * way):
+        level, value, asked_size = left, core.value, tolerance(space, limits, core)
+        for times in (NEAR, FAR):
+            if level is False:
+                break
+            x = _within(space, problem, space.axpy(space.full(value, times), heading, core.x))
+            found, gradient = evaluate(x)
+            asked = asked + space.where(level, 1, 0)
+            rounding = ROUNDINGS * space.eps * space.absolute(value)
+            level = level & space.finite(found) & (found <= value + rounding)
+            if gradient is None:
+                level = level & (found < value)
+            else:
+                slope = space.dot(gradient, heading)
+                small = projected_size(space, problem, x, gradient) <= asked_size
+                # Exactly flat from here on: the edge of a set of minima, as of a sum of hinges.
+                lower = (found < value - rounding) & ((slope == 0) | (times == FAR))
+                level = level & small & ((slope < 0) | lower)
+            value = found
+        status = space.where(level, int(Status.LEVEL), status)
+        left = left & space.invert(level)
+    return core._replace(
+        status=status, evaluations=core.evaluations + asked, best_x=space.pick(suspect, core.x, core.best_x),
+        best_value=space.where(suspect, core.value, core.best_value),
+        best_gradient=space.pick(suspect, core.gradient, core.best_gradient),
+    )  # fmt: skip
+
+
+def beside(
+    space: Any, problem: Problem, core: Core, evaluate: Evaluate, suspect: Condition, ways: tuple[Array, Array]
+) -> tuple[Core, Condition]:
+    """Return the core, SADDLE where the function falls beside a point without slope, and where it is flat."""
+    size = space.maximum(space.norm_inf(core.x), space.norm_inf(core.x - core.origin))
+    length = space.eps**0.25 * space.where(size > 0, size, 1.0)
+    level = ROUNDINGS * space.eps * space.absolute(core.value)
+    flat, asked = suspect, space.where(suspect, 2, 0)
+    best_x, best_value, best_gradient = core.best_x, core.best_value, core.best_gradient
+    lower = suspect & (core.value != core.value)
+    for way in ways:
+        x = _within(space, problem, space.axpy(length, way + 0.0 * core.x, core.x))
+        found, gradient = evaluate(x)
+        here = suspect & space.finite(found) & (found < core.value - level)
+        best = here & (found < best_value)
+        flat = flat & _same(space, core, found, gradient)
+        if gradient is not None:
+            best_gradient = space.pick(best, gradient, best_gradient)
+        best_x, best_value = space.pick(best, x, best_x), space.where(best, found, best_value)
+        lower = lower | here
+    return core._replace(
+        status=space.where(lower, int(Status.SADDLE), core.status), evaluations=core.evaluations + asked,
+        best_x=best_x, best_value=best_value, best_gradient=best_gradient,
+    ), flat  # fmt: skip
+
+
+def edge(space: Any, core: Core, evaluate: Evaluate, suspect: Condition) -> Core:
+    """Return the core, PLATEAU where the flat region around its point is no set of minima.
+
+    The way from the start is halved until it leads out of the region, then three times more. Half way to
+    the edge a sum of hinges or a power of x is well above its minimum; a tail that rounding or underflow
+    made flat has levelled off long before.
+    """
+    one = space.full(core.value, 1.0)
+    inside, outside, going, asked = one, 0.0 * one, suspect, 0 * core.evaluations
+
+    def at(t: Number) -> tuple[Number, Condition]:
+        found, gradient = evaluate(space.axpy(t, core.x - core.origin, core.origin))
+        return found, _same(space, core, found, gradient)
+
+    for _ in range(HALVINGS):
+        if not _any(going):
+            break
+        asked = asked + space.where(going, 1, 0)
+        _, same = at(0.5 * inside)
+        outside = space.where(going & space.invert(same), 0.5 * inside, outside)
+        inside = space.where(going & same, 0.5 * inside, inside)
+        going = going & same
+    for _ in range(3):
+        middle = 0.5 * (inside + outside)
+        _, same = at(middle)
+        inside, outside = space.where(same, middle, inside), space.where(same, outside, middle)
+    found, _ = at(0.5 * inside)
+    # Without a step there is no way to look back along.
+    level = (core.steps == 0) | going
+    level = level | (found - core.value <= space.sqrt(space.full(one, 100 * space.eps)) * (core.first - core.value))
+    asked = asked + space.where(suspect, 4, 0)
+    status = space.where(suspect & level, int(Status.PLATEAU), core.status)
+    return core._replace(status=status, evaluations=core.evaluations + asked)
+
+
+def _same(space: Any, core: Core, value: Number, gradient: Array | None) -> Condition:
+    """Return whether value and gradient are those of a plateau that the point lies on."""
+    equal = value == core.value
+    return equal if gradient is None else equal & (space.dot(gradient, gradient) == 0)
+
+
+def _within(space: Any, problem: Problem, x: Array) -> Array:
+    return x if problem.low is None else space.clip(x, problem.low, problem.high)
+
+
+def looked(
+    space: Any, method: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate, ways: Any,
+    *, traced: bool,
+) -> Core:  # fmt: skip
+    """Return the core after a second look at it; nothing is evaluated where nothing is suspect.
+
+    Args:
+        space: of the core's numbers; its vectors are (n,) or (n, B).
+        method: `modelled`, if it has that, says whether the steps it asks for are those of a model.
+        problem: bounds.
+        limits: of the run.
+        core: as the run ended.
+        evaluate: value and gradient at a point.
+        ways: called for two directions, for a look beside the start.
+        traced: whether numbers are not known yet, within a transformation of JAX's.
+
+    """
+    modelled: bool = getattr(method, "modelled", False)
+    tail, still = suspects(space, limits, core, modelled)
+
+    def ahead() -> Core:
+        return along(space, problem, limits, core, evaluate, tail, modelled)
+
+    def around() -> Core:
+        made, flat = beside(space, problem, core, evaluate, still, ways())
+        if traced:
+            return made._replace(status=space.where(flat & (core.steps == 0), int(Status.PLATEAU), made.status))
+        return edge(space, made, evaluate, flat) if _any(flat) else made
+
+    if traced:
+        after = space.branch(tail, ahead, lambda: core)
+        # No problem is in both.
+        return space.branch(still, around, lambda: after)  # type: ignore[no-any-return]
+    if _any(tail):
+        core = ahead()
+    return around() if _any(still) else core
+
+
+def ways_of(size: int) -> tuple[Any, Any]:
+    """Return two directions (n,) that no structure of a function is likely to be at a right angle to."""
+    count = np.arange(1, size + 1)
+    return np.cos(count), np.sin(count)
+
+
+def _any(condition: Condition) -> bool:
+    return bool(condition if isinstance(condition, bool) else condition.any())

@@ -10,16 +10,16 @@ from downslope.solvers import Status, Stop
 from tests.solvers.hostile import CORPUS, SCALED, STATIONARY, TAILS
 
 METHODS = {
-    "l-bfgs": {}, "bfgs": {}, "cg": {}, "newton": {}, "newton-cg": {}, "trust-ncg": {}, "gd": {}, "momentum": {},
-    "nesterov": {}, "pattern": {}, "adam": {"lr": 0.02}, "rmsprop": {"lr": 1e-3}, "adagrad": {"lr": 0.5},
-    "sgd": {"lr": 1e-3}, "gd, fixed": {"lr": 0.01},
+    "l-bfgs": {}, "bfgs": {}, "cg": {}, "newton": {}, "newton-cg": {}, "trust-ncg": {}, "gd": {},
+    "momentum": {}, "nesterov": {}, "pattern": {}, "adam": {"lr": 0.02}, "rmsprop": {"lr": 1e-3},
+    "adagrad": {"lr": 0.5}, "sgd": {"lr": 1e-3}, "gd, fixed": {"lr": 0.01},
 }  # fmt: skip
 
 BEYOND = {
     # A straight line leads out of a curved valley, whichever way it is looked along.
     "exp along a curved valley": set(METHODS),
-    # Their next step, and the way that they came, lead up the parabola.
-    "exp beside a parabola": {"pattern", "cg"},
+    # Within a tolerance that the parabola's first gradient sets, their next step leads up the parabola.
+    "exp beside a parabola": {"l-bfgs", "bfgs", "pattern", "cg", "gd", "momentum", "nesterov"},
 }
 """What a second look does not see: documented in docs/minimize.md."""
 
@@ -60,9 +60,8 @@ def test_what_has_a_minimum_is_still_solved(name):
 def test_a_tail_is_named(method):
     for name in TAILS.keys() - BEYOND.keys() - {"1 / √x"}:  # which some follow to their budget
         result = solved(name, method)
-        if (name, method) != ("exp beside a parabola", "gd"):  # which comes to the end of its budget
-            assert result.status is Status.LEVEL, (name, str(result))
-            assert "penalty" in result.message
+        assert result.status is Status.LEVEL, (name, str(result))
+        assert "penalty" in result.message
 
 
 def test_a_stationary_start_is_looked_at():
@@ -107,7 +106,7 @@ def test_a_compiled_solve_is_looked_at():
     with jax.enable_x64(True):
 
         def tail(x):
-            return jnp.exp(-x[0]) + (x[1] - 3) ** 2
+            return jnp.exp(-x[0]) + jnp.exp(-x[1])
 
         def bowl(x):
             return jnp.cosh(x[0]) + (x[1] - 3) ** 2

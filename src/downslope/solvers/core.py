@@ -8,15 +8,11 @@ from downslope.ops.protocol import Array
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
-
 ROUNDINGS = 10.0
 """Values that differ by so many spacings of the dtype may differ by rounding alone."""
 
 POLISH = 8
 """After so many steps the gradient alone decides, whatever is still promised."""
-
-LOST = 1e-6
-"""A gradient of this share of the tolerance leads back from no higher point."""
 
 
 class Problem(NamedTuple):
@@ -64,7 +60,7 @@ class Core(NamedTuple):
         origin: where the run began.
         first: the value there.
         promise: what the method's model says that the value will still fall by; infinite where that is
-            not known yet, zero of a method without a model.
+            not known yet. Of a method whose values may rise, what the lowest one seen is lower by; else 0.
         steps, evaluations: counts.
         polished: how many steps were taken since the gradient was within the tolerance first.
         small_falls, short_steps: how many steps in a row were small, by `Stop.value` and `Stop.step`.
@@ -104,6 +100,19 @@ def begin(space: Space, problem: Problem, x: Array, value: Number, gradient: Arr
         x, x, value, gradient, x, value, gradient, size, size, x, value, space.full(size, 0.0),
         zero, zero + 1, zero, zero, zero, known, status,
     )  # fmt: skip
+
+
+def passed_by(space: Space, core: Core) -> Number:
+    """Return by how much the lowest value seen is lower than the iterate's, beyond rounding."""
+    rounding = ROUNDINGS * space.eps * space.absolute(core.best_value)
+    return space.maximum(core.value - core.best_value - rounding, 0.0)
+
+
+def leaving(space: Space, problem: Problem, limits: Limits, core: Core, gradient: Array) -> Condition:
+    """Return whether a step from within the tolerance leads out of it, and was promised to win little."""
+    asked = tolerance(space, limits, core)
+    little = core.promise <= limits.gradient * (core.first - core.value)
+    return (core.size <= asked) & (projected_size(space, problem, core.ask, gradient) > asked) & little
 
 
 def projected_size(space: Space, problem: Problem, x: Array, gradient: Array) -> Number:
@@ -147,36 +156,24 @@ def moved(
     return core._replace(
         x=x, value=value, gradient=gradient, size=size,
         scale=space.maximum(core.scale, space.minimum(size, 1.0)),
-        steps=core.steps + 1, polished=space.where(polishing, core.polished + 1, 0), small_falls=falls, short_steps=shorts,
+        steps=core.steps + 1, polished=space.where(polishing, core.polished + 1, 0),
+        small_falls=falls, short_steps=shorts,
     )  # fmt: skip
-
-
-def by_secant(space: Space, old: Core, core: Core) -> Number:
-    """Return ½ ‖g‖² / c, c being the curvature along the last step; infinite where it is not positive."""
-    step, change = core.x - old.x, core.gradient - old.gradient
-    left = 0.5 * space.dot(core.gradient, core.gradient)
-    curvature = space.divide(space.dot(step, change), space.dot(step, step))
-    promise = space.where(curvature > 0, space.divide(left, curvature), space.full(left, float("inf")))
-    return space.where(left > 0, promise, space.full(left, 0.0))
 
 
 def settle(space: Space, limits: Limits, core: Core) -> Core:
     """Return the core with its status, where a criterion of `Stop` now holds.
 
-    A run has converged where the gradient is within the tolerance, no more than a small share of the fall
-    is still promised, and no lower point was passed by. So has one that its method gives up, where the
-    gradient is within the tolerance.
+    A run has converged where the gradient is within the tolerance and no more than a small share of the
+    fall is still promised. So has one that its method gives up, where the gradient is within the tolerance.
     """
     where = space.where
     running = core.status == int(Status.RUNNING)
-    asked = tolerance(space, limits, core)
-    within = core.size <= asked
+    within = core.size <= tolerance(space, limits, core)
     share = limits.promise * space.maximum(core.first - core.best_value, 0.0)
     level = space.eps * space.absolute(core.best_value)
     near = core.promise <= space.maximum(share, level)
     near = near | ((core.size <= limits.absolute) & (limits.absolute > 0)) | (core.polished >= POLISH)
-    higher = core.value - core.best_value > share + ROUNDINGS * level
-    lost = running & within & higher & (core.size <= LOST * asked)
     status = where(running & (core.evaluations >= limits.evaluations), int(Status.EVALUATIONS), core.status)
     status = where(running & (core.steps >= limits.steps), int(Status.STEPS), status)
     if limits.step is not None:
@@ -188,9 +185,8 @@ def settle(space: Space, limits: Limits, core: Core) -> Core:
     status = where(core.best_value < -1.0 / space.eps**2, int(Status.UNBOUNDED), status)
     rough = core.size > _coarse(space) * space.maximum(core.scale, space.full(core.size, 1.0))
     status = where((core.status == int(Status.ROUNDOFF)) & rough, int(Status.PRECISION), status)
-    status = where(lost, int(Status.LEVEL), status)
     own = space.invert(running) & (core.status != int(Status.NONFINITE))
-    there = within & ((running & near & space.invert(higher)) | own)
+    there = within & ((running & near) | own)
     return core._replace(status=where(there, int(Status.GRADIENT), status))
 
 

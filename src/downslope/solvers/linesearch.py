@@ -16,8 +16,8 @@ from downslope.solvers.core import (
     Limits,
     Problem,
     begin,
-    by_secant,
     moved,
+    passed_by,
     projected_size,
     seen,
     tolerance,
@@ -131,7 +131,7 @@ class LineSearch:
     ) -> LineState:  # fmt: skip
         """Return the state after a step: to the trial, or to the lowest point that the search saw."""
         core = moved(space, problem, limits, state.core, x, value, gradient)
-        core = core._replace(accepted=space.full(value, True))
+        core = core._replace(accepted=space.full(value, True), promise=passed_by(space, core))
         if problem.low is None:
             d = self.towards.direction(space, state.memory, gradient)
         else:
@@ -139,7 +139,6 @@ class LineSearch:
             d = self.towards.direction(space, state.memory, gradient, free)  # type: ignore[call-arg]
             d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
-        core = core._replace(promise=self._promise(space, limits, state.core, core, slope))
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
         descends = space.finite(slope) & (-slope > DESCENT * lengths)
 
@@ -152,16 +151,6 @@ class LineSearch:
             return self._line(space, problem, core, state.memory, d, slope, t, space.full(slope, False))
 
         return space.branch(descends, onward, lambda: self._steepest(space, problem, core, state.memory))
-
-    def _promise(self, space: Space, limits: Limits, old: Core, core: Core, slope: Number) -> Number:
-        """Return what the value is still to fall by: ½ gᵀH g, or by the curvature along the last step."""
-        if self.towards.newton_like:
-            return -0.5 * slope
-        return space.branch(
-            core.size <= tolerance(space, limits, core),
-            lambda: by_secant(space, old, core),
-            lambda: space.full(slope, float("inf")),
-        )
 
     def _failed(self, space: Space, problem: Problem, state: LineState) -> LineState:
         """Return the state after a search that found no lower point: along -g, or at the end."""

@@ -16,7 +16,8 @@ from downslope.gradients import Objective
 from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
 from downslope.solvers.bounds import bounds_of
-from downslope.solvers.core import Core, Problem
+from downslope.solvers.core import Core, Limits, Problem
+from downslope.solvers.engines import check_engine, rows, spread
 from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
@@ -92,7 +93,8 @@ def minimize(  # noqa: D417
             default. The points are of a scrambled Sobol' sequence.
         sampler: in place of a box: takes a count and a NumPy generator, returns points (count, n).
         seed: of the points.
-        engine: "joblib", "dask" or "ray", to spread the runs over processes.
+        engine: "joblib", "dask" or "ray", to spread the runs of `starts`, or each round of evaluations of
+            a batch, over its workers; a NumPy function and its gradient then take one problem alone.
         options: of the method, as {"memory": 20} of "l-bfgs".
         callback: called with x after each step, or with `intermediate_result` by that name; returns
             True or raises StopIteration to stop.
@@ -128,6 +130,21 @@ def minimize(  # noqa: D417
             hessian_vector=hessian_vector, stop=stop, options=options, callback=callback, noise=noise,
             jac=jac, hess=hess, hessp=hessp, tol=tol, **unknown,
         )  # fmt: skip
+    if engine is not None:
+        check_engine(engine)
+        if not (batch and isinstance(x0, np.ndarray)):
+            raise UsageError(
+                f"engine = {engine!r} spreads a batch or several starts of a NumPy function: expected "
+                "batch=True and x0 an array (problems, n), or starts"
+            )
+        with spread(engine) as over:
+            gradient, jac = (rows(g, over) if callable(g) else g for g in (gradient, jac))
+            return minimize(
+                rows(fun, over), x0, method, args=args, gradient=gradient, hessian=hessian,
+                hessian_vector=hessian_vector, stop=stop, bounds=bounds, batch=True, options=options,
+                callback=callback, history=history, log=log, progress=progress, noise=noise, jac=jac,
+                hess=hess, hessp=hessp, tol=tol, **unknown,
+            )  # fmt: skip
     began = time.perf_counter()
     if isinstance(method, tuple):  # SciPy's third argument is args
         args, named = method, None
@@ -209,9 +226,8 @@ def _looked(
         if Want.GRADIENT not in method.wants:
             return f.value(point), None
         value, gradient = f.value_and_gradient(point)
-        return (float(value) if host else value), space.lanes_last(gradient)
+        return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
 
-    host = isinstance(space, Host)
     try:
         with np.errstate(all="ignore"):
             core = state.core if alone else _turned(space.lanes_last, state.core)

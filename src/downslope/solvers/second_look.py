@@ -3,7 +3,7 @@
 The gradient of exp(-x), of 1/x or of a saturated sigmoid falls below any tolerance on the way to
 infinity. What tells such a point from a minimum is the step that the method would take next: at a minimum
 it is short beside the way that was come, and ten and a hundred times as far the value is higher. Where it
-is not short, both points are asked for, one or two evaluations.
+is not short, the farther point is asked for, and where it is lower the nearer one.
 
 Where the gradient is exactly zero there is no such step. Two points a little beside tell a saddle and a
 maximum, where the function falls, from a plateau, where it stays as it is. That may be a set of minima, or
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import ROUNDINGS, Core, Limits, Problem, projected_size, tolerance
+from downslope.solvers.core import ROUNDINGS, Core, Limits, Problem, passed_by, projected_size, tolerance
 from downslope.solvers.spaces.protocol import Condition, Number
 from downslope.solvers.status import Status
 
@@ -28,6 +28,9 @@ Evaluate: TypeAlias = Callable[[Array], tuple[Number, Array | None]]
 SHORT, LONG = 0.003, 0.05
 """A next step of less than SHORT of the way from the start is that of a run that converges. Where a method
 has no model of the function, its step says where to look but not how far, and is LONG of the way."""
+
+MUCH = 20.0
+"""A run that is to converge promises less than so many times `Limits.promise`."""
 
 HALVINGS = 60
 """Of the way back to the start, in search of where a plateau begins."""
@@ -42,18 +45,21 @@ def suspects(space: Any, limits: Limits, core: Core, modelled: bool) -> tuple[Co
     ahead, way = space.norm_inf(core.ask - core.x), space.norm_inf(core.x - core.origin)
     tail = ended & (core.steps > 0) & (core.size > 0)
     if modelled:
-        tail = tail & space.invert((ahead > 0) & (ahead < SHORT * way))
+        promised = -0.5 * space.dot(core.gradient, core.ask - core.x)
+        much = promised >= MUCH * limits.promise * (core.first - core.value)
+        far = (ahead >= SHORT * way) & (much | (core.polished > 0))
+        tail = tail & (far | (ahead == 0) | space.invert(space.finite(ahead)))
     still = ended & (space.dot(core.gradient, core.gradient) == 0)
     return tail & space.invert(still), still
 
 
 def along(
     space: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate, suspect: Condition,
-    modelled: bool,
+    modelled: bool, traced: bool,
 ) -> Core:  # fmt: skip
     """Return the core, LEVEL where the function levels off ahead of the point that a run ended at.
 
-    Ahead is where the next step would lead, or else where the whole way has led.
+    Ahead is where the next step would lead, and of a method without a model where the whole way has led.
     """
     step, way = core.ask - core.x, core.x - core.origin
     length, least = space.norm_inf(step), LONG * space.norm_inf(way)
@@ -61,37 +67,45 @@ def along(
     step = space.pick(none, -core.gradient, step)
     longer = space.maximum(1.0, space.divide(least, space.norm_inf(step)))
     step = space.scale(space.where(none, longer, 1.0) if modelled else longer, step)
-    status, asked, left = core.status, 0 * core.evaluations, suspect
-    for heading in (step, LONG * way):
-        level, value, asked_size = left, core.value, tolerance(space, limits, core)
-        for times in (NEAR, FAR):
-            if level is False:
-                break
-            x = _within(space, problem, space.axpy(space.full(value, times), heading, core.x))
-            found, gradient = evaluate(x)
-            asked = asked + space.where(level, 1, 0)
-            rounding = ROUNDINGS * space.eps * space.absolute(value)
-            level = level & space.finite(found) & (found <= value + rounding)
-            if gradient is None:
-                level = level & (found < value)
-            else:
-                slope = space.dot(gradient, heading)
-                small = projected_size(space, problem, x, gradient) <= asked_size
-                # Exactly flat from here on: the edge of a set of minima, as of a sum of hinges.
-                lower = (found < value - rounding) & ((slope == 0) | (times == FAR))
-                level = level & small & ((slope < 0) | lower)
-            value = found
-        status = space.where(level, int(Status.LEVEL), status)
-        left = left & space.invert(level)
+    asked_size, asked, left = tolerance(space, limits, core), 0 * core.evaluations, suspect
+    level = ROUNDINGS * space.eps
+
+    def at(times: float, heading: Array) -> tuple[Number, Number, Condition]:
+        x = _within(space, problem, space.axpy(space.full(core.value, times), heading, core.x))
+        value, gradient = evaluate(x)
+        no_higher = space.finite(value) & (value <= core.value + level * space.absolute(core.value))
+        if gradient is None:
+            return value, 0.0 * core.value, no_higher
+        small = projected_size(space, problem, x, gradient) <= asked_size
+        return value, space.dot(gradient, heading), no_higher & small
+
+    for heading in (step,) if modelled else (step, LONG * way):
+        far, _, suspicious = at(FAR, heading)
+        asked, suspicious = asked + space.where(left, 1, 0), left & suspicious
+        if not _any(suspicious, traced):
+            continue
+        near, slope, small = at(NEAR, heading)
+        asked = asked + space.where(suspicious, 1, 0)
+        rounding = level * space.absolute(near)
+        # Exactly flat from here on is the edge of a set of minima, as of a sum of hinges.
+        falls = (far <= near + rounding) & ((slope < 0) | ((slope == 0) & (far < near - rounding)))
+        left = left & space.invert(suspicious & small & falls)
+    tail = suspect & space.invert(left)
     return core._replace(
-        status=status, evaluations=core.evaluations + asked, best_x=space.pick(suspect, core.x, core.best_x),
-        best_value=space.where(suspect, core.value, core.best_value),
-        best_gradient=space.pick(suspect, core.gradient, core.best_gradient),
+        status=space.where(tail, int(Status.LEVEL), core.status), evaluations=core.evaluations + asked,
+        best_x=space.pick(tail, core.x, core.best_x),
+        best_value=space.where(tail, core.value, core.best_value),
+        best_gradient=space.pick(tail, core.gradient, core.best_gradient),
     )  # fmt: skip
 
 
 def beside(
-    space: Any, problem: Problem, core: Core, evaluate: Evaluate, suspect: Condition, ways: tuple[Array, Array]
+    space: Any,
+    problem: Problem,
+    core: Core,
+    evaluate: Evaluate,
+    suspect: Condition,
+    ways: tuple[Array, Array],
 ) -> tuple[Core, Condition]:
     """Return the core, SADDLE where the function falls beside a point without slope, and where it is flat."""
     size = space.maximum(space.norm_inf(core.x), space.norm_inf(core.x - core.origin))
@@ -143,9 +157,9 @@ def edge(space: Any, core: Core, evaluate: Evaluate, suspect: Condition) -> Core
         _, same = at(middle)
         inside, outside = space.where(same, middle, inside), space.where(same, outside, middle)
     found, _ = at(0.5 * inside)
-    # Without a step there is no way to look back along.
-    level = (core.steps == 0) | going
-    level = level | (found - core.value <= space.sqrt(space.full(one, 100 * space.eps)) * (core.first - core.value))
+    level = going | (
+        found - core.value <= space.sqrt(space.full(one, 100 * space.eps)) * (core.first - core.value)
+    )
     asked = asked + space.where(suspect, 4, 0)
     status = space.where(suspect & level, int(Status.PLATEAU), core.status)
     return core._replace(status=status, evaluations=core.evaluations + asked)
@@ -179,16 +193,19 @@ def looked(
 
     """
     modelled: bool = getattr(method, "modelled", False)
+    if not modelled:
+        core = _passed(space, limits, core)
     tail, still = suspects(space, limits, core, modelled)
 
     def ahead() -> Core:
-        return along(space, problem, limits, core, evaluate, tail, modelled)
+        return along(space, problem, limits, core, evaluate, tail, modelled, traced)
 
     def around() -> Core:
         made, flat = beside(space, problem, core, evaluate, still, ways())
-        if traced:
-            return made._replace(status=space.where(flat & (core.steps == 0), int(Status.PLATEAU), made.status))
-        return edge(space, made, evaluate, flat) if _any(flat) else made
+        at_start = flat & (core.steps == 0)
+        made = made._replace(status=space.where(at_start, int(Status.PLATEAU), made.status))
+        flat = flat & space.invert(at_start)
+        return made if traced or not _any(flat) else edge(space, made, evaluate, flat)
 
     if traced:
         after = space.branch(tail, ahead, lambda: core)
@@ -199,11 +216,19 @@ def looked(
     return around() if _any(still) else core
 
 
+def _passed(space: Any, limits: Limits, core: Core) -> Core:
+    """Return the core, LEVEL where a method that goes on at any price ended higher than it once was."""
+    much = passed_by(space, core) > limits.promise * (core.first - core.best_value)
+    ended = core.status == int(Status.GRADIENT)
+    return core._replace(status=space.where(ended & much, int(Status.LEVEL), core.status))
+
+
 def ways_of(size: int) -> tuple[Any, Any]:
     """Return two directions (n,) that no structure of a function is likely to be at a right angle to."""
     count = np.arange(1, size + 1)
     return np.cos(count), np.sin(count)
 
 
-def _any(condition: Condition) -> bool:
-    return bool(condition if isinstance(condition, bool) else condition.any())
+def _any(condition: Condition, traced: bool = False) -> bool:
+    """Return whether a condition holds for any problem, or may hold."""
+    return traced or bool(condition if isinstance(condition, bool) else condition.any())

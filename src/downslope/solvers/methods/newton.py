@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
+from downslope.solvers.core import Core, Limits, Problem, begin, leaving, moved, seen
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Number
 from downslope.solvers.status import Status
@@ -156,7 +156,16 @@ class Newton:
             stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
             return state._replace(core=stopped, radius=radius)
 
-        following: NewtonState = space.branch(accepted, onward, lambda: space.branch(vanished, ended, again))
+        def stay() -> NewtonState:
+            still = core._replace(promise=space.full(value, 0.0), accepted=space.full(value, False))
+            return state._replace(core=still)
+
+        def other() -> NewtonState:
+            made: NewtonState = space.branch(vanished, ended, again)
+            return made
+
+        out = leaving(space, problem, limits, old, gradient)
+        following: NewtonState = space.branch(out, stay, lambda: space.branch(accepted, onward, other))
         return following
 
 

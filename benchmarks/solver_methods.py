@@ -217,8 +217,8 @@ def solvers(family: str) -> dict[str, Solver]:
     made |= solver_native.peers(family)
     if family == "large":
         dense = (
-            "bfgs", "newton", "SciPy BFGS", "SciPy trust-exact", "torchmin bfgs", "NLopt LD_VAR2", "Ceres BFGS",
-            "dlib BFGS",
+            "bfgs", "newton", "SciPy BFGS", "SciPy trust-exact", "torchmin bfgs", "NLopt LD_VAR2",
+            "Ceres BFGS", "dlib BFGS",
         )  # fmt: skip
         made = {k: v for k, v in made.items() if k not in dense}
     return made

@@ -168,7 +168,7 @@ class LineSearch:
         if problem.low is not None:
             g = space.select(free_to_move(space, problem, core.x, g), g, 0.0 * g)
         one = space.full(core.value, 1.0)
-        t = space.minimum(one, space.divide(one, space.norm_one(g)))
+        t = space.minimum(one, space.divide(one, space.sqrt(space.dot(g, g))))
         d = -g
         if problem.low is not None:
             d, t = inside(space, problem, space.axpy(t, d, core.x)) - core.x, one

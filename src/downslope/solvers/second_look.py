@@ -71,9 +71,11 @@ def along(
     level = ROUNDINGS * space.eps
 
     def at(times: float, heading: Array) -> tuple[Number, Number, Condition]:
-        x = _within(space, problem, space.axpy(space.full(core.value, times), heading, core.x))
+        straight = space.axpy(space.full(core.value, times), heading, core.x)
+        x = _within(space, problem, straight)
         value, gradient = evaluate(x)
         no_higher = space.finite(value) & (value <= core.value + level * space.absolute(core.value))
+        no_higher = no_higher & (space.norm_inf(x - straight) == 0)  # no bound ends the tail
         if gradient is None:
             return value, 0.0 * core.value, no_higher
         small = projected_size(space, problem, x, gradient) <= asked_size

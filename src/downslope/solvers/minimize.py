@@ -22,7 +22,7 @@ from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
-from downslope.solvers.second_look import looked, ways_of
+from downslope.solvers.second_look import after
 from downslope.solvers.spaces.host import Host
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
@@ -216,10 +216,8 @@ def _looked(
     """Return the state at the end after a second look at what ended within the tolerance."""
     alone, own = f.structure.batch is None, import_module("downslope.solvers.spaces")
 
-    def ways() -> tuple[Any, ...]:
-        vectors = ways_of(f.structure.size)
-        columns = (w if alone else w[:, None] for w in vectors)
-        return tuple(own.vector_like(f.x0, f.structure.framework, w) for w in columns)
+    def lifted(vector: Any) -> Any:
+        return own.vector_like(f.x0, f.structure.framework, vector if alone else vector[:, None])
 
     def evaluate(x: Any) -> tuple[Any, Any]:
         point = space.lanes_first(x)
@@ -228,12 +226,8 @@ def _looked(
         value, gradient = f.value_and_gradient(point)
         return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
 
-    try:
-        with np.errstate(all="ignore"):
-            core = state.core if alone else _turned(space.lanes_last, state.core)
-            core = looked(space, method, problem, limits, core, evaluate, ways, traced=traced)
-    except Exception:  # the run is over: what f says elsewhere must not spoil its result
-        return state
+    core = state.core if alone else _turned(space.lanes_last, state.core)
+    core = after(space, method, problem, limits, core, evaluate, lifted, traced=traced)
     if alone:
         return state._replace(core=core)
     state.core = _turned(space.lanes_first, core)

@@ -67,7 +67,13 @@ def along(
     step = space.pick(none, -core.gradient, step)
     longer = space.maximum(1.0, space.divide(least, space.norm_inf(step)))
     step = space.scale(space.where(none, longer, 1.0) if modelled else longer, step)
-    asked_size, asked, left = tolerance(space, limits, core), 0 * core.evaluations, suspect
+    # Of a fit the gradient is not what the tolerance is of.
+    here = projected_size(space, problem, core.x, core.gradient)
+    asked_size, asked, left = (
+        space.maximum(tolerance(space, limits, core), here),
+        0 * core.evaluations,
+        suspect,
+    )
     level = ROUNDINGS * space.eps
 
     def at(times: float, heading: Array) -> tuple[Number, Number, Condition]:
@@ -218,17 +224,31 @@ def looked(
     return around() if _any(still) else core
 
 
+def after(
+    space: Any, method: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate,
+    lifted: Callable[[Any], Array], *, traced: bool = False,
+) -> Core:  # fmt: skip
+    """Return `looked`, or the core as it is where the function raises: the run is over.
+
+    `lifted` makes vectors of the space of NumPy's.
+    """
+
+    def ways() -> tuple[Array, Array]:
+        count = np.arange(1, space.size(core.x) + 1)
+        return lifted(np.cos(count)), lifted(np.sin(count))
+
+    try:
+        with np.errstate(all="ignore"):
+            return looked(space, method, problem, limits, core, evaluate, ways, traced=traced)
+    except Exception:
+        return core
+
+
 def _passed(space: Any, limits: Limits, core: Core) -> Core:
     """Return the core, LEVEL where a method that goes on at any price ended higher than it once was."""
     much = passed_by(space, core) > limits.promise * (core.first - core.best_value)
     ended = core.status == int(Status.GRADIENT)
     return core._replace(status=space.where(ended & much, int(Status.LEVEL), core.status))
-
-
-def ways_of(size: int) -> tuple[Any, Any]:
-    """Return two directions (n,) that no structure of a function is likely to be at a right angle to."""
-    count = np.arange(1, size + 1)
-    return np.cos(count), np.sin(count)
 
 
 def _any(condition: Condition, traced: bool = False) -> bool:

@@ -22,7 +22,8 @@ from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
-from downslope.solvers.second_look import after
+from downslope.solvers.second_look import after, nothing_suspect
+from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import Host
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
@@ -226,6 +227,11 @@ def _looked(
         value, gradient = f.value_and_gradient(point)
         return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
 
+    if f.structure.framework == "jax" and not traced:
+        # Asked of NumPy first: operations of JAX's, one by one, would each be compiled.
+        known = Core(*(np.asarray(a if alone or a.ndim < 2 else a.T) for a in state.core))
+        if nothing_suspect(NumpyLanes(known.x.dtype), method, limits, known):
+            return state
     core = state.core if alone else _turned(space.lanes_last, state.core)
     core = after(space, method, problem, limits, core, evaluate, lifted, traced=traced)
     if alone:

@@ -53,6 +53,13 @@ def suspects(space: Any, limits: Limits, core: Core, modelled: bool) -> tuple[Co
     return tail & space.invert(still), still
 
 
+def nothing_suspect(space: Any, method: Any, limits: Limits, core: Core) -> bool:
+    """Return whether there is nothing to look at."""
+    with np.errstate(all="ignore"):
+        tail, still = suspects(space, limits, core, getattr(method, "modelled", False))
+    return not _any(tail) and not _any(still)
+
+
 def along(
     space: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate, suspect: Condition,
     modelled: bool, traced: bool,

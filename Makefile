@@ -32,7 +32,8 @@ bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes ea
 	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one
 	$(BIN)/python benchmarks/grouping.py
 	$(PIP) --no-deps sif2jax==0.0.8 optimistix lineax pytorch-minimize nlopt  # peers of the next two
-	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/solvers.py  # with Ceres and dlib, where g++, libceres-dev and libdlib-dev are
+	$(BIN)/python benchmarks/solver_fits.py
 	$(BIN)/python benchmarks/solver_speed.py
 
 docs: .venv/test.stamp  ## run every code block of the documentation

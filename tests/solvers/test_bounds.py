@@ -8,7 +8,7 @@ from scipy import optimize
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.solvers import Stop
+from downslope.solvers import Status, Stop
 from tests.solvers.functions import rosenbrock, rosenbrock_gradient, start, starts
 
 
@@ -89,6 +89,18 @@ def test_fixed_unknowns_stay():
     )
     assert result.success
     assert result.x[0] == 0.7
+
+
+def test_a_bound_ahead_is_the_end_of_a_tail():
+    """exp(-x) has a minimum where x is bounded: what levels off on the way to it is no tail."""
+    result = ds.minimize(
+        lambda x: float(np.exp(-x[0])), [0.0], gradient=lambda x: -np.exp(-x), bounds=(0.0, 30.0)
+    )
+    assert result.success
+    far = ds.minimize(
+        lambda x: float(np.exp(-x[0])), [0.0], gradient=lambda x: -np.exp(-x), bounds=(0.0, 1e9)
+    )
+    assert far.status is Status.LEVEL
 
 
 def test_bad_bounds_are_named():

@@ -242,3 +242,13 @@ def test_a_jacobian_larger_than_memory() -> None:
     with pytest.raises(UsageError, match=r"Jacobian of 400000 x 400000 in float32 needs 640 GB.*linear='cg'"):
         ds.least_squares(lambda x: x - 1.0, x0)
     assert ds.least_squares(lambda x: x - 1.0, x0, linear="cg").success
+
+
+def test_a_fit_that_runs_off_is_no_success():
+    """exp(-x) + 1 as a residual has its least value at infinity; its offset falls below any tolerance."""
+    fit = ds.least_squares(lambda x: np.array([np.exp(-x[0]), 1.0]), [0.0])
+    assert fit.status is Status.LEVEL
+    assert not fit.success
+    fit = ds.least_squares(lambda x: np.exp(-x[0] * np.arange(1, 6)) + np.array([0.1, 0, 0, 0, 0]), [1.0])
+    assert fit.status is Status.LEVEL
+    assert ds.least_squares(lambda x: np.array([np.exp(-x[0]), 0.1 * x[0]]), [0.0]).success

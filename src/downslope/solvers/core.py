@@ -8,6 +8,12 @@ from downslope.ops.protocol import Array
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
+ROUNDINGS = 10.0
+"""Values that differ by so many spacings of the dtype may differ by rounding alone."""
+
+POLISH = 8
+"""After so many steps the gradient alone decides, whatever is still promised."""
+
 
 class Problem(NamedTuple):
     """What stays the same in a run.
@@ -24,10 +30,17 @@ class Problem(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What `Stop` asks for, in numbers; None of a criterion that is off."""
+    """What `Stop` asks for, in numbers; None of a criterion that is off.
+
+    Attributes:
+        promise: what may be left to fall, as a share of the fall so far, where the gradient is within
+            the tolerance.
+
+    """
 
     gradient: Number
     absolute: Number
+    promise: Number
     value: Number | None
     step: Number | None
     target: Number | None
@@ -45,7 +58,11 @@ class Core(NamedTuple):
         size: ‖g‖∞ of the iterate, projected where there are bounds.
         scale: what `Stop.gradient` is relative to.
         origin: where the run began.
+        first: the value there.
+        promise: what the method's model says that the value will still fall by; infinite where that is
+            not known yet. Of a method whose values may rise, what the lowest one seen is lower by; else 0.
         steps, evaluations: counts.
+        polished: how many steps were taken since the gradient was within the tolerance first.
         small_falls, short_steps: how many steps in a row were small, by `Stop.value` and `Stop.step`.
         accepted: whether the last turn ended a step.
         status: a `Status`, as a number.
@@ -62,8 +79,11 @@ class Core(NamedTuple):
     size: Number
     scale: Number
     origin: Array
+    first: Number
+    promise: Number
     steps: Number
     evaluations: Number
+    polished: Number
     small_falls: Number
     short_steps: Number
     accepted: Condition
@@ -77,9 +97,22 @@ def begin(space: Space, problem: Problem, x: Array, value: Number, gradient: Arr
     zero = space.full(size, 0)
     status = space.where(known, int(Status.RUNNING), int(Status.NONFINITE))
     return Core(
-        x, x, value, gradient, x, value, gradient, size, size, x,
-        zero, zero + 1, zero, zero, known, status,
+        x, x, value, gradient, x, value, gradient, size, size, x, value, space.full(size, 0.0),
+        zero, zero + 1, zero, zero, zero, known, status,
     )  # fmt: skip
+
+
+def passed_by(space: Space, core: Core) -> Number:
+    """Return by how much the lowest value seen is lower than the iterate's, beyond rounding."""
+    rounding = ROUNDINGS * space.eps * space.absolute(core.best_value)
+    return space.maximum(core.value - core.best_value - rounding, 0.0)
+
+
+def leaving(space: Space, problem: Problem, limits: Limits, core: Core, gradient: Array) -> Condition:
+    """Return whether a step from within the tolerance leads out of it, and was promised to win little."""
+    asked = tolerance(space, limits, core)
+    little = core.promise <= limits.gradient * (core.first - core.value)
+    return (core.size <= asked) & (projected_size(space, problem, core.ask, gradient) > asked) & little
 
 
 def projected_size(space: Space, problem: Problem, x: Array, gradient: Array) -> Number:
@@ -111,6 +144,7 @@ def moved(
 ) -> Core:
     """Return the core after a step to `x`; `ask` is left for the method to set."""
     size = projected_size(space, problem, x, gradient)
+    polishing = (core.size <= tolerance(space, limits, core)) | (core.polished > 0)
     falls = shorts = core.small_falls
     if limits.value is not None:
         fall, of = core.value - value, space.maximum(space.absolute(core.value), space.absolute(value))
@@ -122,17 +156,24 @@ def moved(
     return core._replace(
         x=x, value=value, gradient=gradient, size=size,
         scale=space.maximum(core.scale, space.minimum(size, 1.0)),
-        steps=core.steps + 1, small_falls=falls, short_steps=shorts,
+        steps=core.steps + 1, polished=space.where(polishing, core.polished + 1, 0),
+        small_falls=falls, short_steps=shorts,
     )  # fmt: skip
 
 
 def settle(space: Space, limits: Limits, core: Core) -> Core:
     """Return the core with its status, where a criterion of `Stop` now holds.
 
-    A method's own ending (round-off, a kink) is kept, unless the gradient is within the tolerance.
+    A run has converged where the gradient is within the tolerance and no more than a small share of the
+    fall is still promised. So has one that its method gives up, where the gradient is within the tolerance.
     """
     where = space.where
     running = core.status == int(Status.RUNNING)
+    within = core.size <= tolerance(space, limits, core)
+    share = limits.promise * space.maximum(core.first - core.best_value, 0.0)
+    level = space.eps * space.absolute(core.best_value)
+    near = core.promise <= space.maximum(share, level)
+    near = near | ((core.size <= limits.absolute) & (limits.absolute > 0)) | (core.polished >= POLISH)
     status = where(running & (core.evaluations >= limits.evaluations), int(Status.EVALUATIONS), core.status)
     status = where(running & (core.steps >= limits.steps), int(Status.STEPS), status)
     if limits.step is not None:
@@ -144,10 +185,9 @@ def settle(space: Space, limits: Limits, core: Core) -> Core:
     status = where(core.best_value < -1.0 / space.eps**2, int(Status.UNBOUNDED), status)
     rough = core.size > _coarse(space) * space.maximum(core.scale, space.full(core.size, 1.0))
     status = where((core.status == int(Status.ROUNDOFF)) & rough, int(Status.PRECISION), status)
-    known = core.status != int(Status.NONFINITE)
-    return core._replace(
-        status=where(known & (core.size <= tolerance(space, limits, core)), int(Status.GRADIENT), status)
-    )
+    own = space.invert(running) & (core.status != int(Status.NONFINITE))
+    there = within & ((running & near) | own)
+    return core._replace(status=where(there, int(Status.GRADIENT), status))
 
 
 def _coarse(space: Space) -> float:

@@ -15,10 +15,11 @@ from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
 from downslope.ops.protocol import Array
-from downslope.solvers import losses, spaces
+from downslope.solvers import losses, second_look, spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Core, Problem
 from downslope.solvers.drivers import host
+from downslope.solvers.method import Want
 from downslope.solvers.methods import levenberg, truncated
 from downslope.solvers.observe import Observer
 from downslope.solvers.squares import Dense, OnHost, Products, to_numpy
@@ -247,7 +248,16 @@ def _run(
         low, high = (np.asarray(side, start.dtype) for side in bounds)
         problem, start = Problem(low, high), np.clip(start, low, high)
     chosen = levenberg.method(method, **options)
-    return host.run(chosen, space, problem, limits, dense, start, seconds=stop.seconds, watch=watch)
+    run = host.run(chosen, space, problem, limits, dense, start, seconds=stop.seconds, watch=watch)
+
+    def evaluate(x: Any) -> tuple[Any, Any]:
+        found = dense.evaluate(x, int(Want.LINEARIZED), None)
+        return found.value, found.gradient
+
+    # An offset says nothing of the fall: every step that is not short is looked along.
+    anyway = limits._replace(promise=0.0)
+    core = second_look.after(space, chosen, problem, anyway, run.state.core, evaluate, lambda n: n)
+    return host.Run(run.state._replace(core=core), run.error)
 
 
 def _result(

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, projected_size, seen, tolerance
+from downslope.solvers.core import (
+    Core,
+    Limits,
+    Problem,
+    begin,
+    moved,
+    passed_by,
+    projected_size,
+    seen,
+    tolerance,
+)
 from downslope.solvers.method import Direction, Evaluation, Want
 from downslope.solvers.searches.wolfe import FOUND, GOING, LOWEST
 from downslope.solvers.spaces.protocol import Condition, Number, Space
@@ -56,6 +66,11 @@ class LineSearch:
     def bounded(self) -> bool:
         """Whether the direction can be held to the unknowns that are free to move."""
         return getattr(self.towards, "bounded", False)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a step of length 1 is that of a model."""
+        return self.towards.newton_like
 
     def init(
         self, space: Space, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -116,7 +131,7 @@ class LineSearch:
     ) -> LineState:  # fmt: skip
         """Return the state after a step: to the trial, or to the lowest point that the search saw."""
         core = moved(space, problem, limits, state.core, x, value, gradient)
-        core = core._replace(accepted=space.full(value, True))
+        core = core._replace(accepted=space.full(value, True), promise=passed_by(space, core))
         if problem.low is None:
             d = self.towards.direction(space, state.memory, gradient)
         else:
@@ -153,7 +168,7 @@ class LineSearch:
         if problem.low is not None:
             g = space.select(free_to_move(space, problem, core.x, g), g, 0.0 * g)
         one = space.full(core.value, 1.0)
-        t = space.minimum(one, space.divide(one, space.norm_one(g)))
+        t = space.minimum(one, space.divide(one, space.sqrt(space.dot(g, g))))
         d = -g
         if problem.low is not None:
             d, t = inside(space, problem, space.axpy(t, d, core.x)) - core.x, one

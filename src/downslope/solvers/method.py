@@ -66,6 +66,9 @@ class Method(Protocol):
     bounded: ClassVar[bool]
     """Whether it keeps to bounds."""
 
+    # modelled: ClassVar[bool], optional: whether the steps that it asks for are those of a model of the
+    # function, short where a minimum is near; a second look at an ending counts on it.
+
     # steady: ClassVar[tuple[str, ...]], optional: the parts of its state that `turn` leaves alone where
     # a problem of a batch has ended; a driver freezes all others.
 

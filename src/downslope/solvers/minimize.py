@@ -16,11 +16,15 @@ from downslope.gradients import Objective
 from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
 from downslope.solvers.bounds import bounds_of
-from downslope.solvers.core import Problem
-from downslope.solvers.method import Method
+from downslope.solvers.core import Core, Limits, Problem
+from downslope.solvers.engines import check_engine, rows, spread
+from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
+from downslope.solvers.second_look import after, nothing_suspect
+from downslope.solvers.spaces.arrays import NumpyLanes
+from downslope.solvers.spaces.host import Host
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
@@ -90,7 +94,8 @@ def minimize(  # noqa: D417
             default. The points are of a scrambled Sobol' sequence.
         sampler: in place of a box: takes a count and a NumPy generator, returns points (count, n).
         seed: of the points.
-        engine: "joblib", "dask" or "ray", to spread the runs over processes.
+        engine: "joblib", "dask" or "ray", to spread the runs of `starts`, or each round of evaluations of
+            a batch, over its workers; a NumPy function and its gradient then take one problem alone.
         options: of the method, as {"memory": 20} of "l-bfgs".
         callback: called with x after each step, or with `intermediate_result` by that name; returns
             True or raises StopIteration to stop.
@@ -126,6 +131,21 @@ def minimize(  # noqa: D417
             hessian_vector=hessian_vector, stop=stop, options=options, callback=callback, noise=noise,
             jac=jac, hess=hess, hessp=hessp, tol=tol, **unknown,
         )  # fmt: skip
+    if engine is not None:
+        check_engine(engine)
+        if not (batch and isinstance(x0, np.ndarray)):
+            raise UsageError(
+                f"engine = {engine!r} spreads a batch or several starts of a NumPy function: expected "
+                "batch=True and x0 an array (problems, n), or starts"
+            )
+        with spread(engine) as over:
+            gradient, jac = (rows(g, over) if callable(g) else g for g in (gradient, jac))
+            return minimize(
+                rows(fun, over), x0, method, args=args, gradient=gradient, hessian=hessian,
+                hessian_vector=hessian_vector, stop=stop, bounds=bounds, batch=True, options=options,
+                callback=callback, history=history, log=log, progress=progress, noise=noise, jac=jac,
+                hess=hess, hessp=hessp, tol=tol, **unknown,
+            )  # fmt: skip
     began = time.perf_counter()
     if isinstance(method, tuple):  # SciPy's third argument is args
         args, named = method, None
@@ -180,13 +200,49 @@ def _run(
     limits = stop.limits(structure.dtype)
     if structure.framework == "jax":
         jax = import_module("downslope.solvers.drivers.jax")
-        return jax.run(method, problem, limits, f, start, stop.seconds, observer)  # type: ignore[no-any-return]
+        state, error = jax.run(method, problem, limits, f, start, stop.seconds, observer)
+        return _looked(f, method, problem, limits, state, jax.JaxSpace(f.x0), jax.is_traced(f.x0)), error
     kind = "host" if structure.batch is None else "lanes"
     space = import_module("downslope.solvers.spaces").space_of(f.x0, structure.framework, kind)
     driver = import_module(f"downslope.solvers.drivers.{kind}")
     watch = observer if observer.needed else None
     run = driver.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
-    return run.state, run.error
+    return _looked(f, method, problem, limits, run.state, space), run.error
+
+
+def _looked(
+    f: Objective, method: Method, problem: Problem, limits: Limits, state: Any, space: Any,
+    traced: bool = False,
+) -> Any:  # fmt: skip
+    """Return the state at the end after a second look at what ended within the tolerance."""
+    alone, own = f.structure.batch is None, import_module("downslope.solvers.spaces")
+
+    def lifted(vector: Any) -> Any:
+        return own.vector_like(f.x0, f.structure.framework, vector if alone else vector[:, None])
+
+    def evaluate(x: Any) -> tuple[Any, Any]:
+        point = space.lanes_first(x)
+        if Want.GRADIENT not in method.wants:
+            return f.value(point), None
+        value, gradient = f.value_and_gradient(point)
+        return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
+
+    if f.structure.framework == "jax" and not traced:
+        # Asked of NumPy first: operations of JAX's, one by one, would each be compiled.
+        known = Core(*(np.asarray(a if alone or a.ndim < 2 else a.T) for a in state.core))
+        if nothing_suspect(NumpyLanes(known.x.dtype), method, limits, known):
+            return state
+    core = state.core if alone else _turned(space.lanes_last, state.core)
+    core = after(space, method, problem, limits, core, evaluate, lifted, traced=traced)
+    if alone:
+        return state._replace(core=core)
+    state.core = _turned(space.lanes_first, core)
+    return state
+
+
+def _turned(turn: Callable[[Any], Any], core: Core) -> Core:
+    """Return the core of a batch with its vectors turned, problems first or last."""
+    return Core(*(turn(a) if len(a.shape) > 1 else a for a in core))
 
 
 def _bounded(bounds: Any, method: Method, f: Objective) -> tuple[Problem, Any]:

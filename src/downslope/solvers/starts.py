@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import MissingPackageError, UsageError
+from downslope.errors import UsageError
 from downslope.gradients import Objective, Structure, objective, structure_of
 from downslope.solvers import spaces
 from downslope.solvers.bounds import bounds_of
+from downslope.solvers.engines import check_engine, spread
 from downslope.solvers.result import Result
 from downslope.solvers.squares import to_numpy
 
-ENGINES = ("joblib", "dask", "ray")
 SAME = 1e-3
 """Two runs found one minimum where their points differ by at most this, of the box."""
 BETWEEN = (0.25, 0.5, 0.75)
@@ -110,8 +110,8 @@ def from_many(
             scrambled Sobol' sequence.
         sampler: in place of a box; takes a count and a NumPy generator, returns points (count, n), flat.
         seed: of the points.
-        engine: "joblib", "dask" or "ray", to spread the runs of a NumPy function over processes; joblib's
-            configuration in force (`joblib.parallel_config`) says how many.
+        engine: "joblib", "dask" or "ray", to spread the runs over its workers: all there are, of joblib
+            as many as `joblib.parallel_config` says.
         bounds: as of `minimize`.
         vectorized: whether `fun` takes all points at once.
         **options: of `minimize`.
@@ -123,8 +123,7 @@ def from_many(
     began = time.perf_counter()
     if not (isinstance(starts, int) and not isinstance(starts, bool) and starts >= 2):
         raise UsageError(f"starts = {starts!r}: expected a whole number from 1 on")
-    if engine is not None and engine not in ENGINES:
-        raise UsageError(f"engine = {engine!r}: expected one of {', '.join(ENGINES)}, or None")
+    check_engine(engine)
     structure, first = structure_of(x0)
     # A tuple of two lists is (low, high), also where n = 2 and two pairs would look the same.
     if isinstance(box, tuple) and len(box) == 2:
@@ -182,23 +181,8 @@ def _one_by_one(
     starts = [structure.restore(spaces.vector_like(like, structure.framework, p)) for p in points]
     if engine is None:
         return [solve(fun, x, **options) for x in starts]
-    try:
-        import joblib  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingPackageError("joblib", "compare", f"engine={engine!r}") from None
-    if engine == "ray":
-        try:
-            from ray.util.joblib import register_ray  # type: ignore[import-not-found]
-        except ImportError:
-            raise UsageError("engine='ray' needs ray, which is not installed: pip install ray") from None
-        register_ray()
-    calls = [joblib.delayed(_alone)(solve, fun, x, options) for x in starts]
-    if engine == "joblib":
-        done = joblib.Parallel()(calls)
-    else:
-        with joblib.parallel_config(backend=engine):
-            done = joblib.Parallel()(calls)
-    return list(done)
+    with spread(engine) as over:
+        return over(_alone, [(solve, fun, x, options) for x in starts])
 
 
 def _alone(solve: Callable[..., Result], fun: Any, x: Any, options: dict[str, Any]) -> Result:

@@ -25,6 +25,9 @@ class Status(IntEnum):
     CALLBACK = 14
     RAISED = 15
     PRECISION = 16
+    LEVEL = 17
+    PLATEAU = 18
+    SADDLE = 19
 
     @property
     def success(self) -> bool:
@@ -61,6 +64,20 @@ MESSAGES = {
     Status.PRECISION: (
         "No progress: the value changes by no more than its rounding, but the gradient is not small. "
         "Use float64, or take a large constant out of the function."
+    ),
+    Status.LEVEL: (
+        "No minimum: the function levels off here. The gradient is within the tolerance, but only because "
+        "the function flattens out: farther on it falls still, or a lower point was passed by. "
+        "Give bounds, add a penalty on the size of x, or start elsewhere."
+    ),
+    Status.PLATEAU: (
+        "No minimum: the gradient is zero and the value does not change beside this point. "
+        "The function may not depend on x here, or be saturated, underflow or be rounded to a constant. "
+        "Start elsewhere, or take the logarithm of what underflows."
+    ),
+    Status.SADDLE: (
+        "No minimum: the gradient is zero where the run ended, but a lower point lies beside it, which is x. "
+        "Start from there."
     ),
     Status.STALLED: (
         "No progress: the value does not fall along the negative gradient by what the gradient "

@@ -87,6 +87,7 @@ class Levenberg:
 
     wants: ClassVar[frozenset[Want]] = frozenset({Want.LINEARIZED, Want.VALUE})
     bounded: ClassVar[bool] = True
+    modelled: ClassVar[bool] = True
 
     def init(
         self, space: Any, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation

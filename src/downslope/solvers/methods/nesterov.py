@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
+from downslope.solvers.core import ROUNDINGS, Core, Limits, Problem, begin, moved, passed_by, seen
 from downslope.solvers.method import Evaluation, Want
-from downslope.solvers.searches.wolfe import ROUNDINGS
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
@@ -107,7 +106,7 @@ class Nesterov:
         # By the slopes, where values differ by rounding alone: the curvature along the step is within L.
         along = space.dot(gradient, state.gradient)
         enough = finite & space.where(equal, along >= 0, fall <= -promised)
-        uphill = finite & (value > core.value) & space.invert(equal)
+        uphill = finite & (value - core.value > ROUNDINGS * space.eps * space.absolute(core.value))
         worn = state.trials + 1 >= TRIALS
 
         def longer() -> NesterovState:
@@ -137,7 +136,7 @@ class Nesterov:
         x, step = core.ask, core.ask - core.x
         against = space.dot(state.gradient, step) > 0
         after = moved(space, problem, limits, core, x, value, gradient)
-        after = after._replace(accepted=space.full(value, True))
+        after = after._replace(accepted=space.full(value, True), promise=passed_by(space, after))
         theta = 0.5 * (1.0 + space.sqrt(1.0 + 4.0 * state.momentum * state.momentum))
         y = space.axpy(space.divide(state.momentum - 1.0, theta), step, x)
         lipschitz = RELAX * state.lipschitz

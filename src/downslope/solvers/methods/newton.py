@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
+from downslope.solvers.core import Core, Limits, Problem, begin, leaving, moved, seen
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Number
 from downslope.solvers.status import Status
@@ -56,12 +56,14 @@ class Newton:
 
     wants: ClassVar[frozenset[Want]] = frozenset({Want.GRADIENT, Want.HESSIAN})
     bounded: ClassVar[bool] = False
+    modelled: ClassVar[bool] = True
 
     def init(
         self, space: Any, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
     ) -> NewtonState:
         """Return the state that asks for the Hessian at the start."""
         core = begin(space, problem, x, evaluation.value, evaluation.gradient)
+        core = core._replace(promise=space.full(core.value, float("inf")))
         n = space.size(x)
         zero, vector = space.full(core.value, 0.0), space.zeros(x, n)
         return NewtonState(
@@ -94,14 +96,15 @@ class Newton:
             space.finite(state.radius), state.radius, self._first_radius(space, core, curvatures, slopes)
         )
         new = state._replace(core=core, curvatures=curvatures, basis=basis, slopes=slopes, radius=radius)
-        return self._trial(space, new)
+        new = self._trial(space, new)
+        return new._replace(core=new.core._replace(promise=new.fall))
 
     def _first_radius(self, space: Any, core: Core, curvatures: Array, slopes: Array) -> Number:
         """Return ten Cauchy steps; where the curvature is not positive, the step to |f| below f."""
         slope = space.sqrt(space.dot(slopes, slopes))
         curvature = space.dot(slopes, curvatures * slopes)
         cauchy = space.divide(slope * slope * slope, space.absolute(curvature))
-        level = space.divide(space.absolute(core.value), slope)
+        level = space.where(slope > 0, space.divide(space.absolute(core.value), slope), 0.0)
         span = space.maximum(space.sqrt(space.dot(core.x, core.x)), level)
         span = space.where(span > 0, span, 1.0)
         usable = (curvature > 0) & space.finite(cauchy)
@@ -138,7 +141,8 @@ class Newton:
 
         def onward() -> NewtonState:
             after = moved(space, problem, limits, core, old.ask, value, gradient)
-            after = after._replace(ask=old.ask, accepted=space.full(value, True))
+            unknown = space.full(value, float("inf"))  # until the Hessian is known
+            after = after._replace(ask=old.ask, accepted=space.full(value, True), promise=unknown)
             return state._replace(core=after, want=space.full(value, int(Want.HESSIAN)), radius=radius)
 
         def again() -> NewtonState:
@@ -152,7 +156,16 @@ class Newton:
             stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
             return state._replace(core=stopped, radius=radius)
 
-        following: NewtonState = space.branch(accepted, onward, lambda: space.branch(vanished, ended, again))
+        def stay() -> NewtonState:
+            still = core._replace(promise=space.full(value, 0.0), accepted=space.full(value, False))
+            return state._replace(core=still)
+
+        def other() -> NewtonState:
+            made: NewtonState = space.branch(vanished, ended, again)
+            return made
+
+        out = leaving(space, problem, limits, old, gradient)
+        following: NewtonState = space.branch(out, stay, lambda: space.branch(accepted, onward, other))
         return following
 
 

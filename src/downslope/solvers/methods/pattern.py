@@ -101,8 +101,9 @@ class Pattern:
     ) -> PatternState:
         """Return the state after a value."""
         old, value = state.core, evaluation.value
-        lower = space.finite(value) & (value < old.value)
-        better = space.finite(value) & (value < old.best_value)
+        known = space.finite(value) & space.finite(space.norm_inf(old.ask))
+        lower = known & (value < old.value)
+        better = known & (value < old.best_value)
         core = old._replace(
             evaluations=old.evaluations + 1, accepted=space.full(value, False),
             best_x=space.pick(better, old.ask, old.best_x),

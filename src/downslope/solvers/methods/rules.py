@@ -13,7 +13,7 @@ from downslope.ops.protocol import Array
 from downslope.rules.checks import require_number
 from downslope.rules.descent import step as descend
 from downslope.rules.rule import Rule
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
+from downslope.solvers.core import Core, Limits, Problem, begin, moved, passed_by, seen
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Space
 from downslope.solvers.status import Status
@@ -82,7 +82,8 @@ class RuleMethod:
 
         def on() -> RuleState:
             after = moved(space, problem, limits, core, old.ask, value, gradient)
-            return self._stepped(space, state, after._replace(accepted=space.full(value, True)))
+            after = after._replace(accepted=space.full(value, True), promise=passed_by(space, after))
+            return self._stepped(space, state, after)
 
         def ended() -> RuleState:
             why = space.full(old.status, int(Status.NONFINITE))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from downslope.errors import UsageError
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, begin, moved, seen
+from downslope.solvers.core import Core, Limits, Problem, begin, leaving, moved, seen
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Condition, Number
 from downslope.solvers.status import Status
@@ -79,6 +79,7 @@ class Truncated:
 
     wants: ClassVar[frozenset[Want]] = frozenset({Want.GRADIENT, Want.PRODUCT})
     bounded: ClassVar[bool] = False
+    modelled: ClassVar[bool] = True
 
     def init(
         self, space: Any, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
@@ -111,10 +112,11 @@ class Truncated:
         size = space.sqrt(rr)
         relative = space.sqrt(space.divide(core.size, core.scale))
         wanted = space.minimum(space.full(rr, 0.5), relative) * size
+        promise = space.where(rr > 0, float("inf"), zero)
         return state._replace(
-            core=core._replace(ask=core.x), want=space.full(rr, int(Want.PRODUCT)), vector=-g, z=0.0 * g,
-            hz=0.0 * g, r=g, rr=rr, tolerance=wanted, inner=space.full(rr, 0), fall=zero,
-            cut=space.full(rr, 0), curvature=zero,
+            core=core._replace(ask=core.x, promise=promise), want=space.full(rr, int(Want.PRODUCT)),
+            vector=-g, z=0.0 * g, hz=0.0 * g, r=g, rr=rr, tolerance=wanted, inner=space.full(rr, 0),
+            fall=zero, cut=space.full(rr, 0), curvature=zero,
         )  # fmt: skip
 
     def _multiplied(self, space: Any, state: TruncatedState, product: Array) -> TruncatedState:
@@ -155,7 +157,8 @@ class Truncated:
             return new._replace(z=step, hz=hz, vector=space.axpy(space.divide(rr, state.rr), d, -r))
 
         def trial() -> TruncatedState:
-            return self._trial(space, new, step, hz)
+            asked = self._trial(space, new, step, hz)
+            return asked._replace(core=asked.core._replace(promise=asked.fall))
 
         def broken() -> TruncatedState:
             failed = core._replace(status=space.full(state.rr, int(Status.NONFINITE)))
@@ -210,9 +213,16 @@ class Truncated:
             stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
             return state._replace(core=stopped)
 
-        following: TruncatedState = space.branch(
-            accepted, onward, lambda: space.branch(vanished, ended, shortened)
-        )
+        def stay() -> TruncatedState:
+            still = core._replace(promise=space.full(value, 0.0), accepted=space.full(value, False))
+            return state._replace(core=still)
+
+        def other() -> TruncatedState:
+            made: TruncatedState = space.branch(vanished, ended, shortened)
+            return made
+
+        out = leaving(space, problem, limits, old, gradient)
+        following: TruncatedState = space.branch(out, stay, lambda: space.branch(accepted, onward, other))
         return following
 
     def _first_radius(

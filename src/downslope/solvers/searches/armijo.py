@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from downslope.solvers.searches.wolfe import BACK_TO_FINITE, FAILED, FOUND, GOING, ROUNDINGS
+from downslope.solvers.core import ROUNDINGS
+from downslope.solvers.searches.wolfe import BACK_TO_FINITE, FAILED, FOUND, GOING
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 

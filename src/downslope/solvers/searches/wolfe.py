@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from downslope.solvers.core import ROUNDINGS
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
 
@@ -30,8 +31,6 @@ NARROW = 0.66
 BACK_TO_FINITE = 0.1
 SAME = 0.1
 """A slope of at least this share of the first one has not gone to zero."""
-ROUNDINGS = 10.0
-"""Values that differ by so many spacings of the dtype may differ by rounding alone."""
 
 
 class Search(NamedTuple):

@@ -173,9 +173,10 @@ class Arrays:
         return self.rows(matrix, a)
 
     def rank_two(self, matrix: Array, a: Array, b: Array, when: Any = True) -> Array:
-        outer = a[:, None] * b
-        made = matrix + (outer + self.swapped(outer))
-        return made if when is True else self.where(when, made, matrix)
+        if when is not True:
+            zero = self.lib.zeros_like(a)
+            a, b = self.where(when, a, zero), self.where(when, b, zero)
+        return matrix + (a[:, None] * b + b[:, None] * a)
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Array]:
         finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))

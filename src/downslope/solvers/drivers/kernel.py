@@ -11,6 +11,7 @@ knows that they are small. Where XLA knew the attributes no longer, the same wou
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -162,13 +163,16 @@ class _Program:
             return value.val if isinstance(value, Literal) else values[value]
 
         for step, given, results in self.steps:
+            kind = step.primitive.name
+            for few in _values(given) if kind == "broadcast_in_dim" else ():
+                if cost[few] and 1 < values[few].size < math.prod(step.params["shape"]):
+                    values[few], cost[few] = _kept(values[few]), 0
             made = step.primitive.bind(*map(of, given), **step.params)
-            before = sum(cost[g] for g in _values(given))
-            takes = before + (step.primitive.name not in FREE)
+            takes = sum(cost[g] for g in _values(given)) + (kind not in FREE)
             for result, value in zip(
                 results, made if step.primitive.multiple_results else [made], strict=True
             ):
-                alone = step.primitive.name in ("while", "cond", "scan")
+                alone = kind in ("while", "cond", "scan")
                 keep = (self.uses[result] > 1 and takes > AGAIN) or takes > LONGEST
                 values[result] = _kept(value) if keep and not alone and value.shape else value
                 cost[result] = 0 if keep or alone else takes

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, settle
@@ -22,7 +23,7 @@ from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
 from downslope.solvers.status import Status
 
-LANES = 128
+LANES = 64
 """Problems that one processor has under way."""
 
 IDLE = 8
@@ -131,9 +132,7 @@ class Queue:
 
         def begun(own: Problem, state: State, x: Array, value: Array, gradient: Array, new: Array) -> State:
             known = gradient if Want.GRADIENT in self.method.wants else None
-            first = self.space.arrays(
-                self.method.init(self.space, own, limits, x, Evaluation(value, known))
-            )
+            first = self.space.arrays(self.method.init(self.space, own, limits, x, Evaluation(value, known)))
             first = first._replace(core=self.space.arrays(settle(self.space, limits, first.core)))
             return jax.tree.map(lambda a, b: jnp.where(new, a, b), _like(first, state), state)
 
@@ -171,7 +170,9 @@ def traced(queue: Queue, problem: Problem, limits: Limits, objective: Any, x: Ar
     return Cores(queue.space, jax.tree.map(lambda a: a[..., :-1], work.whole))
 
 
-def run(queue: Queue, problem: Problem, limits: Limits, objective: Any, x: Array, deadline: float | None) -> Any:
+def run(
+    queue: Queue, problem: Problem, limits: Limits, objective: Any, x: Array, deadline: float | None
+) -> Any:
     """Return the cores of a batch at the end, each processor having worked off a part of it."""
     size = x.shape[0]
     parts = min(_processors(), max(1, size // LANES))
@@ -197,8 +198,12 @@ def run(queue: Queue, problem: Problem, limits: Limits, objective: Any, x: Array
     finally:
         threads.shutdown()
     cores = [_written_down(work, end) for work in works]
-    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1)[..., :size], *cores)
-    return Cores(queue.space, whole)
+    # By NumPy, which shares the memory: JAX would compile a slice and a sum of the parts, array by array.
+    return Cores(queue.space, jax.tree.map(lambda *a: jnp.asarray(_side_by_side(a, size)), *cores))
+
+
+def _side_by_side(parts: Any, size: int) -> Any:
+    return np.concatenate([np.asarray(a)[..., :-1] for a in parts], -1)[..., :size]
 
 
 def _written_down(work: Work, end: Status) -> Core:
@@ -208,7 +213,7 @@ def _written_down(work: Work, end: Status) -> Core:
         whole = jax.tree.map(lambda a, part: a.at[..., work.lanes].set(part), whole, work.state.core)
         code = jnp.where(whole.status == int(Status.RUNNING), int(end), whole.status)
         whole = whole._replace(status=code)
-    return jax.tree.map(lambda a: a[..., :-1], whole)  # type: ignore[no-any-return]
+    return whole
 
 
 def _few(problem: Problem, at: Any) -> Problem:

@@ -105,8 +105,16 @@ def _called(f: Callable[..., Any], **more: str) -> Callable[..., Any]:
 _kept = _called(lambda a: a)
 
 
+_all_kept = _called(lambda *arrays: arrays)
+
+
 def _small(f: Callable[..., Any]) -> Callable[..., Any]:
-    return _called(f, xla_cpu_small_call="true")
+    """Return a function as a call that becomes one kernel.
+
+    XLA's table of a kernel's arrays holds those that an operation takes: of an argument that none took, for
+    it is not needed, XLA would not know the place, and give up the process. So one takes them all.
+    """
+    return _called(lambda *leaves: f(*_all_kept(*leaves)), xla_cpu_small_call="true")
 
 
 class _Value:

@@ -21,6 +21,7 @@ from downslope.solvers.core import Core, Limits, Problem, settle
 from downslope.solvers.drivers.kernel import joined, one_kernel
 from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
+from downslope.solvers.spaces.jax import repeated
 from downslope.solvers.status import Status
 
 LANES = 64
@@ -103,8 +104,8 @@ class Queue:
         def exchanged(idle: Array, core: Core, whole: Core, lanes: Array, following: Array) -> Any:
             width = lanes.shape[0]
             blank = (jnp.zeros(width, jnp.int32), jnp.int32(0))
-            order, many = jax.lax.fori_loop(
-                0, width, lambda i, c: (_put(c[0], i, c[1]), c[1] + idle[i].astype(jnp.int32)), blank
+            order, many = repeated(
+                width, lambda i, c: (_put(c[0], i, c[1]), c[1] + _column(idle, i).astype(jnp.int32)), blank
             )
 
             def change(i: Array, carry: Any) -> Any:
@@ -120,7 +121,7 @@ class Queue:
                 return whole, _put(lanes, new, lane), jnp.minimum(following + 1, count), x, value, gradient
 
             start = (whole, lanes, following, core.x, core.value, core.gradient)
-            return jax.lax.fori_loop(0, many, change, start)
+            return repeated(many, change, start)
 
         whole, lanes, following, x, value, gradient = one_kernel(exchanged)(
             idle, work.state.core, work.whole, work.lanes, work.next

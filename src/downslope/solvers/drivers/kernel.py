@@ -26,16 +26,17 @@ AGAIN = 3
 LONGEST = 120
 """A value is kept if it takes more operations than these, however often it is used."""
 
-FREE = frozenset("broadcast_in_dim convert_element_type reshape slice squeeze transpose".split())
+FREE = {"broadcast_in_dim", "convert_element_type", "reshape", "slice", "squeeze", "transpose"}
 """Operations that cost nothing within another."""
 
-PLAIN = FREE | frozenset(
-    "abs add add_any and atan2 cbrt ceil clamp concatenate cond copy cos cosh cumsum div dynamic_slice "
-    "dynamic_update_slice eq erf exp exp2 expand_dims expm1 floor gather ge gt integer_pow iota is_finite jit le "
-    "log log1p logistic lt max min mul ne neg not or pad pjit pow reduce_and reduce_max reduce_min reduce_or "
-    "reduce_prod reduce_sum rem rev round rsqrt scan select_n sign sin sinh sqrt square sub tan tanh while "
-    "xor".split()
-)
+PLAIN = FREE | {
+    "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "concatenate", "cond", "copy", "cos",
+    "cosh", "div", "dynamic_slice", "dynamic_update_slice", "eq", "erf", "exp", "exp2", "expand_dims",
+    "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p",
+    "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad", "pow", "reduce_and",
+    "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "rev", "round", "rsqrt",
+    "scan", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "while", "xor",
+}  # fmt: skip
 """Operations that a kernel may hold: those that XLA writes itself, and calls no library for."""
 
 
@@ -90,13 +91,13 @@ def _called(f: Callable[..., Any], **more: str) -> Callable[..., Any]:
     nothing = dict.fromkeys(("inlineable", *more))
 
     def inside(*args: Any) -> Any:
-        with set_xla_metadata(**nothing):
+        with set_xla_metadata(**nothing):  # type: ignore[no-untyped-call]
             return f(*args)
 
     jitted = jax.jit(inside)
 
     def call(*args: Any) -> Any:
-        with set_xla_metadata(inlineable="false", **more):
+        with set_xla_metadata(inlineable="false", **more):  # type: ignore[no-untyped-call]
             return jitted(*args)
 
     return call
@@ -154,7 +155,7 @@ class _Program:
 
         for step in program.eqns:
             given = [of(a) for a in step.invars]
-            if step.primitive.name in ("jit", "pjit"):
+            if step.primitive.name == "jit":
                 results = self._write_out(step.params["jaxpr"], given)
             else:
                 results = [_Value() for _ in step.outvars]

@@ -94,7 +94,10 @@ class Queue:
     def worked(self, given: Any, work: Work) -> Work:
         """Return the work after some rounds, when they are done."""
         own, count = given
-        return jax.block_until_ready(self.rounds(*own, work, count, jnp.int32(ROUNDS)))  # type: ignore[no-any-return]
+        made: Work = jax.tree.map(
+            lambda a: a.block_until_ready(), self.rounds(*own, work, count, jnp.int32(ROUNDS))
+        )
+        return made
 
     def _served(self, problem: Problem, limits: Limits, arrays: Any, work: Work, count: Array) -> Work:
         """Write down the problems that have ended; their lanes take those that are next."""
@@ -152,7 +155,7 @@ class Queue:
         def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
             return carry[0] + 1, self.loop.lanes_turn(work.problem, limits, work.arrays, carry[1])
 
-        return joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(work.state)  # type: ignore[no-any-return]
+        return joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(work.state)
 
     def _of_lanes(self, argument: int) -> bool:
         return self.loop.kernels.array_axes[argument] == 0  # type: ignore[no-any-return]
@@ -189,7 +192,7 @@ def run(
     queue.rounds(*given[0][0], works[0], given[0][1], jnp.int32(0))
     end, threads = Status.RUNNING, ThreadPoolExecutor(parts)
     try:
-        while any([bool(unfinished(w, count)) for w, (_, count) in zip(works, given, strict=True)]):
+        while any(unfinished(w, count) for w, (_, count) in zip(works, given, strict=True)):
             if deadline is not None and time.perf_counter() > deadline:
                 end = Status.SECONDS
                 break

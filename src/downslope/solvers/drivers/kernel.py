@@ -29,13 +29,17 @@ LONGEST = 120
 FREE = {"broadcast_in_dim", "convert_element_type", "reshape", "slice", "squeeze", "transpose"}
 """Operations that cost nothing within another."""
 
-PLAIN = FREE | {
+CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
+"""Calls of functions that are written out, and where they have the function."""
+
+PLAIN = FREE | CALLS.keys() | {
     "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "concatenate", "cond", "copy", "cos",
     "cosh", "div", "dynamic_slice", "dynamic_update_slice", "eq", "erf", "exp", "exp2", "expand_dims",
-    "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "jit", "le", "log", "log1p",
+    "expm1", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "le", "log", "log1p",
     "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad", "pow", "reduce_and",
     "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum", "rem", "rev", "round", "rsqrt",
-    "scan", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "while", "xor",
+    "scan", "select_n", "sign", "sin", "sinh", "sqrt", "square", "stack", "stop_gradient", "sub", "tan",
+    "tanh", "while", "xor",
 }  # fmt: skip
 """Operations that a kernel may hold: those that XLA writes itself, and calls no library for."""
 
@@ -155,8 +159,8 @@ class _Program:
 
         for step in program.eqns:
             given = [of(a) for a in step.invars]
-            if step.primitive.name == "jit":
-                results = self._write_out(step.params["jaxpr"], given)
+            if step.primitive.name in CALLS:
+                results = self._write_out(step.params[CALLS[step.primitive.name]], given)
             else:
                 results = [_Value() for _ in step.outvars]
                 self.steps.append((step, given, results))

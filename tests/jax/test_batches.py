@@ -24,7 +24,7 @@ MANY = 3 * queue.LANES + 5
 """More problems than there are lanes, and not a multiple of them."""
 
 
-@pytest.mark.parametrize("method", ["bfgs", "l-bfgs", "cg", "newton", "trust-ncg", "nesterov"])
+@pytest.mark.parametrize("method", ["bfgs", "l-bfgs", "newton", "nesterov"])
 def test_a_queue_gives_every_problem_its_own_run(method):
     # From far and near, so that they end at very different turns and lanes change their problem often.
     x0 = starts(MANY, 2) * np.linspace(0.2, 2.0, MANY)[:, None]

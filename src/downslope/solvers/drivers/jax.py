@@ -1,7 +1,8 @@
 """JAX: turns are traced into one compiled loop, of one problem or of many in lock step.
 
 The host sees the state between two calls of the loop: after each step where somebody looks on, else
-after many turns. A batch is gathered into fewer lanes as its problems end. Called within a
+after many turns. A batch waits in a queue on CPUs (see `queue.py`); on accelerators all problems have
+lanes, and are gathered into fewer as they end. Called within a
 transformation of JAX's, with a tracer for x0, the whole solve is traced and nothing reaches the host.
 
 What was compiled is kept with the user's function: a second solve from another point compiles nothing.
@@ -25,7 +26,7 @@ from downslope.solvers.drivers.kernel import one_kernel
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.result import Result
-from downslope.solvers.spaces.jax import JaxSpace
+from downslope.solvers.spaces.jax import JaxSpace, alike
 from downslope.solvers.status import Status
 
 TURNS = {"watched": 1_000_000, "timed": 64, "alone": 1_000_000, "lanes": 16}
@@ -104,7 +105,7 @@ class Loop:
     def _turned(self, problem: Problem, limits: Limits, old: State, evaluation: Evaluation) -> State:
         new = self.method.turn(self.space, problem, limits, old, evaluation)
         new = new._replace(core=settle(self.space, limits, new.core))
-        return _like(self.space.arrays(new), old)
+        return alike(self.space.arrays(new), old)
 
     def evaluate(self, arrays: Any, state: State) -> Evaluation:
         """Return what is wanted; in lock step everything that the method ever wants."""
@@ -153,11 +154,6 @@ class _Plain:
         self.value_and_gradient = lambda x: kernels.plain_pair(x, arrays)
         self.hessian_vector = lambda x, v: kernels.plain_product(x, arrays, v)
         self.hessian = lambda x: kernels.plain_hessian(x, arrays)
-
-
-def _like(new: Any, old: Any) -> Any:
-    """Return a tree in the dtypes of another, which a loop's state has to keep."""
-    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
 
 
 def loop_of(method: Method, objective: Any) -> Loop:

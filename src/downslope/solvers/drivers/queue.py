@@ -21,7 +21,7 @@ from downslope.solvers.core import Core, Limits, Problem, settle
 from downslope.solvers.drivers.kernel import joined, one_kernel
 from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
-from downslope.solvers.spaces.jax import repeated
+from downslope.solvers.spaces.jax import alike, repeated
 from downslope.solvers.status import Status
 
 LANES = 64
@@ -138,7 +138,7 @@ class Queue:
             known = gradient if Want.GRADIENT in self.method.wants else None
             first = self.space.arrays(self.method.init(self.space, own, limits, x, Evaluation(value, known)))
             first = first._replace(core=self.space.arrays(settle(self.space, limits, first.core)))
-            return jax.tree.map(lambda a, b: jnp.where(new, a, b), _like(first, state), state)
+            return jax.tree.map(lambda a, b: jnp.where(new, a, b), alike(first, state), state)
 
         state = one_kernel(begun)(own, work.state, x, value, gradient, idle & (lanes < none))
         return Work(whole, state, lanes, own, arrays, following)
@@ -226,11 +226,6 @@ def _few(problem: Problem, at: Any) -> Problem:
     if low is None or high is None or low.shape[-1] == 1:
         return problem
     return Problem(low[..., at], high[..., at], noise)
-
-
-def _like(new: Any, old: Any) -> Any:
-    """Return a tree in the dtypes of another, which a loop's state has to keep."""
-    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
 
 
 def _column(a: Array, at: Array) -> Array:

@@ -135,6 +135,11 @@ def _added(term: Callable[[Any], Array], count: int) -> Array:
     return repeated(count, lambda i, total: total + term(i), term(0), 1)
 
 
+def alike(new: Any, old: Any) -> Any:
+    """Return a tree in the dtypes of another, which a loop's state has to keep."""
+    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
+
+
 def repeated(count: Any, change: Callable[[Any, T], T], first: T, begin: int = 0) -> T:
     """Return what `change` makes of the first, for begin, … count - 1.
 

@@ -160,7 +160,8 @@ def of_batch(
     messages = {int(s): s.message for s in Status}
     return Result(
         restore(x), value, restore(g), codes, np.isin(codes, [int(s) for s in Status if s.success]),
-        [messages[c] for c in codes.tolist()], np.asarray(_cpu(core.steps)), np.asarray(_cpu(core.evaluations)),
+        [messages[c] for c in codes.tolist()], np.asarray(_cpu(core.steps)),
+        np.asarray(_cpu(core.evaluations)),
         np.asarray(_cpu(core.size)), asked,
         time.perf_counter() - began, method, str(f.provenance), history, error, state,
     )  # fmt: skip

@@ -30,8 +30,11 @@ LANES = 64
 IDLE = 8
 """Lanes take new problems when one in so many has none."""
 
-TURNS, ROUNDS = 64, 64
-"""Turns at most between two looks at the queue, and looks between two at the clock."""
+TURNS = 16
+"""Turns at most between two looks at the queue."""
+
+SECONDS = 0.05
+"""The host looks at the clock, and for Ctrl-C, about so often, but not within the turns named above."""
 
 
 class Work(NamedTuple):
@@ -91,11 +94,11 @@ class Queue:
 
         return joined(lambda work: jax.lax.while_loop(going, one, (jnp.int32(0), work))[1])(work)  # type: ignore[no-any-return]
 
-    def worked(self, given: Any, work: Work) -> Work:
-        """Return the work after some rounds, when they are done."""
+    def worked(self, given: Any, work: Work, rounds: int) -> Work:
+        """Return the work after so many rounds, when they are done."""
         own, count = given
         made: Work = jax.tree.map(
-            lambda a: a.block_until_ready(), self.rounds(*own, work, count, jnp.int32(ROUNDS))
+            lambda a: a.block_until_ready(), self.rounds(*own, work, count, jnp.int32(rounds))
         )
         return made
 
@@ -190,13 +193,16 @@ def run(
         works.append(queue.begin(*own, x[at] if parts > 1 else x))
     # Compiles, so that the threads do not all do it.
     queue.rounds(*given[0][0], works[0], given[0][1], jnp.int32(0))
-    end, threads = Status.RUNNING, ThreadPoolExecutor(parts)
+    end, threads, rounds = Status.RUNNING, ThreadPoolExecutor(parts), 1
     try:
         while any(unfinished(w, count) for w, (_, count) in zip(works, given, strict=True)):
             if deadline is not None and time.perf_counter() > deadline:
                 end = Status.SECONDS
                 break
-            works = list(threads.map(queue.worked, given, works))
+            began = time.perf_counter()
+            works = list(threads.map(queue.worked, given, works, [rounds] * len(works)))
+            quick = time.perf_counter() - began < SECONDS
+            rounds = 2 * rounds if quick else max(rounds // 2, 1)
     except KeyboardInterrupt:
         end = Status.INTERRUPTED
     finally:

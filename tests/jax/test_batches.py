@@ -73,6 +73,17 @@ def test_functions_that_call_a_library_are_left_outside_the_kernel():
     np.testing.assert_allclose(found.x, best, atol=1e-5)
 
 
+def test_long_sums_that_no_kernel_can_hold_are_left_outside():
+    t = jnp.linspace(0.0, 1.0, 250)
+
+    def misfit(x):
+        return ((x[0] * jnp.exp(-x[1] * t) - 2.0 * jnp.exp(-t)) ** 2).sum()
+
+    found = ds.minimize(misfit, jnp.array(starts(MANY, 2)) + 2.0, "bfgs", batch=True)
+    assert found.success.all()
+    np.testing.assert_allclose(found.x, [[2.0, 1.0]] * MANY, atol=1e-3)
+
+
 def test_problems_that_never_began_have_their_start():
     x0 = jnp.array(starts(MANY, 4))
     cut = ds.minimize(rosenbrock, x0, "bfgs", batch=True, stop=ds.Stop(seconds=0.0))

@@ -93,6 +93,8 @@ class Loop:
 
         if self.queue is None:
             return turned(problem, old, self.evaluate(arrays, old))
+        if not self.queue.whole:
+            return one_kernel(turned)(problem, old, self.evaluate(arrays, old))
 
         def whole(problem: Problem, arrays: Any, old: State) -> State:
             return turned(problem, old, self.evaluate(arrays, old))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -63,7 +64,24 @@ class Queue:
     def __init__(self, loop: Any) -> None:
         self.loop, self.method, self.space = loop, loop.method, loop.space
         self.begin = loop.kernels.compiled(self.plain_begin)
-        self.rounds = jax.jit(self.plain_rounds)
+        self.whole, self.rounds = True, jax.jit(self.plain_rounds)
+
+    def compile(self, own: Any, work: Work, count: Array) -> None:
+        """Compile the rounds, with the function in the kernel if XLA can, and beside it if not.
+
+        XLA makes some operations that are plain, such as long sums, calls of a library of its own.
+        """
+        nothing = jnp.int32(0)
+        try:
+            self.rounds(*own, work, count, nothing)
+        except jax.errors.JaxRuntimeError:
+            if not self.whole:
+                raise
+            self.whole, self.rounds = False, jax.jit(lambda *given: self.plain_rounds(*given))
+            self.rounds(*own, work, count, nothing)
+
+    def _joined(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        return joined(f) if self.whole else f
 
     def plain_begin(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> Work:
         """Return all problems in the queue, and lanes without any."""
@@ -92,7 +110,7 @@ class Queue:
             work = self._served(problem, limits, arrays, work, count)
             return done + 1, work._replace(state=self._turned(limits, work, count))
 
-        return joined(lambda work: jax.lax.while_loop(going, one, (jnp.int32(0), work))[1])(work)  # type: ignore[no-any-return]
+        return self._joined(lambda work: jax.lax.while_loop(going, one, (jnp.int32(0), work))[1])(work)  # type: ignore[no-any-return]
 
     def worked(self, given: Any, work: Work, rounds: int) -> Work:
         """Return the work after so many rounds, when they are done."""
@@ -158,7 +176,9 @@ class Queue:
         def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
             return carry[0] + 1, self.loop.lanes_turn(work.problem, limits, work.arrays, carry[1])
 
-        return joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(work.state)
+        return self._joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(
+            work.state
+        )
 
     def _of_lanes(self, argument: int) -> bool:
         return self.loop.kernels.array_axes[argument] == 0  # type: ignore[no-any-return]
@@ -191,8 +211,7 @@ def run(
         own = _few(problem, at), limits, objective.select(at).arrays if parts > 1 else objective.arrays
         given.append((own, jnp.int32(min(share, size - first))))
         works.append(queue.begin(*own, x[at] if parts > 1 else x))
-    # Compiles, so that the threads do not all do it.
-    queue.rounds(*given[0][0], works[0], given[0][1], jnp.int32(0))
+    queue.compile(given[0][0], works[0], given[0][1])  # here, so that the threads do not all do it
     end, threads, rounds = Status.RUNNING, ThreadPoolExecutor(parts), 1
     try:
         while any(unfinished(w, count) for w, (_, count) in zip(works, given, strict=True)):

@@ -119,15 +119,16 @@ class LineSearch:
 
         return space.branch(
             took,
-            lambda: self._accepted(space, problem, limits, state, x, value, gradient),
+            lambda: self._accepted(space, problem, limits, state, x, value, gradient, took),
+            # Where a step was taken it makes no difference: so no lane fails where none has failed.
             lambda: space.branch(
-                search.verdict == GOING, another, lambda: self._failed(space, problem, state)
+                took | (search.verdict == GOING), another, lambda: self._failed(space, problem, state)
             ),
         )
 
     def _accepted(
         self, space: Space, problem: Problem, limits: Limits, state: LineState, x: Array, value: Number,
-        gradient: Array,
+        gradient: Array, took: Condition,
     ) -> LineState:  # fmt: skip
         """Return the state after a step: to the trial, or to the lowest point that the search saw."""
         core = moved(space, problem, limits, state.core, x, value, gradient)
@@ -140,7 +141,7 @@ class LineSearch:
             d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
-        descends = space.finite(slope) & (-slope > DESCENT * lengths)
+        descends = (space.finite(slope) & (-slope > DESCENT * lengths)) | space.invert(took)
 
         def onward() -> LineState:
             t = space.full(slope, 1.0)

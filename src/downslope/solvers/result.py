@@ -157,10 +157,11 @@ def of_batch(
     x, g = (_rows(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
     value = _rows(iterate, core.value, core.best_value)
     asked = np.maximum(limits.gradient * np.asarray(_cpu(core.scale)), limits.absolute)
-    statuses = [Status(int(c)) for c in codes]
+    messages = {int(s): s.message for s in Status}
     return Result(
-        restore(x), value, restore(g), codes, np.array([s.success for s in statuses]),
-        [s.message for s in statuses], np.asarray(_cpu(core.steps)), np.asarray(_cpu(core.evaluations)),
+        restore(x), value, restore(g), codes, np.isin(codes, [int(s) for s in Status if s.success]),
+        [messages[c] for c in codes.tolist()], np.asarray(_cpu(core.steps)),
+        np.asarray(_cpu(core.evaluations)),
         np.asarray(_cpu(core.size)), asked,
         time.perf_counter() - began, method, str(f.provenance), history, error, state,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """JAX: turns are traced into one compiled loop, of one problem or of many in lock step.
 
 The host sees the state between two calls of the loop: after each step where somebody looks on, else
-after many turns. A batch is gathered into fewer lanes as its problems end. Called within a
+after many turns. A batch waits in a queue on CPUs (see `queue.py`); on accelerators all problems have
+lanes, and are gathered into fewer as they end. Called within a
 transformation of JAX's, with a tracer for x0, the whole solve is traced and nothing reaches the host.
 
 What was compiled is kept with the user's function: a second solve from another point compiles nothing.
@@ -20,10 +21,12 @@ import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem, settle, tolerance
+from downslope.solvers.drivers import queue
+from downslope.solvers.drivers.kernel import one_kernel
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.result import Result
-from downslope.solvers.spaces.jax import JaxSpace
+from downslope.solvers.spaces.jax import JaxSpace, alike
 from downslope.solvers.status import Status
 
 TURNS = {"watched": 1_000_000, "timed": 64, "alone": 1_000_000, "lanes": 16}
@@ -47,6 +50,7 @@ class Loop:
 
     def __init__(self, method: Method, kernels: Any, like: Array) -> None:
         self.method, self.kernels, self.space = method, kernels, JaxSpace(like)
+        self.queue = queue.Queue(self) if like.ndim > 1 and _on_one_cpu(like) else None
         self.first = jax.jit(self.plain_first)
         self.turns = jax.jit(self.plain_turns, static_argnames=("stop_at_step",))
         self.smaller = jax.jit(lambda state, at: jax.tree.map(lambda a: a[..., at], state))
@@ -75,14 +79,35 @@ class Loop:
 
         def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
             count, old = carry
-            new = self.method.turn(self.space, problem, limits, old, self.evaluate(arrays, old))
-            new = new._replace(core=settle(self.space, limits, new.core))
-            new = _like(self.space.arrays(new), old)
             if len(old.core.status.shape):
-                new = frozen(self.space, self.method, new, old)
-            return count + 1, new
+                return count + 1, self.lanes_turn(problem, limits, arrays, old)
+            return count + 1, self._turned(problem, limits, old, self.evaluate(arrays, old))
 
         return jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1]
+
+    def lanes_turn(self, problem: Problem, limits: Limits, arrays: Any, old: State) -> State:
+        """Return the state of many problems after a turn, on CPUs as one kernel."""
+
+        def turned(problem: Problem, old: State, evaluation: Evaluation) -> State:
+            return frozen(self.space, self.method, self._turned(problem, limits, old, evaluation), old)
+
+        if self.queue is None:
+            return turned(problem, old, self.evaluate(arrays, old))
+        if not self.queue.whole:
+            return one_kernel(turned)(problem, old, self.evaluate(arrays, old))
+
+        def whole(problem: Problem, arrays: Any, old: State) -> State:
+            return turned(problem, old, self.evaluate(arrays, old))
+
+        def apart(problem: Problem, arrays: Any, old: State) -> State:
+            return one_kernel(turned)(problem, old, self.evaluate(arrays, old))
+
+        return one_kernel(whole, apart)(problem, arrays, old)
+
+    def _turned(self, problem: Problem, limits: Limits, old: State, evaluation: Evaluation) -> State:
+        new = self.method.turn(self.space, problem, limits, old, evaluation)
+        new = new._replace(core=settle(self.space, limits, new.core))
+        return alike(self.space.arrays(new), old)
 
     def evaluate(self, arrays: Any, state: State) -> Evaluation:
         """Return what is wanted; in lock step everything that the method ever wants."""
@@ -116,6 +141,13 @@ class Loop:
         )
 
 
+def _on_one_cpu(x: Array) -> bool:
+    if isinstance(x, jax.core.Tracer):
+        return jax.default_backend() == "cpu"
+    devices = x.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
 class _Plain:
     """A function's derivatives as an objective, to be traced."""
 
@@ -126,18 +158,13 @@ class _Plain:
         self.hessian = lambda x: kernels.plain_hessian(x, arrays)
 
 
-def _like(new: Any, old: Any) -> Any:
-    """Return a tree in the dtypes of another, which a loop's state has to keep."""
-    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
-
-
 def loop_of(method: Method, objective: Any) -> Loop:
     """Return what is compiled for a function and a method, new or from a run before."""
     given, structure = objective.given, objective.structure
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
     key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
-           jax.config.jax_enable_x64,  # type: ignore[attr-defined]
+           jax.config.jax_enable_x64, objective.x0.ndim > 1 and _on_one_cpu(objective.x0),  # type: ignore[attr-defined]
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:
         kept = _compiled.setdefault(given.fun, {})
@@ -158,10 +185,14 @@ def run(
     if hasattr(start, "core"):
         state = _restarted(start)
     elif isinstance(start, jax.core.Tracer):
+        if loop.queue is not None:
+            return queue.traced(loop.queue, problem, limits, objective, start), None
         state = loop.plain_first(problem, limits, objective.arrays, start)
         most = jnp.int32(TURNS["alone"])
         state = loop.plain_turns(problem, limits, objective.arrays, state, most, False)
         return (Cores(loop.space, state.core) if start.ndim > 1 else state), None
+    elif loop.queue is not None:
+        return queue.run(loop.queue, problem, limits, objective, start, deadline), None
     else:
         objective.value(start)  # says what is wrong with the function, if anything is
         state = loop.first(problem, limits, objective.arrays, start)

@@ -1,7 +1,8 @@
 """Many problems in lock step: an evaluation of all, a turn of all, until each has come to its end.
 
-A problem that has ended is frozen; every few turns those that have ended are written down and leave,
-so that the rest goes on in smaller arrays. Nothing crosses to the host between.
+A problem that has ended is written down and goes on unheeded, where it can be seen at once that it has
+ended; on accelerators it is frozen, and nothing crosses to the host for some turns. Every few turns those
+that have ended leave, so that the rest goes on in smaller arrays.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ def run(
                 if turns % LOOK == 0:
                     lanes.compact()
                     if deadline is not None and time.perf_counter() > deadline:
-                        return Run(lanes.ended(Status.SECONDS))
+                        return Run(lanes.finished(Status.SECONDS))
         except KeyboardInterrupt:
-            return Run(lanes.ended(Status.INTERRUPTED))
+            return Run(lanes.finished(Status.INTERRUPTED))
         except Exception as error:
-            return Run(lanes.ended(Status.RAISED), error)
-    return Run(lanes.ended(Status.RUNNING))
+            return Run(lanes.finished(Status.RAISED), error)
+    return Run(lanes.finished(Status.RUNNING))
 
 
 def begin(
@@ -104,29 +105,30 @@ class Lanes:
 
     def __init__(self, space: Arrays, problem: Problem, objective: Any, state: State) -> None:
         self.space, self.problem, self.whole, self.objective = space, problem, objective, objective
-        self.state, self.all = state, state.core
+        self.state, self.all = state, mapped(space.copied, state.core)
         self.lanes = np.arange(state.core.status.shape[0])
+        self.ended = np.zeros(len(self.lanes), bool)
         self.count = len(self.lanes)
         self.compact()
 
     def turn(self, method: Method, limits: Limits, evaluation: Evaluation) -> None:
-        """Take one turn of all; those that have ended stay as they are."""
+        """Take one turn of all; those that have ended stay as they are, or are written down as they were."""
         old = self.state
         new = method.turn(self.space, self.problem, limits, old, evaluation)
         new = new._replace(core=settle(self.space, limits, new.core))
-        self.state = frozen(self.space, method, new, old)
+        if self.space.near:
+            self.state = new
+            self._note()
+        else:
+            self.state = frozen(self.space, method, new, old)
 
     def compact(self) -> None:
         """Let those that have ended leave, where it is worth it."""
-        running = np.asarray(_host(self.state.core.status)) == int(Status.RUNNING)
-        self.count = int(running.sum())
-        if self.count > WORTH * len(self.lanes):
+        self._note()
+        if self.count > WORTH * len(self.lanes) or not self.count:
             return
-        self._write_down()
-        if not self.count:
-            return
-        stay = np.flatnonzero(running)
-        self.lanes = self.lanes[stay]
+        stay = np.flatnonzero(~self.ended)
+        self.lanes, self.ended = self.lanes[stay], self.ended[stay]
         taken = self.space.positions(self.all.status, stay)
         self.state = mapped(lambda a: self.space.take(a, taken), self.state)
         self.objective = self.whole.select(self.space.positions(self.all.status, self.lanes))
@@ -134,20 +136,30 @@ class Lanes:
         if low is not None and high is not None and low.shape[-1] > 1:
             self.problem = Problem(self.space.take(low, taken), self.space.take(high, taken), noise)
 
-    def ended(self, status: Status) -> Any:
-        """Return the state of all, those that still run ending for the reason given."""
+    def finished(self, status: Status) -> Any:
+        """Return the cores of all, those that still run ending for the reason given."""
         core = self.state.core
         running = core.status == int(Status.RUNNING)
         code = self.space.full(core.status, int(status))
-        self.state = self.state._replace(
-            core=core._replace(status=self.space.where(running, code, core.status))
+        self._write_down(
+            np.flatnonzero(~self.ended), core._replace(status=self.space.where(running, code, core.status))
         )
-        self._write_down()
         return Cores(self.space, self.all)
 
-    def _write_down(self) -> None:
-        at = self.space.positions(self.all.status, self.lanes)
-        self.all = mapped(lambda whole, part: self.space.scatter(whole, at, part), self.all, self.state.core)
+    def _note(self) -> None:
+        """Write down the problems that have ended since the last time."""
+        new = (np.asarray(_host(self.state.core.status)) != int(Status.RUNNING)) & ~self.ended
+        if new.any():
+            self._write_down(np.flatnonzero(new), self.state.core)
+            self.ended = self.ended | new
+            self.count = len(self.ended) - int(self.ended.sum())
+
+    def _write_down(self, some: Any, core: Core) -> None:
+        at = self.space.positions(self.all.status, self.lanes[some])
+        some = self.space.positions(self.all.status, some)
+        self.all = mapped(
+            lambda whole, part: self.space.scatter(whole, at, self.space.take(part, some)), self.all, core
+        )
 
 
 class Cores:

@@ -51,15 +51,17 @@ class BFGS:
         longer = LONGER * space.sqrt(space.divide(ss, space.dot(gradient, gradient)))
         gamma = space.where(curved, space.divide(sy, yy), longer)
 
+        inverse = memory.inverse  # that of a first step is not read: in lock step it would be written before
+
         def first(on: Condition) -> Dense:
-            inverse = space.diagonal(memory.inverse, gamma, on)
-            return Dense(inverse, space.pick(on, space.scale(gamma, gradient - change), memory.product))
+            diagonal = space.diagonal(memory.inverse, gamma, on)
+            return Dense(diagonal, space.pick(on, space.scale(gamma, gradient - change), memory.product))
 
         memory = space.guarded(fresh & when, first, memory)
         product = space.branch(
             fresh & when,
             lambda: space.scale(gamma, gradient),
-            lambda: space.symmetric(memory.inverse, gradient),
+            lambda: space.symmetric(inverse, gradient),
         )
         before = memory.product
         memory = Dense(memory.inverse, space.pick(when, product, before))

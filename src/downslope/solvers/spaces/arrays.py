@@ -32,6 +32,9 @@ class Arrays:
 
     eps: float
 
+    near: bool = False
+    """Whether it costs next to nothing to ask whether a condition holds anywhere."""
+
     def __init__(self, lib: Any, eps: float) -> None:
         self.lib, self.eps = lib, eps
 
@@ -49,11 +52,15 @@ class Arrays:
         def chosen(a: Any, b: Any) -> Any:
             return a if a is b else self.where(condition, a, b)
 
+        if self.near and not bool(condition.any()):
+            return otherwise()
+        if self.near and bool(condition.all()):
+            return then()
         made: T = mapped(chosen, then(), otherwise())
         return made
 
     def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
-        return change(condition)
+        return tree if self.near and not bool(condition.any()) else change(condition)
 
     def invert(self, condition: Array) -> Array:
         return ~condition
@@ -173,9 +180,10 @@ class Arrays:
         return self.rows(matrix, a)
 
     def rank_two(self, matrix: Array, a: Array, b: Array, when: Any = True) -> Array:
-        outer = a[:, None] * b
-        made = matrix + (outer + self.swapped(outer))
-        return made if when is True else self.where(when, made, matrix)
+        if when is not True:
+            zero = self.lib.zeros_like(a)
+            a, b = self.where(when, a, zero), self.where(when, b, zero)
+        return matrix + (a[:, None] * b + b[:, None] * a)
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Array]:
         finite = self.finite(self.sum(self.sum(self.lib.abs(matrix), 0), 0))
@@ -261,15 +269,19 @@ class Arrays:
         return a[..., at]
 
     def scatter(self, whole: Array, at: Array, part: Array) -> Array:
-        """Return `whole` with the lanes `at` replaced."""
-        if whole is not part:
-            whole = whole.copy()
-            whole[..., at] = part
+        """Return `whole` with the lanes `at` replaced; may write over it."""
+        whole[..., at] = part
         return whole
+
+    def copied(self, a: Array) -> Array:
+        """Return a copy, which `scatter` may write over."""
+        return a.copy()
 
 
 class NumpyLanes(Arrays):
     """Problems in lock step on NumPy."""
+
+    near = True
 
     def __init__(self, dtype: Any) -> None:
         super().__init__(np, float(np.finfo(dtype).eps))
@@ -279,3 +291,12 @@ class NumpyLanes(Arrays):
 
     def combine(self, weights: Array, stack: Array) -> Array:
         return np.einsum("k...,kn...->n...", weights, stack)
+
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: Any = True) -> Array:
+        if when is not True:
+            a, b = np.where(when, a, 0.0), np.where(when, b, 0.0)
+        made = np.empty_like(a)
+        for i in range(len(matrix)):  # a row at a time stays near the processor
+            matrix[i] += np.multiply(a[i], b, out=made)
+            matrix[i] += np.multiply(b[i], a, out=made)
+        return matrix

@@ -45,7 +45,7 @@ class JaxSpace(Arrays):
     def largest(self, a: Array) -> Array:
         if not _wide(a):
             return a.max(0)
-        return jax.lax.fori_loop(1, a.shape[0], lambda i, most: jnp.maximum(most, _at(a, i, 0)), a[0])
+        return repeated(a.shape[0], lambda i, most: jnp.maximum(most, _at(a, i, 0)), a[0], 1)
 
     def eigh(self, matrix: Array) -> tuple[Array, Array, Array]:
         if matrix.ndim > 2:
@@ -90,7 +90,7 @@ class JaxSpace(Arrays):
         def column(j: Array, made: Array) -> Array:
             return self.ring_column(made, matrix, diagonal, known, first, j)
 
-        return jax.lax.fori_loop(0, matrix.shape[0], column, jnp.zeros_like(matrix))
+        return repeated(matrix.shape[0], column, jnp.zeros_like(matrix))
 
     def put(self, stack: Array, index: Array, row: Array, when: Any = True) -> Array:
         if len(index.shape):
@@ -132,7 +132,25 @@ def _added(term: Callable[[Any], Array], count: int) -> Array:
     On CPUs, XLA's reductions over the first axis run across the lanes and are several times slower;
     written out term by term, they are fused into what follows and computed over and over.
     """
-    return jax.lax.fori_loop(1, count, lambda i, total: total + term(i), term(0))
+    return repeated(count, lambda i, total: total + term(i), term(0), 1)
+
+
+def alike(new: Any, old: Any) -> Any:
+    """Return a tree in the dtypes of another, which a loop's state has to keep."""
+    return jax.tree.map(lambda a, b: jax.lax.convert_element_type(a, b.dtype), new, old)
+
+
+def repeated(count: Any, change: Callable[[Any, T], T], first: T, begin: int = 0) -> T:
+    """Return what `change` makes of the first, for begin, … count - 1.
+
+    `fori_loop` becomes a `scan`, whose body is another function to compile.
+    """
+
+    def one(carry: tuple[Any, T]) -> tuple[Any, T]:
+        return carry[0] + 1, change(*carry)
+
+    made: T = jax.lax.while_loop(lambda carry: carry[0] < count, one, (jnp.int32(begin), first))[1]
+    return made
 
 
 def lanes(like: Array) -> JaxSpace:

@@ -147,6 +147,7 @@ class TorchLanes(Arrays):
     def __init__(self, like: torch.Tensor) -> None:
         super().__init__(torch, float(torch.finfo(like.dtype).eps))
         self.device = like.device
+        self.near = like.device.type == "cpu"
 
     def full(self, like: Array, value: Any) -> Array:
         kind = (
@@ -170,7 +171,15 @@ class TorchLanes(Arrays):
         return a.index_select(-1, at)
 
     def scatter(self, whole: Array, at: Array, part: Array) -> Array:
-        return part if whole is part else whole.index_copy(-1, at, part)
+        return whole.index_copy_(-1, at, part)
+
+    def copied(self, a: Array) -> Array:
+        return a.clone()
+
+    def rank_two(self, matrix: Array, a: Array, b: Array, when: Any = True) -> Array:
+        if when is not True:
+            a, b = torch.where(when, a, 0.0), torch.where(when, b, 0.0)
+        return matrix.addcmul_(a[:, None], b).addcmul_(b[:, None], a)
 
 
 def host(like: torch.Tensor) -> TorchHost:

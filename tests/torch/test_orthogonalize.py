@@ -188,7 +188,7 @@ def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
     """Padding with zeros and transposing changes no singular value."""
     monkeypatch.setitem(stacks_module._SPARE, "cpu", 1e12)
     generator = torch.Generator().manual_seed(5)
-    shapes = [(12, 30), (30, 10), (8, 8), (20, 2, 3, 3), (12, 30)]
+    shapes = [(20, 30), (30, 10), (8, 8), (20, 2, 3, 3), (12, 30)]
     start = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
     grads = [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
     seen = []
@@ -202,7 +202,7 @@ def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
 
     def stepped(chosen: list[int]) -> list[torch.Tensor]:
         params = [torch.nn.Parameter(start[i].clone()) for i in chosen]
-        optimizer = Muon(params, lr=0.1)
+        optimizer = Muon(params, lr=0.1, ns_dtype=str(dtype).removeprefix("torch."))
         for _ in range(2):
             for i, p in zip(chosen, params, strict=True):
                 p.grad = grads[i].clone()
@@ -210,7 +210,7 @@ def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
         return [p.detach() for p in params]
 
     together = stepped([0, 1, 2, 3, 4])
-    assert seen == [(5, 20, 30)] * 2 or seen == [(5, 30, 20)] * 2 or {s[0] for s in seen} == {5}
+    assert seen == [(5, 20, 30)] * 2
     for i, p in enumerate(together):
         alone = stepped([i])[0]
         # sums in another order, which three polynomials lift by their slopes, 1,130 together

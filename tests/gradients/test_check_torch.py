@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import downslope as ds
 from downslope.errors import UsageError
 from downslope.gradients.check import Reason, Verdict
+from tests.gradients.expressions import Expression, gradient, spoiled
 
 
 def network() -> tuple[nn.Module, Any]:
@@ -135,6 +137,25 @@ def test_narrow_functions_never_fail_when_right_and_do_when_wrong(dtype: torch.d
     assert any("float64" in note for note in wide.notes)
     wrong = ds.check_gradient(lambda x: (x**2).sum() + 0.1 * (x[7] ** 2).detach(), x)
     assert [f.index for f in wrong.findings] == [(7,)]
+
+
+@pytest.mark.parametrize("compute", [None, torch.float32, torch.bfloat16], ids=str)
+def test_expressions_put_together_at_random(compute: torch.dtype | None) -> None:
+    for seed in range(1000, 1040):
+        f = Expression(seed, compute)
+        x = f.point(torch.float64 if compute is None else torch.float32)
+        report = ds.check_gradient(f, x)
+        assert report.verdict is not Verdict.FAIL, f"{seed} {f.steps} {f.end}\n{report}"
+        if not report.passed or compute is torch.bfloat16:
+            continue
+        points = x if isinstance(x, tuple) else (x,)
+        sizes = gradient(f, points)[0].abs().flatten()
+        if float(sizes.max()) <= 0.1 * max(float(g.abs().max()) for g in gradient(f, points)):
+            continue
+        j = int(sizes.argmax())
+        wrong = ds.check_gradient(f, x, gradient=spoiled(f, 0, j, 1.1))
+        named = [w.index for w in wrong.findings] == [tuple(map(int, np.unravel_index(j, f.shape)))]
+        assert named or wrong.verdict is Verdict.INCONCLUSIVE, f"{seed} {f.steps} {f.end}\n{wrong}"
 
 
 def test_second_derivatives_of_custom_functions() -> None:

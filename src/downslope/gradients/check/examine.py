@@ -281,7 +281,7 @@ class Check:
         if not pool.size or self.search.full:
             return
         j = pool[[int(np.argsort(size[pool])[pool.size // 2])]]
-        self._explained(self._tested(j, start=self.search._step(int(j[0]))))
+        self._explained(self._tested(j, start=self._wide_step(j)))
         room = float((self.level * size[j] / self.resolution[j])[0])
         if not room >= 1:
             return
@@ -291,10 +291,14 @@ class Check:
             part = self._unresolved(self._open(parts.pop()))
             if not part.size:
                 continue
-            self._explained(self._tested(part, start=self.search._step(int(part[0]))))
+            self._explained(self._tested(part, start=self._wide_step(part)))
             left = self._unresolved(self._open(part))
             if left.size and part.size > 1:
                 parts += [left[: left.size // 2], left[left.size // 2 :]]
+
+    def _wide_step(self, at: Indices) -> float:
+        """Return a first step of many points of the grid."""
+        return 32 * self.problem.grid * float(np.max(np.abs(self.problem.x[at]), initial=1e-300))
 
     def _by_complex_step(self, at: Indices) -> None:
         """Test entries that differences cannot resolve by Im f(x + i h v) / h, which subtracts nothing.

@@ -154,5 +154,5 @@ class Meter:
     def moved(self, measured: Measured) -> NDArray[np.bool_]:
         """Return which entries of a direction were moved by more than their last digits."""
         at, by = measured.direction
-        digits = 8 if self.on_grid else 64
+        digits = 2 if self.on_grid else 64
         return np.abs(by) * measured.slope.step >= digits * self.problem.grid * np.abs(self.problem.x[at])

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "kernels run he
 HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-@pytest.mark.parametrize("dtype", list(HALF_ULP), ids=str)
-@pytest.mark.parametrize("shape", [(3, 200, 500), (1024, 4096), (2, 65, 20)], ids=str)
+@pytest.mark.parametrize(  # each is tuned, which takes seconds
+    ("shape", "dtype"), [((1024, 4096), torch.bfloat16), ((3, 65, 500), torch.float16)], ids=str
+)
 def test_symmetric_products(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     from downslope.torch.kernels.symmetric import symmetric_product
 

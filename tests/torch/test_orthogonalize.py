@@ -156,7 +156,7 @@ from downslope.torch import Muon
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
-params = [torch.nn.Parameter(torch.randn(256, 4096)) for _ in range(64)]
+params = [torch.nn.Parameter(torch.randn(256, 4096)) for _ in range(32)]
 for p in params:
     p.grad = torch.randn_like(p)
 options = {"max_stack_bytes": int(sys.argv[1])} if len(sys.argv) > 1 else {}
@@ -171,14 +171,14 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_a_step_takes_little_memory() -> None:
-    """At most 10 % of the parameters or 64 MiB, whichever is more; of 268 MB here."""
+    """At most 10 % of the parameters or 64 MiB, whichever is more; of 134 MB here."""
 
     def peak(*arguments: str) -> int:
         command = [sys.executable, "-c", MEASURE, *arguments]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert peak() <= 64 << 20
-    assert peak(str(1 << 40)) > 3 * (64 << 20), "the budget is what keeps it small"
+    assert peak(str(1 << 40)) > 2 * (64 << 20), "the budget is what keeps it small"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

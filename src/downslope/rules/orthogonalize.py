@@ -52,9 +52,9 @@ def orthogonalize(
     Args:
         x: the operations of the array's framework.
         g: (..., m, n), any real floating dtype; the result has its shape and dtype.
-        coefficients: "minimax" (degrees 9, 17, 17), "polar_express" (Amsel et al., 2025) or
-            "keller5" (Jordan et al., 2024).
-        steps: how many iterations; None is as many as the set is made for: 3, 5 and 5.
+        coefficients: "minimax" (degrees 9, 17, 17; in half precision 5, 5, 9, 9), "polar_express"
+            (Amsel et al., 2025) or "keller5" (Jordan et al., 2024).
+        steps: how many iterations; None is as many as the set is made for: 3 (in half precision 4), 5 and 5.
         dtype: what the iterations run in, after the norm was taken in the dtype of `g`; its own by
             default.
         form: "standard", "gram", or "auto": whichever needs fewer operations, see `newton_schulz`.
@@ -86,9 +86,9 @@ def newton_schulz(
 
     The first product, :math:`R = X X^T`, also gives a nearer bound on the largest singular value,
     :math:`\sqrt{\lVert R \rVert_F}`, the Schatten 4-norm of X: up to :math:`m^{1/4}` times smaller than
-    the Frobenius norm. "minimax" scales by it, so that more of a matrix lies where the steps bring it
-    near 1, and takes matrices of any norm between 1e-4 and 1e4. The published sets keep the norm that
-    they were published with.
+    the Frobenius norm. "minimax" scales by it, but for half precision, so that more of a matrix lies where
+    the steps bring it near 1, and takes matrices of any norm between 1e-4 and 1e4. The published sets keep
+    the norm that they were published with.
 
     The *standard* form multiplies the whole matrix in every step. The *Gram* form works on R, which
     is min(m, n) squared: since every step multiplies X by a polynomial of R, it multiplies those
@@ -130,8 +130,10 @@ def restarts_of(name: str, steps: int, half: bool) -> list[int]:
 
     Found by experiment over spectra from flat to condition 1e8, as the fewest that keep singular
     values in the set's range: within 0.02 in float32, and 0.04 in half precision, where the steep
-    first polynomials leave no room to join them.
+    first polynomials leave no room to join them, nor those of degree 9.
     """
+    if half and name == "minimax":
+        return list(range(1, steps))
     if half:
         return [k for k in ((1, 3) if name == "keller5" else range(1, 4)) if k < steps] + list(
             range(5, steps, 2)

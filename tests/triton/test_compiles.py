@@ -21,8 +21,8 @@ from downslope.torch.kernels import elementwise, symmetric
 
 FLOATS = {"keep", "take", "rate", "scale", "decay", "beta", "alpha"}
 POINTERS = {
-    "table": "*i64", "u": "*bf16", "d": "*bf16", "squares": "*fp64", "mu": "*fp32", "lr": "*fp32", "ok": "*i1",
-    "flags": "*i1", "a": "*bf16", "b": "*bf16", "c": "*bf16", "out": "*bf16",
+    "table": "*i64", "u": "*bf16", "d": "*bf16", "squares": "*fp64", "mu": "*fp32", "lr": "*fp32",
+    "ok": "*i1", "flags": "*i1", "a": "*bf16", "b": "*bf16", "c": "*bf16", "out": "*bf16",
 }
 
 
@@ -50,8 +50,8 @@ for capability in (80, 90):
                 u_column=1, **steps,
             ),
             "descend": compiled(
-                elementwise._descend, capability, aligned, DTYPE=tl.bfloat16, RATE_ON_DEVICE=True, CAUTIOUS=True,
-                d_column=1, **steps,
+                elementwise._descend, capability, aligned, DTYPE=tl.bfloat16, RATE_ON_DEVICE=True,
+                CAUTIOUS=True, d_column=1, **steps,
             ),
             "nonfinite": compiled(
                 elementwise._nonfinite, capability, aligned, DTYPE=tl.float32, ALIGNED=aligned,

@@ -27,6 +27,7 @@ from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations, newton_schulz
 from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, PURE, assign, write
+from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded, shared
 from downslope.torch.regions import region
 
@@ -213,20 +214,6 @@ def _gather(
         for target, piece in zip(targets, item.view.split(OPS, out), strict=True):
             target.copy_(piece)
     return stacks
-
-
-def evened(rule: Muon, polar: Tensor, portion: Sequence[Item], shape: Shape, ok: Tensor | None) -> Tensor:
-    """Return NorMuon's stack, its rows evened out; the next mean squares go to where they came from."""
-    squares = []
-    for item in portion:
-        assert item.row_square is not None
-        pieces = item.view.split_rows(OPS, item.row_square, tuple(item.p.shape))
-        squares += [p for (_, *own), p in zip(item.matrices, pieces, strict=True) if tuple(own) == shape]
-    even, new = rule.evened(OPS, polar.to(squares[0].dtype), torch.cat(squares))
-    for square, value in zip(squares, new.split([len(s) for s in squares]), strict=True):
-        assign(square, value, ok)
-    out: Tensor = even
-    return out
 
 
 def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, engine: Engine) -> Tensor:

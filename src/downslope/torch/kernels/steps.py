@@ -14,10 +14,10 @@ from torch import Tensor
 
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
-from downslope.torch import stacks as plain
 from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise
 from downslope.torch.kernels.tables import Row, Tables
+from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded
 from downslope.torch.regions import region
 
@@ -61,7 +61,7 @@ def take(
     with region("orthogonalise"):
         for shape, stack in made.items():
             polar = newton_schulz(engine.ops, stack, rule.coefficients, rule.ns_steps)
-            made[shape] = plain.evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
+            made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
     with region("write"):
         for (place, dtype), items in _alike(portion, places, "p").items():
             table, aligned = _table(engine.tables, [(item.p,) for item in items], place)

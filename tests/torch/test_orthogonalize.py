@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from downslope.ops.torch import TorchOps
+from downslope.rules.muon import Muon as MuonRule
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,
     newton_schulz,
@@ -17,6 +18,7 @@ from downslope.rules.orthogonalize import (
 )
 from downslope.torch import Muon
 from downslope.torch import stacks as stacks_module
+from downslope.torch.precision import Precision
 
 X = TorchOps()
 SHAPES = {"wide": (24, 96), "tall": (96, 24), "square": (48, 48), "long": (8, 200)}
@@ -151,6 +153,7 @@ def test_portions_stay_in_their_budget() -> None:
 MEASURE = """
 import re, sys, torch
 from pathlib import Path
+from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import Muon
 
 def kilobytes(name):
@@ -216,3 +219,13 @@ def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
         # sums in another order, which three polynomials lift by their slopes, 1,130 together
         slack = 1e-9 if dtype == torch.float64 else 1e-3
         assert (p - alone).norm() <= slack * (alone - start[i]).norm()
+
+
+def test_half_precision_is_taken_where_it_pays() -> None:
+    rule = MuonRule()
+    some = Precision(torch.bfloat16, 2.3)
+    assert some.at(rule, (768, 768)) == torch.bfloat16
+    assert some.at(rule, (768, 3072)) == torch.bfloat16
+    assert some.at(rule, (1152, 128)) is None, "float32's Gram form takes 32 products where 78 are taken"
+    assert Precision(torch.bfloat16).at(rule, (1152, 128)) == torch.bfloat16, "asked for, or far faster"
+    assert Precision(None, 2.3).at(rule, (768, 768)) is None

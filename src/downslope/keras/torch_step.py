@@ -12,7 +12,8 @@ from downslope.torch.blocks import for_each_block
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
-from downslope.torch.stacks import Write, fast_dtype, step_stacks
+from downslope.torch.precision import Precision, precision_on
+from downslope.torch.stacks import Write, step_stacks
 
 
 def step_in_place(
@@ -27,13 +28,13 @@ def step_in_place(
         setting = group[0].setting
         rate = lr * setting.lr_ratio
         if isinstance(setting.rule, Muon):
-            items = [_item(w) for w in group]
+            items, asked = [_item(w) for w in group], NS_DTYPES[ns_dtype]
             step_stacks(
                 setting.rule,
                 items,
                 t=t,
                 how=Write(rate, setting.weight_decay, setting.cautious),
-                ns_dtype=NS_DTYPES[ns_dtype] or fast_dtype(group[0].value),
+                precision=Precision(asked) if asked is not None else precision_on(group[0].value),
                 max_stack_bytes=max_stack_bytes,
             )
         else:

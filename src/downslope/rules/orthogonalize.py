@@ -14,6 +14,7 @@ sets; `published_range` is where a set promises to leave the singular values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -119,6 +120,7 @@ def operations(m: int, n: int, rows: Sequence[Step], restarts: Sequence[int] | N
     return (len(cuts) + 1) * 2 * m * m * n + inner * m**3
 
 
+@lru_cache(maxsize=4096)
 def least_operations(m: int, n: int, name: str, steps: int | None = None, half: bool = False) -> float:
     """Return the multiply-adds of `newton_schulz` for an m × n matrix (m <= n), in its cheaper form."""
     rows = coefficients_of(name, steps, half)

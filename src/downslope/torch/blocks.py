@@ -33,7 +33,7 @@ def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool],
         rows: one a parameter: tensors of one shape, the first of which decides the memory layout.
         written: for each tensor of a row, whether the kernel writes to it. The others are read only,
             and never written to here either.
-        block: the largest number of elements a call is given.
+        block: how many elements a call is given of a large row, up to half more.
 
     """
     if rows and rows[0][0].device.type != "cpu":  # there a launch costs more than what its caches save
@@ -59,10 +59,13 @@ def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool],
 def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> None:
     """Split one row into equal blocks."""
     flat, unstage = _flatten(row, written)
-    count = -(-flat[0].numel() // block)
-    size = -(-flat[0].numel() // count)
-    for parts in zip(*(torch.split(f, size) for f in flat), strict=True):
-        kernel(*parts)
+    count = max(1, round(flat[0].numel() / block))
+    if count == 1:
+        kernel(*flat)
+    else:
+        size = -(-flat[0].numel() // count)
+        for parts in zip(*(torch.split(f, size) for f in flat), strict=True):
+            kernel(*parts)
     unstage()
 
 

@@ -16,7 +16,8 @@ from downslope.torch import kernels
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, layout_of
-from downslope.torch.stacks import Engine, Write, fast_dtype, step_stacks
+from downslope.torch.precision import Precision, precision_on
+from downslope.torch.stacks import Engine, Write, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -216,7 +217,7 @@ class Muon(RuleOptimizer):
             super()._update(job)
             return
         group = job.group
-        chosen = NS_DTYPES[group["ns_dtype"]] or fast_dtype(job.params[0])
+        asked = NS_DTYPES[group["ns_dtype"]]
         rows = zip(job.params, job.grads, *job.columns, strict=True)
         items = []
         for p, g, momentum, *rest in rows:
@@ -227,7 +228,7 @@ class Muon(RuleOptimizer):
             items,
             t=job.t,
             how=Write(group["lr"], decoupled_decay(group), group["cautious"]),
-            ns_dtype=chosen,
+            precision=precision_on(job.params[0]) if asked is None else Precision(asked),
             max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
             engine=self._engine_of(job),
         )
@@ -248,12 +249,12 @@ class Muon(RuleOptimizer):
         if not isinstance(rule, MuonRule):
             return super()._engine(group, rule)
         p = group["params"][0]
-        iterations = (
-            NS_DTYPES[group["ns_dtype"]] or fast_dtype(p) or torch.promote_types(p.dtype, torch.float32)
-        )
+        asked, own = NS_DTYPES[group["ns_dtype"]], torch.promote_types(p.dtype, torch.float32)
+        precision = precision_on(p) if asked is None else Precision(asked)
         layouts = [layout_of(self._views[q], tuple(q.shape)) for q in group["params"]]
         shapes = {shape[1:] for layout in layouts for shape in layout.matrices}
-        made = f"stacks of {len(shapes)} shapes in {str(iterations).removeprefix('torch.')}"
+        dtypes = {str(precision.at(rule, shape) or own).removeprefix("torch.") for shape in shapes}
+        made = f"stacks of {len(shapes)} shapes in {' and '.join(sorted(dtypes))}"
         why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
         return f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels"
 

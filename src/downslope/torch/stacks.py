@@ -9,12 +9,10 @@ memory already is its matrices nothing is copied in between. Triton kernels do t
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from downslope.torch.blocks import BLOCK, for_each_block
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded, shared
+from downslope.torch.precision import Precision
 from downslope.torch.regions import region
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def step_stacks(
     *,
     t: Any,
     how: Write,
-    ns_dtype: torch.dtype | None,
+    precision: Precision,
     max_stack_bytes: int,
     engine: Engine = Engine(),
 ) -> None:
@@ -86,12 +85,12 @@ def step_stacks(
         from downslope.torch.kernels import steps
 
         fast = steps.taken(rule, items)
-        for portion, stacks in _portions(rule, fast, ns_dtype, max_stack_bytes):
-            steps.take(rule, portion, stacks, t, how, ns_dtype or torch.float32, engine)
+        for portion, stacks in _portions(rule, fast, precision.dtype, max_stack_bytes):
+            steps.take(rule, portion, stacks, t, how, precision.dtype or torch.float32, engine)
     kept = set(map(id, fast))
     slow = [item for item in items if id(item) not in kept]
-    for portion, stacks in _portions(rule, slow, ns_dtype, max_stack_bytes):
-        _take(rule, portion, stacks, t, how, ns_dtype, engine)
+    for portion, stacks in _portions(rule, slow, precision.dtype, max_stack_bytes):
+        _take(rule, portion, stacks, t, how, precision, engine)
 
 
 def _take(
@@ -100,7 +99,7 @@ def _take(
     stacks: Mapping[Shape, Shape],
     t: Any,
     how: Write,
-    ns_dtype: torch.dtype | None,
+    precision: Precision,
     engine: Engine,
 ) -> None:
     """Take the step of a portion in plain PyTorch."""
@@ -109,27 +108,32 @@ def _take(
         made = _gather(rule, portion, places, counts, t, engine.ok)
     with region("orthogonalise"):
         for shape, stack in made.items():
-            polar = _orthogonalised(rule, stack, ns_dtype, engine)
+            polar = _orthogonalised(rule, stack, precision.at(rule, shape), engine)
             made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
     with region("write"):
-        directions = []
+        rows: dict[float, list[tuple[Tensor, Tensor]]] = {}
         for item, own in zip(portion, places, strict=True):
-            pieces = [place.of(made[place.stack]).mul_(rule.scale_of(*place.shape)) for place in own]
-            directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
-        rows = [(item.p, d) for item, d in zip(portion, directions, strict=True)]
-        for_each_block(partial(_write_block, how, engine.ok), rows, (True, False))
+            pieces = [place.of(made[place.stack]) for place in own]
+            scales = [rule.scale_of(*place.shape) for place in own]
+            scale = scales[0]
+            for piece, other in zip(pieces, scales, strict=True):
+                if other != scale:
+                    piece.mul_(other / scale)
+            rows.setdefault(scale, []).append((item.p, item.view.join(OPS, pieces, tuple(item.p.shape))))
+        for scale, alike in rows.items():
+            for_each_block(partial(_write_block, how, engine.ok, scale), alike, (True, False))
 
 
-def _write_block(how: Write, ok: Tensor | None, p: Tensor, d: Tensor) -> None:
-    """Step a block of a parameter along its direction."""
+def _write_block(how: Write, ok: Tensor | None, scale: float, p: Tensor, d: Tensor) -> None:
+    """Step a block of a parameter along `scale` times its direction."""
     if ok is None and not how.cautious and not isinstance(how.lr, Tensor) and p.dtype == d.dtype:
-        # the line of `step`, without its temporaries
-        p.add_(d.add_(p, alpha=how.weight_decay) if how.weight_decay else d, alpha=-how.lr)
+        if how.weight_decay:  # the line of `step`, in two passes over p
+            p.mul_(1 - how.lr * how.weight_decay)
+        p.add_(d, alpha=-how.lr * scale)
         return
     exact = p if p.dtype == torch.float64 else p.float()
-    change = step(
-        OPS, exact, d.to(exact.dtype), lr=how.lr, weight_decay=how.weight_decay, cautious=how.cautious
-    )
+    d = d.to(exact.dtype) * scale
+    change = step(OPS, exact, d, lr=how.lr, weight_decay=how.weight_decay, cautious=how.cautious)
     write(p, exact, change, ok)
 
 
@@ -202,8 +206,14 @@ def _gather(
             late.append((item, out, targets))
         rows.append((item.p, item.g, item.momentum, out))
 
+    plain = ok is None and not rule.l2 and rule.nesterov
+
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
         dtype = momentum.dtype
+        if plain and g.dtype == dtype:  # the lines of `momentum_of`, without a copy
+            mu = rule.momentum_at(OPS, g, t)
+            torch.lerp(g, OPS.ema(momentum, g, mu), mu, out=out)
+            return
         ops = OPS if ok is None else PURE
         u, new = rule.momentum_of(ops, g.to(dtype), rule.state_type(momentum), p.to(dtype), t)
         out.copy_(u)
@@ -254,31 +264,3 @@ def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> 
     for (source, target), norm in zip(pieces, torch.split(norms, rows), strict=True):
         target.copy_(source / norm)
     return out
-
-
-def fast_dtype(p: Tensor) -> torch.dtype | None:
-    """Return the dtype in which this device orthogonalises fastest, or None for the state's own.
-
-    bfloat16 where matrix products in it are fast: GPUs from compute capability 8.0 on, CPUs with AMX,
-    and with AVX-512 BF16 unless they are Intel's, whose instruction multiplies no more a cycle than
-    the one for float32 does (measured: half of its rate). Never float16. float64 stays float64.
-    """
-    if p.dtype == torch.float64:
-        return None
-    if p.device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(p.device) >= (8, 0) else None
-    return torch.bfloat16 if p.device.type == "cpu" and _fast_on_cpu() else None
-
-
-@lru_cache
-def _fast_on_cpu() -> bool:
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return torch.cpu._is_avx512_bf16_supported() and not _is_intel()
-
-
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "Intel" in platform.processor()

@@ -18,7 +18,7 @@ from downslope.diagnose.torch.subject import Subject
 from downslope.errors import UsageError, closest, one_line
 from downslope.rules.orthogonalize import coefficients_of, published_range
 from downslope.torch.muon import _STACK_BYTES, NS_DTYPES, Muon
-from downslope.torch.stacks import fast_dtype
+from downslope.torch.precision import fast_dtype
 
 NAMES = ("dtype", "steps", "stacks", "compile")
 QUICK = NAMES[:3]

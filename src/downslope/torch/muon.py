@@ -61,7 +61,8 @@ class Muon(RuleOptimizer):
         momentum_start: in [0, 1).
         heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
-            where its matrix products are fast, the parameter's precision elsewhere.
+            where its matrix products are fast, the parameter's precision elsewhere, and for shapes for
+            which that is cheaper all the same.
         betas: AdamW's.
         eps: AdamW's.
         cautious: decay only where it agrees with the step in sign.

@@ -119,7 +119,11 @@ def _take(
             for piece, other in zip(pieces, scales, strict=True):
                 if other != scale:
                     piece.mul_(other / scale)
-            rows.setdefault(scale, []).append((item.p, item.view.join(OPS, pieces, tuple(item.p.shape))))
+            if item.in_place and pieces[0].is_contiguous():
+                direction = pieces[0].view(item.p.shape)
+            else:
+                direction = item.view.join(OPS, pieces, tuple(item.p.shape))
+            rows.setdefault(scale, []).append((item.p, direction))
         for scale, alike in rows.items():
             for_each_block(partial(_write_block, how, engine.ok, scale), alike, (True, False))
 

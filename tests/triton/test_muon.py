@@ -11,8 +11,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from downslope.grouping.view import MatrixView
 from downslope.torch import Muon
+from downslope.torch.engine import Engine
 from downslope.torch.kernels.ops import KernelOps
-from downslope.torch.stacks import Engine
 
 LINEAR, QKV = MatrixView((0,), (1,)), MatrixView((0,), (1,), blocks=(12, 12, 12))
 UNEVEN = MatrixView((0,), (1,), blocks=(12, 6, 6))

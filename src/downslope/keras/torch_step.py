@@ -9,11 +9,12 @@ from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
+from downslope.torch.engine import Write
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import Precision, precision_on
-from downslope.torch.stacks import Write, step_stacks
+from downslope.torch.stacks import step_stacks
 
 
 def step_in_place(

@@ -13,11 +13,12 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
+from downslope.torch.engine import Engine, Write
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import Precision, precision_on
-from downslope.torch.stacks import Engine, Write, step_stacks
+from downslope.torch.stacks import step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 

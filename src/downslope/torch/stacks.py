@@ -11,27 +11,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations, newton_schulz
 from downslope.torch.blocks import BLOCK, for_each_block
+from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded, shared
 from downslope.torch.precision import Precision
 from downslope.torch.regions import region
-
-if TYPE_CHECKING:
-    from downslope.torch.kernels.tables import Tables
 
 _AT_ONCE = 1 << 18
 """Elements of the Gram matrices that a CPU works on at once: a megabyte of float32."""
@@ -39,33 +35,6 @@ _AT_ONCE = 1 << 18
 _SPARE = {"cpu": 2e7}
 _SPARE_ELSEWHERE = 5e10
 """Multiply-adds that take as long as the launches of a stack: 0.1 ms on two cores and on an H200."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a step is taken with.
-
-    Attributes:
-        ops: the operations of the iterations.
-        tables: where Triton kernels update the momenta and write the steps, what they read addresses from.
-        look: whether the host may read a value, which on a device would wait for it.
-        ok: a bool on the device; where it is False, nothing is written.
-
-    """
-
-    ops: TorchOps = OPS
-    tables: Tables | None = None
-    look: bool = True
-    ok: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Write:
-    """How steps are written: `p -= lr (d + weight_decay p)`, decayed only where it agrees if `cautious`."""
-
-    lr: Any
-    weight_decay: float
-    cautious: bool
 
 
 def step_stacks(
@@ -76,9 +45,10 @@ def step_stacks(
     how: Write,
     precision: Precision,
     max_stack_bytes: int,
-    engine: Engine = Engine(),
+    engine: Engine | None = None,
 ) -> None:
     """Take one Muon step of every item; how items were cut into portions changes nothing."""
+    engine = engine or Engine()
     items = [item for item in items if item.p.numel()]
     fast: list[Item] = []
     if engine.tables is not None:

@@ -7,22 +7,20 @@ to plain PyTorch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
+from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise
 from downslope.torch.kernels.tables import Row, Tables
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded
 from downslope.torch.regions import region
-
-if TYPE_CHECKING:
-    from downslope.torch.stacks import Engine, Write
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,6 +42,19 @@ PLAIN = FREE | CALLS.keys() | {
     "tanh", "while", "xor",
 }  # fmt: skip
 """Operations that a kernel may hold: those that XLA writes itself, and calls no library for."""
+
+OPERATIONS = 500
+"""A user's function of more operations than these, derivatives included, is left outside the kernel.
+
+LLVM compiles a kernel as one function, in a time that grows faster than the operations in it.
+"""
+
+ENTRIES = 8192
+"""A user's function with an array of more entries than these is left outside: 64 lanes of 128 numbers.
+
+XLA gives sums and products of larger arrays to libraries or to several threads, which a kernel cannot
+call, and work on them costs more than the tasks that a kernel saves.
+"""
 
 
 def one_kernel(f: Callable[..., Any], otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -82,12 +95,26 @@ def _traced(f: Callable[..., Any], args: Any) -> tuple[list[Any], ClosedJaxpr, A
 
 def is_plain(program: Jaxpr) -> bool:
     """Whether a program has plain operations alone, within its loops and branches too."""
+    return all(step.primitive.name in PLAIN for step in _steps(program))
+
+
+def is_small(f: Callable[..., Any], *args: Any) -> bool:
+    """Whether a function has few operations, on arrays of few entries."""
+    program = _traced(f, args)[1].jaxpr
+    steps = list(_steps(program))
+    given = [*program.invars, *program.constvars]
+    made = [a for step in steps for a in (*step.invars, *step.outvars)]
+    return len(steps) <= OPERATIONS and all(math.prod(a.aval.shape) <= ENTRIES for a in [*given, *made])
+
+
+def _steps(program: Jaxpr) -> Iterator[Any]:
+    """Yield the operations of a program, and those within them."""
     for step in program.eqns:
+        yield step
         inner = [p for given in step.params.values() for p in (given if type(given) is tuple else (given,))]
-        inner = [getattr(p, "jaxpr", p) for p in inner]
-        if step.primitive.name not in PLAIN or not all(is_plain(p) for p in inner if isinstance(p, Jaxpr)):
-            return False
-    return True
+        for part in (getattr(p, "jaxpr", p) for p in inner):
+            if isinstance(part, Jaxpr):
+                yield from _steps(part)
 
 
 def _called(f: Callable[..., Any], **more: str) -> Callable[..., Any]:

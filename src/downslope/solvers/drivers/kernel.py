@@ -49,12 +49,14 @@ OPERATIONS = 500
 LLVM compiles a kernel as one function, in a time that grows faster than the operations in it.
 """
 
-ENTRIES = 8192
-"""A user's function with an array of more entries than these is left outside: 64 lanes of 128 numbers.
+ENTRIES = 16384
+"""A user's function with an array of more entries than these is left outside: 64 lanes of 256 numbers.
 
-XLA gives sums and products of larger arrays to libraries or to several threads, which a kernel cannot
-call, and work on them costs more than the tasks that a kernel saves.
+Work on them costs more than the tasks that a kernel saves, and several threads could share it.
 """
+
+SUMMED = 4096
+"""Sums and the like over arrays of so many entries are given to a library by XLA, which no kernel can call."""
 
 
 def one_kernel(f: Callable[..., Any], otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -95,16 +97,24 @@ def _traced(f: Callable[..., Any], args: Any) -> tuple[list[Any], ClosedJaxpr, A
 
 def is_plain(program: Jaxpr) -> bool:
     """Whether a program has plain operations alone, within its loops and branches too."""
-    return all(step.primitive.name in PLAIN for step in _steps(program))
+    for step in _steps(program):
+        name = step.primitive.name
+        if name not in PLAIN or (name.startswith("reduce_") and _entries(step.invars) >= SUMMED):
+            return False
+    return True
 
 
 def is_small(f: Callable[..., Any], *args: Any) -> bool:
     """Whether a function has few operations, on arrays of few entries."""
     program = _traced(f, args)[1].jaxpr
     steps = list(_steps(program))
-    given = [*program.invars, *program.constvars]
-    made = [a for step in steps for a in (*step.invars, *step.outvars)]
-    return len(steps) <= OPERATIONS and all(math.prod(a.aval.shape) <= ENTRIES for a in [*given, *made])
+    arrays = [*program.invars, *program.constvars, *(a for step in steps for a in step.outvars)]
+    return len(steps) <= OPERATIONS and _entries(arrays) <= ENTRIES
+
+
+def _entries(arrays: list[Any]) -> int:
+    """Return how many entries the largest array has."""
+    return max((math.prod(a.aval.shape) for a in arrays), default=0)
 
 
 def _steps(program: Jaxpr) -> Iterator[Any]:

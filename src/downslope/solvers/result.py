@@ -184,5 +184,5 @@ def _rows(first: Any, a: Any, b: Any) -> Any:
     space = space_of(a, framework, "lanes")
     from downslope.solvers.spaces import vector_like
 
-    ones = vector_like(a, framework, first.astype(float))
+    ones = vector_like(a, framework, first.astype(float).reshape(first.shape + (1,) * (len(a.shape) - 1)))
     return space.pick(ones > 0.5, a, b)

@@ -22,7 +22,6 @@ import numpy as np
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem, settle, tolerance
 from downslope.solvers.drivers import queue
-from downslope.solvers.drivers.kernel import one_kernel
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.result import Result
@@ -50,7 +49,9 @@ class Loop:
 
     def __init__(self, method: Method, kernels: Any, like: Array) -> None:
         self.method, self.kernels, self.space = method, kernels, JaxSpace(like)
-        self.queue = queue.Queue(self) if like.ndim > 1 and _on_one_cpu(like) else None
+        # In a program of the user's, what XLA gives up at could not be compiled otherwise: f stays outside.
+        held = queue.Held.METHOD if is_traced(like) else queue.Held.ALL
+        self.queue = queue.Queue(self, held) if like.ndim > 1 and _on_one_cpu(like) else None
         self.first = jax.jit(self.plain_first)
         self.turns = jax.jit(self.plain_turns, static_argnames=("stop_at_step",))
         self.smaller = jax.jit(lambda state, at: jax.tree.map(lambda a: a[..., at], state))
@@ -79,30 +80,14 @@ class Loop:
 
         def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
             count, old = carry
-            if len(old.core.status.shape):
-                return count + 1, self.lanes_turn(problem, limits, arrays, old)
-            return count + 1, self._turned(problem, limits, old, self.evaluate(arrays, old))
+            turned = self.lanes_turn if len(old.core.status.shape) else self._turned
+            return count + 1, turned(problem, limits, old, self.evaluate(arrays, old))
 
         return jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1]
 
-    def lanes_turn(self, problem: Problem, limits: Limits, arrays: Any, old: State) -> State:
-        """Return the state of many problems after a turn, on CPUs as one kernel."""
-
-        def turned(problem: Problem, old: State, evaluation: Evaluation) -> State:
-            return frozen(self.space, self.method, self._turned(problem, limits, old, evaluation), old)
-
-        if self.queue is None:
-            return turned(problem, old, self.evaluate(arrays, old))
-        if not self.queue.whole:
-            return one_kernel(turned)(problem, old, self.evaluate(arrays, old))
-
-        def whole(problem: Problem, arrays: Any, old: State) -> State:
-            return turned(problem, old, self.evaluate(arrays, old))
-
-        def apart(problem: Problem, arrays: Any, old: State) -> State:
-            return one_kernel(turned)(problem, old, self.evaluate(arrays, old))
-
-        return one_kernel(whole, apart)(problem, arrays, old)
+    def lanes_turn(self, problem: Problem, limits: Limits, old: State, evaluation: Evaluation) -> State:
+        """Return the state of many problems after a turn."""
+        return frozen(self.space, self.method, self._turned(problem, limits, old, evaluation), old)
 
     def _turned(self, problem: Problem, limits: Limits, old: State, evaluation: Evaluation) -> State:
         new = self.method.turn(self.space, problem, limits, old, evaluation)
@@ -164,7 +149,7 @@ def loop_of(method: Method, objective: Any) -> Loop:
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
     key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
-           jax.config.jax_enable_x64, objective.x0.ndim > 1 and _on_one_cpu(objective.x0),  # type: ignore[attr-defined]
+           jax.config.jax_enable_x64, objective.x0.ndim > 1 and _on_one_cpu(objective.x0), is_traced(objective.x0),  # type: ignore[attr-defined]
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:
         kept = _compiled.setdefault(given.fun, {})

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -42,6 +42,21 @@ PLAIN = FREE | CALLS.keys() | {
     "tanh", "while", "xor",
 }  # fmt: skip
 """Operations that a kernel may hold: those that XLA writes itself, and calls no library for."""
+
+OPERATIONS = 500
+"""A user's function of more operations than these, derivatives included, is left outside the kernel.
+
+LLVM compiles a kernel as one function, in a time that grows faster than the operations in it.
+"""
+
+ENTRIES = 16384
+"""A user's function with an array of more entries than these is left outside: 64 lanes of 256 numbers.
+
+Work on them costs more than the tasks that a kernel saves, and several threads could share it.
+"""
+
+SUMMED = 4096
+"""Sums and the like over arrays of so many entries are given to a library by XLA, which no kernel can call."""
 
 
 def one_kernel(f: Callable[..., Any], otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:
@@ -82,12 +97,34 @@ def _traced(f: Callable[..., Any], args: Any) -> tuple[list[Any], ClosedJaxpr, A
 
 def is_plain(program: Jaxpr) -> bool:
     """Whether a program has plain operations alone, within its loops and branches too."""
-    for step in program.eqns:
-        inner = [p for given in step.params.values() for p in (given if type(given) is tuple else (given,))]
-        inner = [getattr(p, "jaxpr", p) for p in inner]
-        if step.primitive.name not in PLAIN or not all(is_plain(p) for p in inner if isinstance(p, Jaxpr)):
+    for step in _steps(program):
+        name = step.primitive.name
+        if name not in PLAIN or (name.startswith("reduce_") and _entries(step.invars) >= SUMMED):
             return False
     return True
+
+
+def is_small(f: Callable[..., Any], *args: Any) -> bool:
+    """Whether a function has few operations, on arrays of few entries."""
+    program = _traced(f, args)[1].jaxpr
+    steps = list(_steps(program))
+    arrays = [*program.invars, *program.constvars, *(a for step in steps for a in step.outvars)]
+    return len(steps) <= OPERATIONS and _entries(arrays) <= ENTRIES
+
+
+def _entries(arrays: list[Any]) -> int:
+    """Return how many entries the largest array has."""
+    return max((math.prod(a.aval.shape) for a in arrays), default=0)
+
+
+def _steps(program: Jaxpr) -> Iterator[Any]:
+    """Yield the operations of a program, and those within them."""
+    for step in program.eqns:
+        yield step
+        inner = [p for given in step.params.values() for p in (given if type(given) is tuple else (given,))]
+        for part in (getattr(p, "jaxpr", p) for p in inner):
+            if isinstance(part, Jaxpr):
+                yield from _steps(part)
 
 
 def _called(f: Callable[..., Any], **more: str) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, settle
-from downslope.solvers.drivers.kernel import joined, one_kernel
+from downslope.solvers.drivers.kernel import is_small, joined, one_kernel
 from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
 from downslope.solvers.spaces.jax import alike, repeated
@@ -36,6 +37,14 @@ TURNS = 16
 
 SECONDS = 0.05
 """The host looks at the clock, and for Ctrl-C, about so often, but not within the turns named above."""
+
+
+class Held(IntEnum):
+    """What the kernels hold."""
+
+    NOTHING = 0
+    METHOD = 1
+    ALL = 2
 
 
 class Work(NamedTuple):
@@ -61,27 +70,46 @@ class Work(NamedTuple):
 class Queue:
     """The compiled parts of a batch: how it begins, and rounds of turns."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Any, held: Held) -> None:
         self.loop, self.method, self.space = loop, loop.method, loop.space
         self.begin = loop.kernels.compiled(self.plain_begin)
-        self.whole, self.rounds = True, jax.jit(self.plain_rounds)
+        self.held, self.rounds = held, jax.jit(self.plain_rounds)
 
     def compile(self, own: Any, work: Work, count: Array) -> None:
-        """Compile the rounds, with the function in the kernel if XLA can, and beside it if not.
+        """Compile the rounds, with as much in kernels as XLA can.
 
         XLA makes some operations that are plain, such as long sums, calls of a library of its own.
         """
-        nothing = jnp.int32(0)
-        try:
-            self.rounds(*own, work, count, nothing)
-        except jax.errors.JaxRuntimeError:
-            if not self.whole:
-                raise
-            self.whole, self.rounds = False, jax.jit(lambda *given: self.plain_rounds(*given))
-            self.rounds(*own, work, count, nothing)
+        while True:
+            try:
+                self.rounds(*own, work, count, jnp.int32(0))
+            except jax.errors.JaxRuntimeError:
+                if self.held == Held.NOTHING:
+                    raise
+                self.held = Held(self.held - 1)
+                self.rounds = jax.jit(lambda *given: self.plain_rounds(*given))  # jit would know the old one
+            else:
+                return
 
     def _joined(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        return joined(f) if self.whole else f
+        return joined(f) if self.held == Held.ALL else f
+
+    def _kernel(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        return one_kernel(f) if self.held else f
+
+    def turn(self, problem: Problem, limits: Limits, arrays: Any, state: State) -> State:
+        """Return the state of the lanes after a turn."""
+
+        def whole(problem: Problem, arrays: Any, state: State) -> State:
+            return self.loop.lanes_turn(problem, limits, state, self.loop.evaluate(arrays, state))  # type: ignore[no-any-return]
+
+        def apart(problem: Problem, arrays: Any, state: State) -> State:
+            alone = self._kernel(lambda *given: self.loop.lanes_turn(given[0], limits, *given[1:]))
+            return alone(problem, state, self.loop.evaluate(arrays, state))  # type: ignore[no-any-return]
+
+        if self.held == Held.ALL and is_small(self.loop.evaluate, arrays, state):
+            return one_kernel(whole, apart)(problem, arrays, state)  # type: ignore[no-any-return]
+        return apart(problem, arrays, state)
 
     def plain_begin(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> Work:
         """Return all problems in the queue, and lanes without any."""
@@ -147,7 +175,7 @@ class Queue:
             start = (whole, lanes, following, core.x, core.value, core.gradient)
             return repeated(many, change, start)
 
-        whole, lanes, following, x, value, gradient = one_kernel(exchanged)(
+        whole, lanes, following, x, value, gradient = self._kernel(exchanged)(
             idle, work.state.core, work.whole, work.lanes, work.next
         )
         arrays = {
@@ -161,7 +189,7 @@ class Queue:
             first = first._replace(core=self.space.arrays(settle(self.space, limits, first.core)))
             return jax.tree.map(lambda a, b: jnp.where(new, a, b), alike(first, state), state)
 
-        state = one_kernel(begun)(own, work.state, x, value, gradient, idle & (lanes < none))
+        state = self._kernel(begun)(own, work.state, x, value, gradient, idle & (lanes < none))
         return Work(whole, state, lanes, own, arrays, following)
 
     def _turned(self, limits: Limits, work: Work, count: Array) -> State:
@@ -174,7 +202,7 @@ class Queue:
             return (turns < TURNS) & ((state.core.status == int(Status.RUNNING)).sum() > least)
 
         def turn(carry: tuple[Array, State]) -> tuple[Array, State]:
-            return carry[0] + 1, self.loop.lanes_turn(work.problem, limits, work.arrays, carry[1])
+            return carry[0] + 1, self.turn(work.problem, limits, work.arrays, carry[1])
 
         return self._joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(
             work.state

@@ -82,7 +82,7 @@ class Pattern:
         self, space: Any, problem: Problem, limits: Limits, x: Array, evaluation: Evaluation
     ) -> PatternState:
         """Return the state that asks for the first value beside the start."""
-        n, none = x.shape[-1], 0.0 * x
+        n, none = space.size(x), 0.0 * x
         core = begin(space, problem, x, evaluation.value, none)
         one = space.full(core.value, 1.0)
         core = core._replace(size=space.full(one, float("inf")), scale=one)
@@ -129,7 +129,7 @@ class Pattern:
         """Return 1 at the axis whose turn it is, else 0."""
         like = state.h
         one = space.full(state.core.value, 1.0)
-        return space.put(space.zeros(like, like.shape[-1]), state.axis, one)
+        return space.put(0.0 * like, state.axis, one)
 
     def _ask(self, space: Any, problem: Problem, state: PatternState) -> PatternState:
         """Return the state that asks for the trial of its phase."""
@@ -157,7 +157,7 @@ class Pattern:
         self, space: Any, problem: Problem, state: PatternState, value: Number, lower: Condition
     ) -> PatternState:
         """Return the state after a step along an axis: the next axis, turned axes, or a look."""
-        here, n = self._here(space, state), state.h.shape[-1]
+        here, n = self._here(space, state), space.size(state.h)
         taken = state.h * here
         core = space.branch(lower, lambda: self._moved(space, state.core, value), lambda: state.core)
         factor = space.where(lower, 1.0, -1.5) + 0.0 * value  # h doubles, or becomes -h / 2
@@ -197,7 +197,7 @@ class Pattern:
         self, space: Any, problem: Problem, limits: Limits, state: PatternState, value: Number
     ) -> PatternState:
         """Return the state after a value on one side of the point."""
-        core, here, n = state.core, self._here(space, state), state.h.shape[-1]
+        core, here, n = state.core, self._here(space, state), space.size(state.h)
         slope = space.divide(state.before - value, 2 * state.fine)
         bend = space.divide(state.before + value - 2 * core.value, state.fine * state.fine)
         both = state._replace(

@@ -1,9 +1,9 @@
 """What `Diagnostics` and `watch` cost a training: `python benchmarks/overhead.py [--repeats 7]`.
 
 Each candidate trains the same small transformer for a hundred steps a round; the ratio is the median
-over interleaved rounds. Since a machine's noise is larger than what `Diagnostics` costs, its own processor
-time at its default cadence, in the call and in the optimizer's hook, is also measured against that of the
-training from one record to the next, on models of several sizes (`--own` measures that alone).
+over interleaved rounds. Since a machine's noise is larger than what `Diagnostics` costs, the time spent in its
+call and in the optimizer's hook at the default cadence is also measured, as a share of the time from one
+record to the next, on models of several sizes (`--own` measures that alone).
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def watched(every: int):
 
 
 class Clocked(Diagnostics):
-    """Diagnostics that know how much processor time they took."""
+    """Diagnostics that know how much time they took."""
 
     spent = 0.0
 
     def __call__(self, loss: torch.Tensor | float) -> None:
         """See `Diagnostics`."""
-        begun = time.process_time()
+        begun = time.perf_counter()
         super().__call__(loss)
-        self.spent += time.process_time() - begun
+        self.spent += time.perf_counter() - begun
 
     def _stepped(self, *args: Any) -> None:
-        begun = time.process_time()
+        begun = time.perf_counter()
         super()._stepped(*args)
-        self.spent += time.process_time() - begun
+        self.spent += time.perf_counter() - begun
 
 
 WARM_UP = 3
@@ -72,10 +72,10 @@ WARM_UP = 3
 
 
 def own_share(model: nn.Module, x: torch.Tensor, repeats: int) -> tuple[list[float], list[int]]:
-    """Return the share of processor time that Diagnostics took from one record to the next, and the steps."""
+    """Return the share of the time that Diagnostics took from one record to the next, and the steps."""
     optimizer = AdamW(model.parameters(), lr=1e-4)
     diagnostics, shares = Clocked(optimizer, on_trouble="collect"), []
-    begun, records = time.process_time(), diagnostics.records
+    begun, records = time.perf_counter(), diagnostics.records
     while len(records) < WARM_UP + repeats:
         known = len(records)
         optimizer.zero_grad()
@@ -84,7 +84,7 @@ def own_share(model: nn.Module, x: torch.Tensor, repeats: int) -> tuple[list[flo
         diagnostics(loss)
         optimizer.step()
         if len(records) > known:
-            now = time.process_time()
+            now = time.perf_counter()
             shares.append(diagnostics.spent / (now - begun))
             begun, diagnostics.spent = now, 0.0
     steps = [b.step - a.step for a, b in pairwise(records)]

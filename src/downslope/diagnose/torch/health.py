@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import Any, Literal, Self
 
 import torch
@@ -104,7 +105,7 @@ class Diagnostics:
         self._cadence = Cadence(every, clock)
         self._write, self._warn = sink(writer), on_trouble == "warn"
         self._judge, self._noise = Judge(), NoiseScale()
-        self._step, self._losses = 0, list[Tensor]()
+        self._step, self._losses = 0, list[Tensor | float]()
         self._before: list[list[Tensor]] = []
         self._gradients: list[list[Tensor | None]] = []
         self._measured: list[dict[str, Tensor]] = []
@@ -113,7 +114,7 @@ class Diagnostics:
     def __call__(self, loss: Tensor | float) -> None:
         """Take the loss of this step; the gradients are there, the step is not taken yet."""
         self._step += 1
-        self._losses.append(torch.as_tensor(loss).detach())
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
         if self._step == 1:
             self._cadence.start()
         if self._step > self._cadence.due:
@@ -220,7 +221,7 @@ class Diagnostics:
         scale = self._noise.add(float(total), float(along))
         size = round(scale * self._batch_size) if scale is not None and self._batch_size else None
         cosine = 2 * float(along) / float(total) if float(total) > 0 else math.nan
-        record = Record(self._step - 1, float(losses), groups, cosine, scale, size)
+        record = Record(self._step - 1, losses, groups, cosine, scale, size)
         self._losses = self._losses[-1:]
         self._take(record)
 
@@ -246,12 +247,17 @@ def _total(values: list[Tensor]) -> Tensor:
     return torch.stack([v.float().to(values[0].device) for v in values]).sum() if values else torch.zeros(())
 
 
-def _mean(losses: list[Tensor]) -> Tensor:
-    """Return the mean of scalars, put together where the first of them is: one wait, not one for each."""
-    first = losses[0]
-    if any(v.dtype != first.dtype or v.device != first.device or v.shape != first.shape for v in losses):
-        losses = [v.to(first.device, first.dtype).reshape(()) for v in losses]
-    return torch.stack(losses).mean(dtype=torch.float32)
+def _mean(losses: list[Tensor | float]) -> float:
+    """Return the mean of the losses; those on a device are put together there: one wait, not one for each."""
+    there = [v for v in losses if isinstance(v, Tensor)]
+    here = [v for v in losses if not isinstance(v, Tensor)]
+    if there:
+        try:
+            stack = torch.stack(there)
+        except RuntimeError:  # of several devices or shapes; to look at each one's takes longer than the mean
+            stack = torch.stack([v.to(there[0].device).reshape(()) for v in there])
+        here += [float(stack.float().mean())] * len(there)
+    return fmean(here)
 
 
 def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:

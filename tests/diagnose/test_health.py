@@ -139,6 +139,15 @@ def test_the_numbers_are_those_of_the_step() -> None:
     assert found.effective_rank is None
 
 
+def test_losses_may_be_numbers_and_tensors_of_one_entry() -> None:
+    run = Run(sgd(0.0), every=4)
+    run.model(torch.ones(1, 8)).sum().backward()
+    for loss in (torch.tensor([1.0]), 3, torch.tensor(5.0, dtype=torch.float64), 7.0, 0.0):
+        run.diagnostics(loss)
+        run.optimizer.step()
+    assert [r.loss for r in run.diagnostics.records] == [4.0]  # of the first four: the fifth is of the next record
+
+
 def test_effective_rank_of_a_known_momentum() -> None:
     run = Run(sgd(1e-3, 0.9), every=2)
     run.steps(1)

@@ -348,6 +348,14 @@ def test_huge_points_and_fast_waves_that_are_cast_never_fail() -> None:
             assert report.verdict is not Verdict.FAIL, f"{whole.name}\n{report}"
 
 
+def test_an_error_as_large_as_the_coverage_says_is_never_passed() -> None:
+    """10 % of the right value is 9.1 % of what is claimed, and noise may take something from its residual."""
+    names = {"logarithms-8": 0, "norm-10": 2, "huber-11": 4}
+    for case in (c for seed in (8, 10, 11) for c in corpus(1, seed) if c.name in names):
+        case = cast(case._replace(x=grid.rounded(case.x, 8)))
+        assert not check(case, spoiled(case.g, names[case.name], 1.1)).passed, case.name
+
+
 def test_structure_that_shows_once_counts_against_larger_steps() -> None:
     """Errors that cancel along one direction at steps that pass over a ripple: the other direction saw it."""
     case = narrow(next(c for c in corpus(1, 4) if c.name == "ripple-4"))

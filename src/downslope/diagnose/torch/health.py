@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from statistics import fmean
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from downslope.diagnose.cadence import Cadence
 from downslope.diagnose.health import (
     GroupRecord,
     Judge,
@@ -22,9 +25,6 @@ from downslope.diagnose.health import (
 )
 from downslope.errors import UsageError
 
-EVERY = 100
-"""The default cadence: one record in so many steps."""
-
 _MOMENTA = ("momentum_buffer", "exp_avg")
 _MOST = 1 << 30
 """Multiply-adds that an effective rank may take; larger matrices are passed over."""
@@ -33,10 +33,15 @@ _MOST = 1 << 30
 class Diagnostics:
     """Watch a training from beside its optimizer; see `watch` for what happens inside of the model.
 
-    Called once a step, between `loss.backward()` and `optimizer.step()`. At every `every`-th step it looks at
+    Called once a step, between `loss.backward()` and `optimizer.step()`. At some steps it looks at
     gradients, at what the step does to the parameters, and, one step later, at the gradients again;
     on other steps it keeps the loss and nothing else. No value is changed. For the time of a step it holds a
     copy of the parameters, and of the gradients until the next.
+
+    By default a record is made every hundredth step, and less often where steps are so short that records
+    would take more than 1 % of the training's time: after one that took r seconds, where steps took s each,
+    the next follows r / 0.01 s steps later, but after at most twice as many steps as the one before (`Cadence`).
+    Time is the host's; to wait for what the device was given earlier is not counted as a record's.
 
     Recorded are, of every parameter group, the norm of its gradient, the ratio of update to weight, the
     share of gradient entries that change sign to the next step, and the effective rank of the
@@ -46,11 +51,13 @@ class Diagnostics:
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        every: steps from one record to the next; at least 2.
+        every: steps from one record to the next, at least 2, whatever a record takes; None for the
+            cadence above.
         batch_size: examples a step, for the noise scale in examples.
         writer: a path, to which each record is appended as one JSON line; a TensorBoard
             `SummaryWriter`; or a function of records.
         on_trouble: "warn" with a `TrainingWarning`, or "collect" silently.
+        clock: tells the seconds for the default cadence.
 
     Attributes:
         records: all so far.
@@ -78,25 +85,27 @@ class Diagnostics:
         self,
         optimizer: torch.optim.Optimizer,
         *,
-        every: int = EVERY,
+        every: int | None = None,
         batch_size: int | None = None,
         writer: Writer | None = None,
         on_trouble: Literal["warn", "collect"] = "warn",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UsageError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer")
-        if not isinstance(every, int) or every < 2:
-            raise UsageError(f"every = {every!r}: expected a whole number of at least 2")
+        if every is not None and (not isinstance(every, int) or every < 2):
+            raise UsageError(f"every = {every!r}: expected a whole number of at least 2, or None")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise UsageError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
         if on_trouble not in ("warn", "collect"):
             raise UsageError(f"on_trouble = {on_trouble!r}: expected 'warn' or 'collect'")
         self.records: list[Record] = []
         self.signs: list[Sign] = []
-        self._optimizer, self._every, self._batch_size = optimizer, every, batch_size
+        self._optimizer, self._batch_size = optimizer, batch_size
+        self._cadence = Cadence(every, clock)
         self._write, self._warn = sink(writer), on_trouble == "warn"
         self._judge, self._noise = Judge(), NoiseScale()
-        self._step, self._losses = 0, list[Tensor]()
+        self._step, self._losses = 0, list[Tensor | float]()
         self._before: list[list[Tensor]] = []
         self._gradients: list[list[Tensor | None]] = []
         self._measured: list[dict[str, Tensor]] = []
@@ -105,11 +114,14 @@ class Diagnostics:
     def __call__(self, loss: Tensor | float) -> None:
         """Take the loss of this step; the gradients are there, the step is not taken yet."""
         self._step += 1
-        self._losses.append(torch.as_tensor(loss).detach())
-        if self._measured:
-            self._finish()
-        if self._step % self._every == 0:
-            self._begin()
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+        if self._step == 1:
+            self._cadence.start()
+        if self._step > self._cadence.due:
+            self._end()
+        if self._step == self._cadence.due:
+            with self._cadence.record():
+                self._begin()
 
     def close(self) -> None:
         """Let go of the optimizer."""
@@ -124,7 +136,7 @@ class Diagnostics:
     def __str__(self) -> str:
         """The last record, and the troubles."""
         if not self.records:
-            return f"no record yet: the first is made after step {self._every + 1}"
+            return f"no record yet: the first is made after step {self._cadence.due + 1}"
         last = self.records[-1]
         lines = [f"step {last.step}: loss {last.loss:.4g}"]
         for name, g in last.groups.items():
@@ -152,9 +164,11 @@ class Diagnostics:
 
     def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Measure what the step did, once it is taken."""
-        if not self._before:
-            return
-        self._measured = []
+        if self._before:
+            with self._cadence.record():
+                self._measure(optimizer)
+
+    def _measure(self, optimizer: torch.optim.Optimizer) -> None:
         for (_, group), before, gradients in zip(self._groups(), self._before, self._gradients, strict=True):
             change = _norm([p.detach() - b for p, b in zip(group["params"], before, strict=True)])
             measured = {
@@ -166,6 +180,17 @@ class Diagnostics:
                 measured["effective_rank"] = _effective_rank(momentum)
             self._measured.append(measured)
         self._before = []
+
+    def _end(self) -> None:
+        """Make the record, where the step was not skipped, and go on to the next."""
+        float(self._losses[-1])  # waits for the device, whose earlier work is none of the record's
+        try:
+            if self._measured:
+                with self._cadence.record():
+                    self._finish()
+        finally:  # a trouble may be raised, or the writer fail
+            self._before, self._gradients, self._measured = [], [], []
+            self._cadence.follow(self._step - 1)
 
     def _finish(self) -> None:
         """Look at the gradients again, one step later, and make the record."""
@@ -196,8 +221,8 @@ class Diagnostics:
         scale = self._noise.add(float(total), float(along))
         size = round(scale * self._batch_size) if scale is not None and self._batch_size else None
         cosine = 2 * float(along) / float(total) if float(total) > 0 else math.nan
-        record = Record(self._step - 1, float(losses), groups, cosine, scale, size)
-        self._measured, self._gradients, self._losses = [], [], self._losses[-1:]
+        record = Record(self._step - 1, losses, groups, cosine, scale, size)
+        self._losses = self._losses[-1:]
         self._take(record)
 
     def _take(self, record: Record) -> None:
@@ -206,7 +231,7 @@ class Diagnostics:
         for sign in self._judge.see(record):
             self.signs.append(sign)
             if self._warn:
-                warnings.warn(str(sign), TrainingWarning, stacklevel=4)
+                warnings.warn(str(sign), TrainingWarning, stacklevel=5)
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
@@ -222,10 +247,17 @@ def _total(values: list[Tensor]) -> Tensor:
     return torch.stack([v.float().to(values[0].device) for v in values]).sum() if values else torch.zeros(())
 
 
-def _mean(losses: list[Tensor]) -> Tensor:
-    """Return the mean of scalars, put together where the first of them is: one wait, not one for each."""
-    first = losses[0]
-    return torch.stack([v.to(first.device, first.dtype).reshape(()) for v in losses]).float().mean()
+def _mean(losses: list[Tensor | float]) -> float:
+    """Return the mean of the losses; those on a device are put together there: one wait, not one for each."""
+    there = [v for v in losses if isinstance(v, Tensor)]
+    here = [v for v in losses if not isinstance(v, Tensor)]
+    if there:
+        try:
+            stack = torch.stack(there)
+        except RuntimeError:  # of several devices or shapes; to look at each one's takes longer than the mean
+            stack = torch.stack([v.to(there[0].device).reshape(()) for v in there])
+        here += [float(stack.float().mean())] * len(there)
+    return fmean(here)
 
 
 def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:

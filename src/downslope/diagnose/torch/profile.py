@@ -224,7 +224,7 @@ def _said(path: tuple[str, ...]) -> tuple[str, ...]:
 
 _ORDER = ("data", "forward", "backward", "muon")
 _LAST = ("check", "optimizer", "zero_grad", "between parts")
-_INNER = ("momentum", "orthogonalise", "exchange", "write")
+_INNER = ("momentum", "orthogonalise", "write")
 
 
 def _order(part: PartTime) -> tuple[int, str, int, int]:

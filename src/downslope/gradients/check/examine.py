@@ -13,7 +13,7 @@ from downslope.gradients.check import grid, noise
 from downslope.gradients.check.bends import Bends
 from downslope.gradients.check.line import Direction
 from downslope.gradients.check.locate import Search, Wrong
-from downslope.gradients.check.measure import IMPORTANT, Measured, Meter
+from downslope.gradients.check.measure import IMPORTANT, SEEN, SURE, Measured, Meter
 from downslope.gradients.check.problem import Indices, Problem, Vector, length
 from downslope.gradients.check.result import (
     Finding,
@@ -105,6 +105,7 @@ class Check:
         settings = self.settings
         self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
         self.level = settings.level if self.precise else max(settings.level, 0.1)
+        self.share = self.level / (1 + self.level)  # of what is claimed, where that is too large by `level`
         self.meter = Meter(
             self.problem,
             f0,
@@ -217,7 +218,8 @@ class Check:
         if seen.bent or math.isnan(seen.residual) or self._blind(seen):
             return
         at = seen.direction.at
-        noticed = np.where(self.meter.moved(seen), seen.tolerance / np.abs(seen.direction.by), np.inf)
+        least = SEEN / SURE * seen.tolerance / np.abs(seen.direction.by)
+        noticed = np.where(self.meter.moved(seen), least, np.inf)
         self.resolution[at] = np.minimum(self.resolution[at], noticed)
 
     def _blind(self, seen: Measured) -> bool:
@@ -282,7 +284,7 @@ class Check:
             return
         j = pool[[int(np.argsort(size[pool])[pool.size // 2])]]
         self._explained(self._tested(j, start=self._wide_step(j)))
-        room = float((self.level * size[j] / self.resolution[j])[0])
+        room = float((self.share * size[j] / self.resolution[j])[0])
         if not room >= 1:
             return
         count = min(pool.size, max(1, int(room**2)))
@@ -348,7 +350,7 @@ class Check:
 
     def _unresolved(self, at: Indices) -> Indices:
         size = np.abs(self.meter.claimed[at])
-        return at[(size > 0) & (self.resolution[at] > self.level * size)]
+        return at[(size > 0) & (self.resolution[at] > self.share * size)]
 
     def _last_look(self, at: Indices) -> None:
         """After corrections, look along new directions until nothing is left."""

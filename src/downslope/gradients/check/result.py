@@ -96,7 +96,7 @@ class Coverage:
     Attributes:
         entries: entries of the gradient.
         resolved: of these, the ones in which an error of `level` would have been noticed.
-        level: the relative error that counts.
+        level: the error that counts, as a share of the right value.
         below: the largest claimed entry among those not resolved.
         zeros: entries claimed to be zero.
         notice: the size above which an entry claimed to be zero would have been noticed.

@@ -28,6 +28,7 @@ class Judge:
 
     def __init__(self, check: Check) -> None:
         self.problem, self.settings, self.level = check.problem, check.settings, check.level
+        self.share = check.share
         self.meter, self.search = check.meter, check.search
         self.seen, self.unexplained = check.seen, check.unexplained
         self.resolution, self.reasons = check.resolution, check.reasons
@@ -77,7 +78,7 @@ class Judge:
             return None
         size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
         judged = size > 0
-        resolved = judged & (self.resolution <= self.level * size)
+        resolved = judged & (self.resolution <= self.share * size)
         below = float(np.max(size[judged & ~resolved], initial=0.0))
         zeros = ~judged
         notice = float(np.max(self.resolution[zeros & np.isfinite(self.resolution)], initial=0.0))
@@ -96,7 +97,7 @@ class Judge:
         size = np.abs(self.meter.claimed)
         important = size > IMPORTANT * float(np.max(size, initial=0.0))
         important &= size > 0
-        missed = important & (self.resolution > self.level * size)
+        missed = important & (self.resolution > self.share * size)
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(

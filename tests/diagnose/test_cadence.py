@@ -1,0 +1,104 @@
+"""Records take a small share of a training's time, by a clock that is set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from downslope.diagnose.cadence import EVERY, SHARE, Cadence
+from downslope.torch import Diagnostics
+
+
+class Hand:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def intervals(cadence: Cadence, clock: Hand, step: float, costs: list[float]) -> Iterator[int]:
+    """Train by steps of so many seconds, with a record of each cost; yield the steps between them."""
+    cadence.start()
+    last = 0
+    for cost in costs:
+        yield cadence.due - last
+        clock.now += step * (cadence.due - last)
+        with cadence.record():
+            clock.now += cost
+        last = cadence.due
+        cadence.follow(last)
+
+
+def test_the_interval_grows_until_records_take_their_share() -> None:
+    clock = Hand()
+    found = list(intervals(Cadence(clock=clock), clock, 1e-3, [7e-3] * 6))  # 7 ms against 1 % of 1 ms a step
+    assert found[:3] == [100, 200, 400]
+    # Sums of milliseconds in float64, rounded up to whole steps.
+    assert found[3:] == pytest.approx([700] * 3, abs=1)
+    assert 7e-3 / (found[-1] * 1e-3) == pytest.approx(SHARE, rel=0.01)
+
+
+def test_a_slow_record_does_no_lasting_harm() -> None:
+    clock = Hand()
+    costs = [1e-4, 1e-4, 10.0, 1e-4, 1e-4]
+    assert list(intervals(Cadence(clock=clock), clock, 1e-3, costs)) == [100, 100, 100, 200, 100]
+
+
+def test_a_cheap_record_comes_every_hundred_steps_and_a_fixed_one_as_told() -> None:
+    clock = Hand()
+    assert list(intervals(Cadence(clock=clock), clock, 1.0, [0.1] * 3)) == [EVERY] * 3
+    assert list(intervals(Cadence(7, clock), clock, 1e-6, [10.0] * 3)) == [7] * 3
+
+
+def test_a_clock_that_stands_still_is_no_division_by_zero() -> None:
+    clock = Hand()
+    assert list(intervals(Cadence(clock=clock), clock, 0.0, [0.0] * 3)) == [100, 200, 400]
+
+
+class Slow(torch.optim.SGD):
+    """Of which each step lasts a millisecond, while writing a record lasts `cost`."""
+
+    def __init__(self, clock: Hand) -> None:
+        super().__init__([nn.Parameter(torch.ones(3))], lr=1e-3)
+        self.clock = clock
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        self.clock.now += 1e-3
+
+
+def run(steps: int, cost: float, skipped: tuple[int, ...] = ()) -> list[int]:
+    """Return the steps that were recorded."""
+    clock = Hand()
+    optimizer = Slow(clock)
+
+    def writer(record: object) -> None:
+        clock.now += cost
+
+    diagnostics = Diagnostics(optimizer, writer=writer, on_trouble="collect", clock=clock)
+    (p,) = optimizer.param_groups[0]["params"]
+    for i in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        diagnostics(loss)
+        if i not in skipped:
+            optimizer.step()
+    return [r.step for r in diagnostics.records]
+
+
+def test_diagnostics_of_a_short_step_record_less_often() -> None:
+    assert run(1000, cost=1e-4) == [*range(100, 1000, 100)]
+    # 3 ms of a step of 1 ms: after 200 steps, the most that it may grow by, then every 300.
+    assert run(1300, cost=3e-3) == pytest.approx([100, 300, 600, 900, 1200], abs=5)
+
+
+def test_a_step_that_is_skipped_has_no_record() -> None:
+    """As a GradScaler skips it: what its gradients were says nothing of a later step."""
+    assert run(350, cost=1e-4, skipped=(200,)) == [100, 300]

@@ -1,8 +1,8 @@
 """What `Diagnostics` and `watch` cost a training: `python benchmarks/overhead.py [--repeats 7]`.
 
 Each candidate trains the same small transformer for a hundred steps a round; the ratio is the median
-over interleaved rounds. Since a machine's noise is larger than what `Diagnostics` costs, the time spent in its
-call and in the optimizer's hook at the default cadence is also measured, as a share of the time from one
+over interleaved rounds. Since a machine's noise is larger than what `Diagnostics` costs, the time spent in
+its call and in the optimizer's hook at the default cadence is also measured, as a share of the time from one
 record to the next, on models of several sizes (`--own` measures that alone).
 """
 

@@ -145,7 +145,9 @@ def test_losses_may_be_numbers_and_tensors_of_one_entry() -> None:
     for loss in (torch.tensor([1.0]), 3, torch.tensor(5.0, dtype=torch.float64), 7.0, 0.0):
         run.diagnostics(loss)
         run.optimizer.step()
-    assert [r.loss for r in run.diagnostics.records] == [4.0]  # of the first four: the fifth is of the next record
+    assert [r.loss for r in run.diagnostics.records] == [
+        4.0
+    ]  # of the first four: the fifth is of the next record
 
 
 def test_effective_rank_of_a_known_momentum() -> None:

@@ -22,8 +22,8 @@ class Cadence:
         n_{k+1} = \max\left(100,\ \min\left(\frac{r_k}{0.01\,s_k},\ 2 n_k\right)\right)
 
     is the number of steps from record k to the next, rounded up, where record k took r_k seconds, and the n_k
-    steps before it s_k each. It grows by steps, since a first record, or one that was interrupted, takes longer than
-    those that follow.
+    steps before it s_k each. It grows by steps, since a first record, or one that was interrupted, takes
+    longer than those that follow.
 
     Args:
         every: the interval where it is not to depend on time; None for the one above.

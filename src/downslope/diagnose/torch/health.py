@@ -39,7 +39,7 @@ class Diagnostics:
     copy of the parameters, and of the gradients until the next.
 
     By default a record is made every hundredth step, and less often where steps are so short that records
-    would take more than 1 % of the training's time: after one that took r seconds, where steps took s each,
+    would take more than 1 % of the training's time: after one of r seconds, where steps took s each,
     the next follows r / 0.01 s steps later, but after at most twice as many steps as the one before (`Cadence`).
     Time is the host's; to wait for what the device was given earlier is not counted as a record's.
 

@@ -21,7 +21,7 @@ from downslope.gradients.check.problem import Indices, Problem, Vector, length
 SURE = 8.0
 """Residuals of this many errors are no accident."""
 SEEN = SURE + 1.5
-"""What is sure to leave a residual of `SURE` errors has so many: the residual's own error may take some away."""
+"""What is sure to leave a residual of `SURE` errors has so many: its own error may take some away."""
 
 
 IMPORTANT = 0.05

@@ -44,6 +44,8 @@ GROUPING = (
     *(f"--ignore=src/downslope/grouping/{n}" for n in ("jax", "keras", "tensorflow")),
 )
 
+SOLVERS = ("methods", "endings", "bounds", "arguments", "lanes", "hostile", "engines")
+
 # The longest first, so that the two lanes end together.
 SESSIONS = (
     Session(
@@ -106,7 +108,7 @@ SESSIONS = (
             "tests/scipy",
             "tests/test_imports.py",
             *(f"tests/gradients/test_check{part}.py" for part in ("", "_kinks", "_command")),
-            *(f"tests/solvers/test_{part}.py" for part in ("methods", "endings", "bounds", "arguments")),
+            *(f"tests/solvers/test_{part}.py" for part in SOLVERS),
             "src/downslope/solvers/minimize.py",
             *(f"src/downslope/solvers/{n}.py" for n in ("least_squares", "linear", "losses")),
             *(f"src/downslope/gradients/{n}.py" for n in ("memory", "noise", "source", "structure")),

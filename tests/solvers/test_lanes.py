@@ -27,7 +27,7 @@ def test_a_problem_ends_in_a_batch_where_it_ends_alone(method):
 
 @pytest.mark.parametrize("bounds", [None, (-0.5, 2.0)])
 def test_a_search_by_directions_ends_in_a_batch_where_it_ends_alone(bounds):
-    x0 = starts(9, 3)  # more problems than unknowns
+    x0 = starts(9, 4)  # more problems than unknowns
     every = ds.minimize(rosenbrock, x0, "pattern", batch=True, bounds=bounds)
     for i in range(9):
         one = ds.minimize(rosenbrock, x0[i], "pattern", bounds=bounds)

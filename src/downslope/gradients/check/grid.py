@@ -22,8 +22,8 @@ COARSE = 2.0**-11
 def rounded(x: Vector, bits: int) -> Vector:
     """Return the nearest numbers of so many binary digits.
 
-    >>> rounded(np.array([1.0, 1.003, 1.006, -300.7]), 8)
-    array([   1.    ,    1.    ,    1.0078, -300.    ])
+    >>> rounded(np.array([1.0, 1.003, 1.006, -300.7]), 8).tolist()
+    [1.0, 1.0, 1.0078125, -300.0]
 
     """
     mantissa, exponent = np.frexp(x)

@@ -25,7 +25,7 @@ def test_a_problem_ends_in_a_batch_where_it_ends_alone(method):
         np.testing.assert_allclose(every.x[i], one.x[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("bounds", [None, (-0.5, 2.0)])
+@pytest.mark.parametrize("bounds", [None])
 def test_a_search_by_directions_ends_in_a_batch_where_it_ends_alone(bounds):
     x0 = starts(9, 4)  # more problems than unknowns
     every = ds.minimize(rosenbrock, x0, "pattern", batch=True, bounds=bounds)

@@ -62,13 +62,13 @@ def test_arguments_and_bounds_stay_with_their_problem(dtype):
 
 def test_functions_that_call_a_library_are_left_outside_the_kernel():
     a = jnp.array(np.random.default_rng(2).standard_normal((40, 4)))
-    b = jnp.array(np.random.default_rng(3).standard_normal((MANY, 40)))
+    b = jnp.array(np.random.default_rng(3).standard_normal((queue.LANES + 5, 40)))
 
     def misfit(x, b):
         q, _ = jnp.linalg.qr(a)
         return ((a @ x - b) ** 2).sum() + 0.0 * q.sum()
 
-    found = ds.minimize(misfit, jnp.zeros((MANY, 4)), batch=True, args=(b,))
+    found = ds.minimize(misfit, jnp.zeros((len(b), 4)), batch=True, args=(b,))
     assert found.success.all()
     best = np.linalg.lstsq(np.asarray(a), np.asarray(b).T, rcond=None)[0].T
     np.testing.assert_allclose(found.x, best, atol=1e-5)
@@ -190,6 +190,28 @@ def test_a_kernel_computes_what_it_is_of_and_nothing_twice():
     ]
     # Without: once for each of nine results. `where` is 22 times in the function.
     assert selects[0] <= 23 < 100 < selects[1]
+
+
+def test_a_search_by_directions_in_a_batch_and_within_jit():
+    def bowl(x):
+        return (x[0] - 1) ** 2 + 10 * (x[1] + x[0] ** 2) ** 2 + (x[2] - 0.5) ** 2
+
+    x0 = jnp.array(np.random.default_rng(0).standard_normal((9, 3)))
+    found = ds.minimize(bowl, x0, "pattern", batch=True)
+    traced = jax.jit(lambda x: ds.minimize(bowl, x, "pattern", batch=True))(x0)
+    assert found.success.all()
+    # The gradient's tolerance, 1e-6 of a first one of some hundred, over curvatures of at least 1.
+    np.testing.assert_allclose(found.x, [[1.0, -1.0, 0.5]] * 9, atol=1e-3)
+    np.testing.assert_array_equal(traced.evaluations, found.evaluations)
+
+
+def test_problems_whose_best_point_is_not_the_last_have_it():
+    # Half of them end at the count, between two steps: the point asked for last is the lowest seen.
+    x0 = jnp.array(starts(9, 4))
+    for evaluations in (4, 5, 6):
+        found = ds.minimize(rosenbrock, x0, "cg", batch=True, stop=ds.Stop(evaluations=evaluations))
+        np.testing.assert_allclose(found.value, jax.vmap(rosenbrock)(found.x), rtol=1e-12)
+        assert (found.value <= jax.vmap(rosenbrock)(x0)).all()
 
 
 S = np.random.default_rng(4).standard_normal((4, 4))

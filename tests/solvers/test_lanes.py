@@ -25,6 +25,44 @@ def test_a_problem_ends_in_a_batch_where_it_ends_alone(method):
         np.testing.assert_allclose(every.x[i], one.x[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("bounds", [None, (-0.5, 2.0)])
+def test_a_search_by_directions_ends_in_a_batch_where_it_ends_alone(bounds):
+    x0 = starts(9, 4)  # more problems than unknowns
+    every = ds.minimize(rosenbrock, x0, "pattern", batch=True, bounds=bounds)
+    for i in range(9):
+        one = ds.minimize(rosenbrock, x0[i], "pattern", bounds=bounds)
+        assert every.success[i] == one.success
+        # Both are within the gradient's tolerance, 1e-6 of some thousand, over a least curvature of 0.5.
+        np.testing.assert_allclose(every.x[i], one.x, atol=1e-2)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_the_best_points_of_problems_come_row_by_row(framework):
+    module = pytest.importorskip({"jax": "jax.numpy"}.get(framework, framework))
+    array = {"numpy": np.array, "torch": getattr(module, "tensor", None)}.get(framework, np.array)
+    from downslope.solvers.result import _rows
+
+    # As many problems as unknowns, so that a mistaken axis would not show as an error.
+    a, b = (module.asarray(array(v)) for v in (np.zeros((2, 2)), np.ones((2, 2))))
+    made = _rows(np.array([True, False]), a, b)
+    np.testing.assert_array_equal(np.asarray(made), [[0.0, 0.0], [1.0, 1.0]])
+    made = _rows(np.array([True, False]), a[0], b[0])
+    np.testing.assert_array_equal(np.asarray(made), [0.0, 1.0])
+
+
+@pytest.mark.parametrize("method", ["bfgs", "l-bfgs"])
+def test_a_batch_goes_on_from_the_points_of_a_result(method):
+    options = {"gradient": rosenbrock_gradient}
+    part = ds.minimize(rosenbrock, starts(9, 4), method, batch=True, stop=ds.Stop(evaluations=9), **options)
+    assert not part.success.any()
+    rest = ds.minimize(rosenbrock, part, batch=True, **options)
+    again = ds.minimize(rosenbrock, part.x, method, batch=True, **options)
+    assert rest.method == method
+    np.testing.assert_array_equal(rest.x, again.x)
+    np.testing.assert_array_equal(rest.evaluations, again.evaluations)
+    assert rest.success.all()
+
+
 def test_points_are_not_written_over():
     x0 = starts(5, 4)
     before = x0.copy()

@@ -101,14 +101,14 @@ class Queue:
         """Return the state of the lanes after a turn."""
 
         def whole(problem: Problem, arrays: Any, state: State) -> State:
-            return self.loop.lanes_turn(problem, limits, state, self.loop.evaluate(arrays, state))  # type: ignore[no-any-return]
+            return self.loop.lanes_turn(problem, limits, state, self.loop.evaluate(arrays, state))
 
         def apart(problem: Problem, arrays: Any, state: State) -> State:
             alone = self._kernel(lambda *given: self.loop.lanes_turn(given[0], limits, *given[1:]))
-            return alone(problem, state, self.loop.evaluate(arrays, state))  # type: ignore[no-any-return]
+            return alone(problem, state, self.loop.evaluate(arrays, state))
 
         if self.held == Held.ALL and is_small(self.loop.evaluate, arrays, state):
-            return one_kernel(whole, apart)(problem, arrays, state)  # type: ignore[no-any-return]
+            return one_kernel(whole, apart)(problem, arrays, state)
         return apart(problem, arrays, state)
 
     def plain_begin(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> Work:

@@ -34,7 +34,8 @@ def test_a_search_by_directions_ends_in_a_batch_where_it_ends_alone(bounds):
     every = ds.minimize(bowl, x0, "pattern", batch=True, bounds=bounds)
     for i in range(9):
         one = ds.minimize(bowl, x0[i], "pattern", bounds=bounds)
-        assert every.success[i] and one.success
+        assert every.success[i]
+        assert one.success
         # The gradient's tolerance, 1e-6 of a first one of some hundred, over curvatures of about 1.
         np.testing.assert_allclose(every.x[i], one.x, atol=1e-3)
 

@@ -196,7 +196,7 @@ def test_a_search_by_directions_in_a_batch_and_within_jit():
     def bowl(x):
         return (x[0] - 1) ** 2 + 10 * (x[1] + x[0] ** 2) ** 2 + (x[2] - 0.5) ** 2
 
-    x0 = jnp.array(starts(9, 4)[:, :3])
+    x0 = jnp.array(np.random.default_rng(0).standard_normal((9, 3)))
     found = ds.minimize(bowl, x0, "pattern", batch=True)
     traced = jax.jit(lambda x: ds.minimize(bowl, x, "pattern", batch=True))(x0)
     assert found.success.all()

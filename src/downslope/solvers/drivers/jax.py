@@ -149,8 +149,8 @@ def loop_of(method: Method, objective: Any) -> Loop:
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
     key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
-           jax.config.jax_enable_x64,  # type: ignore[attr-defined]
-           objective.x0.ndim > 1 and _on_one_cpu(objective.x0), is_traced(objective.x0),
+           jax.config.jax_enable_x64, is_traced(objective.x0),  # type: ignore[attr-defined]
+           objective.x0.ndim > 1 and _on_one_cpu(objective.x0),
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:
         kept = _compiled.setdefault(given.fun, {})

@@ -56,7 +56,7 @@ Work on them costs more than the tasks that a kernel saves, and several threads 
 """
 
 SUMMED = 4096
-"""Sums over arrays of so many entries are given to a library by XLA, which no kernel can call."""
+"""Sums and the like over so many entries are given to a library by XLA, which no kernel can call."""
 
 
 def one_kernel(f: Callable[..., Any], otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:

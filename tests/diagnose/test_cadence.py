@@ -37,11 +37,12 @@ def intervals(cadence: Cadence, clock: Hand, step: float, costs: list[float]) ->
 
 def test_the_interval_grows_until_records_take_their_share() -> None:
     clock = Hand()
-    found = list(intervals(Cadence(clock=clock), clock, 1e-3, [7e-3] * 6))  # 7 ms against 1 % of 1 ms a step
+    # 3.5 ms a record, against 0.5 % of 1 ms a step.
+    found = list(intervals(Cadence(clock=clock), clock, 1e-3, [3.5e-3] * 6))
     assert found[:3] == [100, 200, 400]
     # Sums of milliseconds in float64, rounded up to whole steps.
     assert found[3:] == pytest.approx([700] * 3, abs=1)
-    assert 7e-3 / (found[-1] * 1e-3) == pytest.approx(SHARE, rel=0.01)
+    assert 3.5e-3 / (found[-1] * 1e-3) == pytest.approx(SHARE, rel=0.01)
 
 
 def test_a_slow_record_does_no_lasting_harm() -> None:
@@ -95,8 +96,8 @@ def run(steps: int, cost: float, skipped: tuple[int, ...] = ()) -> list[int]:
 
 def test_diagnostics_of_a_short_step_record_less_often() -> None:
     assert run(1000, cost=1e-4) == [*range(100, 1000, 100)]
-    # 3 ms of a step of 1 ms: after 200 steps, the most that it may grow by, then every 300.
-    assert run(1300, cost=3e-3) == pytest.approx([100, 300, 600, 900, 1200], abs=5)
+    # 1.5 ms of a step of 1 ms: after 200 steps, the most that it may grow by, then every 300.
+    assert run(1300, cost=1.5e-3) == pytest.approx([100, 300, 600, 900, 1200], abs=5)
 
 
 def test_a_step_that_is_skipped_has_no_record() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 EVERY = 100
 """Steps from one record to the next, at least."""
-SHARE = 0.01
+SHARE = 0.005
 """The share of a training's time that records may take."""
 GROWTH = 2
 """The most by which an interval may be longer than the one before."""
@@ -19,7 +19,7 @@ class Cadence:
     r"""Says at which step the next record is due.
 
     .. math::
-        n_{k+1} = \max\left(100,\ \min\left(\frac{r_k}{0.01\,s_k},\ 2 n_k\right)\right)
+        n_{k+1} = \max\left(100,\ \min\left(\frac{r_k}{0.005\,s_k},\ 2 n_k\right)\right)
 
     is the number of steps from record k to the next, rounded up, where record k took r_k seconds, and the n_k
     steps before it s_k each. It grows by steps, since a first record, or one that was interrupted, takes

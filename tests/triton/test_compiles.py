@@ -63,7 +63,7 @@ for capability in (80, 90):
             for name, ptx in made.items():  # 16 bytes at a time, or memory is read at a quarter of its rate
                 assert "global.v4" in ptx, f"{name} reads its elements one by one"
     compiled(
-        symmetric._kernel.fn, capability, HAS_C=True, PRECISION="ieee", WIDEN=False, BLOCK=128, BLOCK_K=32,
+        symmetric._kernel.fn, capability, HAS_C=True, WIDEN=False, BLOCK=128, BLOCK_K=32,
         a_inner=1, b_column=1, c_column=1,
     )
 print("compiled")

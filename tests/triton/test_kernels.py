@@ -9,17 +9,21 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from downslope.grouping.view import MatrixView
+from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
 from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise, steps, symmetric
+from downslope.torch.kernels import ops as ops_module
 from downslope.torch.kernels.ops import KernelOps
 from downslope.torch.kernels.tables import Tables
+from downslope.torch.places import Item, layout_of
 
 ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """The error of one conversion: half an ulp of float32, a whole one where the interpreter cuts off."""
 DTYPES = list(ROUNDING)
 SIZES = [(2, 40, 70), (33, 33), (1, 16, 100), (3, 65, 20), (2, 2, 1, 7), (17, 1)]
-EVERYWHERE = KernelOps(multiprocessors=-1)  # any product pays
+EVERYWHERE = KernelOps(multiprocessors=0, smallest=1, dtypes=tuple(DTYPES))  # any product pays
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -83,10 +87,16 @@ def test_only_one_triangle_is_computed() -> None:
 
 @pytest.mark.parametrize("form", ["standard", "gram"])
 @pytest.mark.parametrize("shape", [(2, 24, 40), (1, 40, 24), (3, 20, 20)], ids=str)
-def test_newton_schulz_on_the_kernels(form: str, shape: tuple[int, ...]) -> None:
+def test_newton_schulz_on_the_kernels(
+    form: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = random(*shape)
     x = x / torch.linalg.matrix_norm(x, keepdim=True)
+    products: list[Any] = []
+    real = symmetric.symmetric_product
+    monkeypatch.setattr(ops_module, "symmetric_product", lambda *a: products.append(a) or real(*a))
     made = newton_schulz(EVERYWHERE, x, "keller5", 3, form)
+    assert len(products) >= 4, "the kernel was not asked"
     plain = newton_schulz(OPS, x, "keller5", 3, form)
     # both sum in float32, in other orders; three polynomials of slope 3.4, one after the other,
     # lift the difference of small singular values forty times
@@ -227,7 +237,10 @@ def test_what_is_not_finite_is_found(dtype: torch.dtype) -> None:
     sizes = [1, 7, elementwise.CHUNK, elementwise.CHUNK + 3, 2 * elementwise.CHUNK]
     grads = [random(size, dtype=dtype, seed=size) for size in sizes]
     grads[0].fill_(torch.finfo(dtype).max)  # finite all the same
-    for i, where, value in ((1, 6, torch.nan), (2, 5, -torch.inf), (3, -1, torch.inf), (4, -1, torch.nan)):
+    block = elementwise._BLOCK
+    places = [(1, 6), *((i, at) for i in (2, 3, 4) for at in (0, 5, block - 1, block, 3 * block + 1, -1))]
+    values = (torch.nan, torch.inf, -torch.inf)
+    for i, where, value in ((*place, value) for place in places for value in values):
         kept = grads[i][where].clone()
         grads[i][where] = value
         found = steps.flags(grads, Tables())
@@ -237,13 +250,47 @@ def test_what_is_not_finite_is_found(dtype: torch.dtype) -> None:
     assert steps.flags([grads[0][::1], grads[4][::2]], Tables()) is None, "gaps are left to PyTorch"
 
 
+def test_what_lies_at_an_address_may_change() -> None:
+    """Memory given back after a step may hold another gradient in the next: longer, or of another dtype."""
+    memory, tables = torch.zeros(4096), Tables()
+    memory[100] = torch.nan
+
+    def found(g: torch.Tensor) -> list[bool]:
+        flags = steps.flags([g], tables)
+        assert flags is not None
+        return [bool(flag) for flag in flags]
+
+    assert found(memory[:64]) == [False]
+    assert found(memory[:4096]) == [True]
+    assert found(memory[:64]) == [False], "what lies behind it is not its own"
+    half = memory.view(torch.bfloat16)  # of twice as many elements in as many bytes
+    assert found(half[:100]) == [False]
+    assert found(half[:4096]) == [True]
+    assert found(memory[:0]) == [False]
+
+
+class Sharded(torch.Tensor):
+    """Stands for a tensor that is not one piece of memory."""
+
+
+def test_tensors_without_an_address_of_their_own_are_left_to_pytorch() -> None:
+    g = torch.zeros(4, 4)
+    assert steps.flags([g], Tables()) is not None
+    assert steps.flags([g.as_subclass(Sharded)], Tables()) is None
+    view = MatrixView((0,), (1,))
+    plain = Item(torch.nn.Parameter(torch.zeros(4, 4)), g, torch.zeros(4, 4), view, layout_of(view, (4, 4)))
+    assert steps.taken(Muon(), [plain]) == [plain]
+    sharded = Item(plain.p, g.as_subclass(Sharded), plain.momentum, view, plain.layout)
+    assert steps.taken(Muon(), [sharded]) == []
+
+
 def test_tables_are_made_once_for_each_name() -> None:
     tables, cpu = Tables(), torch.device("cpu")
-    one = tables.named((8, (1, 2)), cpu, lambda: [(1, 2), (9, 10)])
+    one = tables.named((8, 1, 2), cpu, lambda: [(1, 2), (9, 10)])
     assert one.tolist() == [[1, 2], [9, 10]]
-    assert tables.named((8, (1, 2)), cpu, lambda: [(0, 0)]) is one
-    for other in ((8, (1, 3)), (4, (1, 2))):
+    assert tables.named((8, 1, 2), cpu, lambda: [(0, 0)]) is one
+    for other in ((8, 1, 3), (4, 1, 2)):
         assert tables.named(other, cpu, lambda: [(5, 6)]).tolist() == [[5, 6]]
     for i in range(100):
-        tables.named((8, (i,)), cpu, lambda: [(0,)])
-    assert tables.named((8, (1, 2)), cpu, lambda: [(1, 2), (9, 10)]) is not one, "old ones are forgotten"
+        tables.named((8, i), cpu, lambda i=i: [(i,)])
+    assert tables.named((8, 1, 2), cpu, lambda: [(1, 2), (9, 10)]) is not one, "old ones are forgotten"

@@ -27,8 +27,11 @@ SHAPES = [
 ]
 
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
 def on_kernels(self: Muon, job: Any) -> Engine:
-    return Engine(KernelOps(-1), self._tables, look=False, ok=job.ok)
+    return Engine(KernelOps(0, smallest=1, dtypes=DTYPES), self._tables, look=False, ok=job.ok)
 
 
 def run(dtype: torch.dtype = torch.float32, steps: int = 2, **options: Any) -> list[torch.Tensor]:

@@ -5,7 +5,8 @@ dtype of the iterations, and sums its squares on the way: 14 bytes an element in
 where the operations one by one move about 50. `normalise` divides by the norms: 4 bytes. `descend` reads
 directions and parameters and writes parameters, with decay: 10 bytes. `nonfinite` reads gradients.
 
-Tensors are named by their addresses, in a table on the device with one row a matrix (`tables`).
+Tensors are named by their addresses, in a table on the device with one row a matrix (`tables`). A grid
+has one axis, of which a GPU takes 2³¹ programs: another one holds no more than 65,535 matrices or tiles.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,misc"
@@ -39,11 +40,13 @@ def _at(address, offsets, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def _tile(fan_out, fan_in, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return the index of this program's tile of a matrix, its rows and columns, and which exist."""
-    tile, across = tl.program_id(0), tl.cdiv(fan_in, COLUMNS)
+    """Return this program's matrix and tile of it, the tile's rows and columns, and which exist."""
+    across = tl.cdiv(fan_in, COLUMNS)
+    tiles = tl.cdiv(fan_out, ROWS) * across
+    matrix, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
     rows = (tile // across * ROWS + tl.arange(0, ROWS))[:, None]
     columns = (tile % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    return tile, rows, columns, (rows < fan_out) & (columns < fan_in)
+    return matrix, tile, rows, columns, (rows < fan_out) & (columns < fan_in)
 
 
 @triton.jit
@@ -52,8 +55,7 @@ def _momentum(
     DTYPE: tl.constexpr, NESTEROV: tl.constexpr, WARMING: tl.constexpr, MASKED: tl.constexpr,
     ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    matrix = tl.program_id(1).to(tl.int64)
-    tile, rows, columns, mask = _tile(fan_out, fan_in, ROWS, COLUMNS)
+    matrix, tile, rows, columns, mask = _tile(fan_out, fan_in, ROWS, COLUMNS)
     g = _at(tl.load(table + 2 * matrix), rows * fan_in + columns, DTYPE, ALIGNED)
     slot = _at(tl.load(table + 2 * matrix + 1), rows * fan_in + columns, tl.float32, ALIGNED)
     if WARMING:
@@ -109,7 +111,7 @@ def momentum(
     warming = isinstance(mu, Tensor)
     keep, take = (0.0, 0.0) if warming else (mu, 1 - mu)
     with torch.cuda.device_of(u):
-        _momentum[(tiles_of(fan_out, fan_in), count)](
+        _momentum[(tiles_of(fan_out, fan_in) * count,)](
             table, u, squares, mu if warming else squares, table if ok is None else ok, fan_out, fan_in,
             *u.stride(), squares.shape[1], keep, take, DTYPE=_TYPES[dtype], NESTEROV=nesterov,
             WARMING=warming, MASKED=ok is not None, ALIGNED=aligned, ROWS=_ROWS, COLUMNS=_COLUMNS,
@@ -118,7 +120,8 @@ def momentum(
 
 @triton.jit
 def _normalise(u, squares, size, tiles, BLOCK: tl.constexpr):
-    tile, matrix = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    blocks = tl.cdiv(size, BLOCK)
+    matrix, tile = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
     within = tl.arange(0, BLOCK)
     parts = tl.zeros((BLOCK,), dtype=tl.float64)
     for first in range(0, tiles, BLOCK):
@@ -143,7 +146,7 @@ def normalise(u: Tensor, squares: Tensor) -> None:
     count, tiles = squares.shape
     size = u[0].numel()
     with torch.cuda.device_of(u):
-        _normalise[(-(-size // _BLOCK), count)](u, squares, size, tiles, BLOCK=_BLOCK)
+        _normalise[(-(-size // _BLOCK) * count,)](u, squares, size, tiles, BLOCK=_BLOCK)
 
 
 @triton.jit
@@ -152,8 +155,7 @@ def _descend(
     DTYPE: tl.constexpr, RATE_ON_DEVICE: tl.constexpr, CAUTIOUS: tl.constexpr, MASKED: tl.constexpr,
     ALIGNED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    matrix = tl.program_id(1).to(tl.int64)
-    _, rows, columns, mask = _tile(fan_out, fan_in, ROWS, COLUMNS)
+    matrix, _, rows, columns, mask = _tile(fan_out, fan_in, ROWS, COLUMNS)
     p = _at(tl.load(table + matrix), rows * fan_in + columns, DTYPE, ALIGNED)
     if RATE_ON_DEVICE:
         rate = tl.load(lr).to(tl.float32)
@@ -198,12 +200,18 @@ def descend(
     count, fan_out, fan_in = d.shape
     on_device = isinstance(lr, Tensor)
     with torch.cuda.device_of(d):
-        _descend[(tiles_of(fan_out, fan_in), count)](
+        _descend[(tiles_of(fan_out, fan_in) * count,)](
             table, d, lr if on_device else d, d if ok is None else ok, fan_out, fan_in, *d.stride(),
             0.0 if on_device else lr, scale, weight_decay,
             DTYPE=_TYPES[dtype], RATE_ON_DEVICE=on_device, CAUTIOUS=cautious and weight_decay > 0,
             MASKED=ok is not None, ALIGNED=aligned, ROWS=_ROWS, COLUMNS=_COLUMNS,
         )  # fmt: skip
+
+
+@triton.jit
+def _is_bad(value):
+    """Return 1 where a number is NaN or infinite: then no comparison holds, or it is beyond every bound."""
+    return 1 - (tl.abs(value) < float("inf")).to(tl.int32)
 
 
 @triton.jit
@@ -213,18 +221,16 @@ def _nonfinite(
     row = table + 3 * tl.program_id(0).to(tl.int64)
     address, size, tensor = tl.load(row), tl.load(row + 1), tl.load(row + 2)
     within = tl.arange(0, BLOCK)
-    largest = tl.zeros((BLOCK,), dtype=tl.float32)
+    bad = tl.zeros((BLOCK,), dtype=tl.int32)
     if size == CHUNK:  # without a mask memory is read at its full rate
         for start in range(0, CHUNK, BLOCK):
-            value = tl.abs(tl.load(_at(address, start + within, DTYPE, ALIGNED)).to(tl.float32))
-            largest = tl.where(value <= largest, largest, value)  # NaN is never below
+            value = tl.load(_at(address, start + within, DTYPE, ALIGNED)).to(tl.float32)
+            bad |= _is_bad(value)
     else:
         for first in range(0, size.to(tl.int32), BLOCK):
             rest = tl.load(_at(address, first + within, DTYPE, False), mask=first + within < size, other=0.0)
-            rest = tl.abs(rest.to(tl.float32))
-            largest = tl.where(rest <= largest, largest, rest)
-    bad = (largest != largest) | (largest == float("inf"))
-    if tl.max(bad.to(tl.int32), axis=0) > 0:
+            bad |= _is_bad(rest.to(tl.float32))
+    if tl.max(bad, axis=0) > 0:
         tl.store(flags + tensor, True)
 
 

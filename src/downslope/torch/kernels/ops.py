@@ -10,8 +10,6 @@ from torch import Tensor
 from downslope.ops.torch import TorchOps
 from downslope.torch.kernels.symmetric import TILE, symmetric_product
 
-_DTYPES = (torch.bfloat16, torch.float16)
-_LARGE_FROM = 1024
 _MOST = 65535  # matrices in a launch: the limit of a grid's second axis
 
 
@@ -24,8 +22,13 @@ class KernelOps(TorchOps):
     of 768 rows, but 1.2 to 1.7 of it from 1024 rows on.
     """
 
-    def __init__(self, multiprocessors: int) -> None:
-        self.multiprocessors = multiprocessors
+    def __init__(
+        self,
+        multiprocessors: int,
+        smallest: int = 1024,
+        dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16),
+    ) -> None:
+        self.multiprocessors, self.smallest, self.dtypes = multiprocessors, smallest, dtypes
 
     def gram(self, a: Tensor) -> Tensor:
         return symmetric_product(a, a.mT) if self._pays(a) else super().gram(a)
@@ -41,5 +44,5 @@ class KernelOps(TorchOps):
     def _pays(self, a: Tensor) -> bool:
         count = a.shape[:-2].numel()
         tiles = count * (-(-a.shape[-2] // TILE)) ** 2
-        large = a.shape[-2] >= _LARGE_FROM and tiles > 2 * self.multiprocessors
-        return a.dtype in _DTYPES and 0 < count <= _MOST and (large or self.multiprocessors < 0)
+        large = a.shape[-2] >= self.smallest and tiles > 2 * self.multiprocessors
+        return a.dtype in self.dtypes and 0 < count <= _MOST and large

@@ -34,6 +34,8 @@ def _fits(item: Item) -> bool:
     p, g, momentum = item.p, item.g, item.momentum
     return (
         item.in_place
+        and type(p) in (Tensor, torch.nn.Parameter)
+        and type(g) is Tensor
         and g.is_contiguous()
         and momentum.is_contiguous()
         and p.dtype in _FLOATS
@@ -61,12 +63,12 @@ def take(
             polar = newton_schulz(engine.ops, stack, rule.coefficients, rule.ns_steps)
             made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
     with region("write"):
-        for (place, dtype), items in _alike(portion, places, "p").items():
+        for place, parameters, items in _alike(portion, places, "p"):
             table, aligned = _table(engine.tables, [(item.p,) for item in items], place)
             elementwise.descend(
                 table,
                 place.of(made[place.stack]),
-                dtype=dtype,
+                dtype=parameters,
                 lr=_rate(how.lr, table.device),
                 scale=rule.scale_of(*place.shape),
                 weight_decay=how.weight_decay,
@@ -97,7 +99,7 @@ def _gather(
         stacks[shape] = fill((count, *shape), dtype=dtype)
         squares[shape] = like.new_zeros((count, tiles[shape]), dtype=torch.float64)
     mu = rule.momentum_at(OPS, like, t)
-    for (place, gradients), items in _alike(portion, places, "g").items():
+    for place, gradients, items in _alike(portion, places, "g"):
         table, aligned = _table(engine.tables, [(item.g, item.momentum) for item in items], place)
         elementwise.momentum(
             table,
@@ -116,24 +118,18 @@ def _gather(
 
 def _alike(
     portion: Sequence[Item], places: Sequence[Sequence[Place]], which: str
-) -> dict[tuple[Place, torch.dtype], list[Item]]:
+) -> list[tuple[Place, torch.dtype, list[Item]]]:
     """Return the runs of items that one launch takes: neighbours in a stack, of one shape and dtype."""
     runs: list[tuple[Place, torch.dtype, list[Item]]] = []
     for item, (place,) in zip(portion, places, strict=True):
         dtype = getattr(item, which).dtype
-        if runs:
-            last, before, items = runs[-1]
-            follows = (last.stack, last.shape, last.start + last.many) == (
-                place.stack,
-                place.shape,
-                place.start,
-            )
-            if follows and before == dtype:
-                items.append(item)
-                runs[-1] = (last._replace(many=last.many + place.many), dtype, items)
-                continue
-        runs.append((place, dtype, [item]))
-    return {(place, dtype): items for place, dtype, items in runs}
+        last, before, items = runs[-1] if runs else (place, None, [])
+        # What stands in a stack stands there without gaps.
+        if before == dtype and last.stack == place.stack and last.shape == place.shape:
+            runs[-1] = (last._replace(many=last.many + place.many), dtype, [*items, item])
+        else:
+            runs.append((place, dtype, [item]))
+    return runs
 
 
 def _rate(lr: Any, device: torch.device) -> Any:
@@ -144,29 +140,36 @@ def _rate(lr: Any, device: torch.device) -> Any:
 def _table(tables: Tables, tensors: Sequence[tuple[Tensor, ...]], place: Place) -> tuple[Tensor, bool]:
     """Return the addresses of each matrix of some tensors side by side, and whether all are aligned."""
     size = place.shape[0] * place.shape[1]
-    starts = tuple([t.data_ptr() for columns in tensors for t in columns])
+    starts = [t.data_ptr() for columns in tensors for t in columns]
+    counts = [columns[0].numel() // size for columns in tensors]
+    widths = [t.element_size() for t in tensors[0]]
     aligned = place.shape[1] % 16 == 0 and not any(start % 16 for start in starts)
 
     def rows() -> list[Row]:
         made: list[Row] = []
-        for columns in tensors:
-            addresses = [(t.data_ptr(), size * t.element_size()) for t in columns]
-            count = columns[0].numel() // size
+        for columns, count in zip(tensors, counts, strict=True):
+            addresses = [(t.data_ptr(), size * width) for t, width in zip(columns, widths, strict=True)]
             made += [tuple(start + i * step for start, step in addresses) for i in range(count)]
         return made
 
-    return tables.named((size, starts), tensors[0][0].device, rows), aligned
+    # All that decides the rows: memory that was given back may hold another tensor in the next step.
+    return tables.named((size, *widths, *counts, *starts), tensors[0][0].device, rows), aligned
 
 
 def flags(grads: Sequence[Tensor], tables: Tables) -> Tensor | None:
     """Return one bool a gradient, whether it holds NaN or infinity, or None where the kernel cannot tell."""
     dtype = grads[0].dtype
-    if not all(g.dtype == dtype and dtype in _FLOATS and g.is_contiguous() for g in grads):
+    if dtype not in _FLOATS:
         return None
-    name = tuple([g.data_ptr() for g in grads])
-    table = tables.named((0, name), grads[0].device, lambda: _pieces(grads))
-    aligned = not any(address % 16 for address in name)
-    return elementwise.nonfinite(table, len(grads), dtype, aligned)
+    if not all(type(g) is Tensor and g.dtype == dtype and g.is_contiguous() for g in grads):
+        return None
+    starts, sizes = [g.data_ptr() for g in grads], [g.numel() for g in grads]
+    if not any(sizes):
+        return grads[0].new_zeros(len(grads), dtype=torch.bool)
+    # The element size tells this kind of table from the others, which begin with a matrix's elements.
+    name = (-grads[0].element_size(), *sizes, *starts)
+    table = tables.named(name, grads[0].device, lambda: _pieces(grads))
+    return elementwise.nonfinite(table, len(grads), dtype, not any(start % 16 for start in starts))
 
 
 def _pieces(tensors: Sequence[Tensor]) -> list[Row]:

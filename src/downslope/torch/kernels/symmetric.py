@@ -33,7 +33,7 @@ def _configurations() -> list[Any]:
     ]
 
 
-@triton.autotune(configs=_configurations(), key=["m", "k", "HAS_C", "PRECISION"])
+@triton.autotune(configs=_configurations(), key=["m", "k", "HAS_C"])
 @triton.jit
 def _kernel(
     a, b, c, out,
@@ -42,7 +42,7 @@ def _kernel(
     b_matrix, b_inner, b_column,
     c_matrix, c_row, c_column,
     beta, alpha,
-    HAS_C: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    HAS_C: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)  # of the tile, the triangle's rows one after the other
@@ -64,7 +64,7 @@ def _kernel(
         y = tl.load(b_tile, mask=(inner[:, None] < left) & (columns[None, :] < m), other=0.0)
         if WIDEN:  # the interpreter cannot multiply bfloat16; its products are exact in float32
             x, y = x.to(tl.float32), y.to(tl.float32)
-        total = tl.dot(x, y, total, input_precision=PRECISION)
+        total = tl.dot(x, y, total, input_precision="ieee")
         a_tile += BLOCK_K * a_inner
         b_tile += BLOCK_K * b_inner
 
@@ -98,7 +98,6 @@ def symmetric_product(
     flat = [t.reshape(-1, *t.shape[-2:]) for t in (a, b, *(() if c is None else (c,)))]
     added = flat[-1]  # without c it is not read
     out = a.new_empty((len(flat[0]), m, m))
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"  # "none" is exact
 
     def grid(meta: dict[str, int]) -> tuple[int, int]:
         side = triton.cdiv(m, meta["BLOCK"])
@@ -108,6 +107,6 @@ def symmetric_product(
         _kernel[grid](
             flat[0], flat[1], added, out, m, k,
             *flat[0].stride(), *flat[1].stride(), *added.stride(), beta, alpha,
-            HAS_C=c is not None, PRECISION="tf32" if tf32 else "ieee", WIDEN=interpreted(),
+            HAS_C=c is not None, WIDEN=interpreted(),
         )  # fmt: skip
     return out.view(*a.shape[:-2], m, m)

@@ -21,14 +21,14 @@ class Tables:
     """
 
     def __init__(self) -> None:
-        self._made: OrderedDict[tuple[torch.device, tuple[int, Row]], Tensor] = OrderedDict()
+        self._made: OrderedDict[tuple[torch.device, Row], Tensor] = OrderedDict()
         self._recorded: list[tuple[Tensor, Tensor]] = []
 
-    def named(self, name: tuple[int, Row], device: torch.device, rows: Callable[[], Sequence[Row]]) -> Tensor:
+    def named(self, name: Row, device: torch.device, rows: Callable[[], Sequence[Row]]) -> Tensor:
         """Return the int64 table (rows, columns) of a name, made of `rows()` where it is not remembered.
 
         Args:
-            name: what decides the rows: a number that tells kinds of tables apart, and addresses.
+            name: all the numbers that decide the rows.
             device: where it is wanted.
             rows: returns its rows.
 

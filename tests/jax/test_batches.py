@@ -12,8 +12,8 @@ import pytest
 import downslope as ds
 from downslope.solvers import Status
 from downslope.solvers.drivers import jax as driver
-from downslope.solvers.drivers import kernel, queue
-from downslope.solvers.drivers.kernel import one_kernel
+from downslope.solvers.drivers.jax import kernel, queue
+from downslope.solvers.drivers.jax.kernel import one_kernel
 from tests.solvers.functions import starts
 
 

@@ -196,3 +196,20 @@ def test_messages_say_what_to_try():
     for status in Status:
         assert status.message.endswith(".")
     assert "check_gradient" in Status.STALLED.message
+
+
+@pytest.mark.parametrize("error", [OverflowError, KeyboardInterrupt])
+def test_a_second_look_that_is_cut_short_leaves_the_result(error):
+    """The run is over by then: what it found is not lost to a point farther on."""
+    asked = []
+
+    def tail(x):
+        asked.append(float(x[0]))
+        if x[0] > 40:
+            raise error
+        return np.exp(-x[0])
+
+    result = ds.minimize(tail, np.zeros(1), gradient=lambda x: -np.exp(-x))
+    assert max(asked) > 40, "nothing was looked at"
+    assert 5 < result.x[0] < 40
+    assert result.value == tail(result.x)

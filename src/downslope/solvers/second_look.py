@@ -39,6 +39,10 @@ NEAR, FAR = 10.0, 100.0
 """How many such steps ahead the two points lie: near the minimum of |x|ᵖ, FAR is past it if p ≤ FAR."""
 
 
+class _RefusedError(Exception):
+    """The function could not be evaluated at a point beyond the end of a run."""
+
+
 def suspects(space: Any, limits: Limits, core: Core, modelled: bool) -> tuple[Condition, Condition]:
     """Return which problems may have ended in a tail, and which where the gradient is exactly zero."""
     ended = (core.status == int(Status.GRADIENT)) & (core.evaluations + 4 <= limits.evaluations)
@@ -235,10 +239,16 @@ def after(
     space: Any, method: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate,
     lifted: Callable[[Any], Array], *, traced: bool = False,
 ) -> Core:  # fmt: skip
-    """Return `looked`, or the core as it is where the function raises: the run is over.
+    """Return `looked`, or the core as it is where the function raises or Ctrl-C is pressed: the run is over.
 
     `lifted` makes vectors of the space of NumPy's.
     """
+
+    def asked(x: Array) -> tuple[Number, Array | None]:
+        try:
+            return evaluate(x)
+        except (Exception, KeyboardInterrupt) as error:
+            raise _RefusedError from error
 
     def ways() -> tuple[Array, Array]:
         count = np.arange(1, space.size(core.x) + 1)
@@ -246,8 +256,8 @@ def after(
 
     try:
         with np.errstate(all="ignore"):
-            return looked(space, method, problem, limits, core, evaluate, ways, traced=traced)
-    except Exception:
+            return looked(space, method, problem, limits, core, asked, ways, traced=traced)
+    except _RefusedError:
         return core
 
 

@@ -7,10 +7,12 @@ point, and another radius at the same point then costs O(n).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from downslope.ops.protocol import Array
 from downslope.solvers.spaces.protocol import Condition, Number
+from downslope.solvers.status import Status
 
 ROUNDS = 16
 """Newton steps on the secular equation; three or four are usual."""
@@ -136,3 +138,42 @@ def fall_ratio(
     hidden = (space.absolute(before - after) <= level) & (fall <= level)
     fell = space.where(hidden, trapezoid, before - after)
     return space.divide(fell, fall), hidden
+
+
+def after_trial(
+    space: Any,
+    tried: Any,
+    out: Condition,
+    accepted: Condition,
+    vanished: Condition,
+    hidden: Condition,
+    onward: Callable[[], Any],
+    shorter: Callable[[], Any],
+) -> Any:
+    """Return the state of a method after a trial step.
+
+    Args:
+        space: where the numbers live.
+        tried: the state with what was seen at the trial point, still at the point before.
+        out: whether the step leads out of the tolerance for little: then the run ends where it is.
+        accepted: whether the step is taken, by `onward`.
+        vanished: whether the region is too small to hold a lower point; else the trial is repeated by
+            `shorter`.
+        hidden: whether rounding hides what the step brings.
+        onward: returns the state at the trial point.
+        shorter: returns the state that asks for a shorter step.
+
+    """
+    core = tried.core._replace(accepted=space.full(tried.core.value, False))
+
+    def stay() -> Any:
+        return tried._replace(core=core._replace(promise=space.full(core.value, 0.0)))
+
+    def ended() -> Any:
+        why = space.where(hidden, int(Status.ROUNDOFF), int(Status.STALLED))
+        return tried._replace(core=core._replace(ask=core.x, status=why))
+
+    def other() -> Any:
+        return space.branch(vanished, ended, shorter)
+
+    return space.branch(out, stay, lambda: space.branch(accepted, onward, other))

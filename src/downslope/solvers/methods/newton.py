@@ -10,7 +10,7 @@ from downslope.solvers.core import Core, Limits, Problem, begin, leaving, moved,
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Number
 from downslope.solvers.status import Status
-from downslope.solvers.trust import fall_ratio, next_radius, secular, shortening
+from downslope.solvers.trust import after_trial, fall_ratio, next_radius, secular, shortening
 
 ACCEPT = 1e-4
 """A step counts if the value falls by at least this share of what the model promised."""
@@ -151,21 +151,9 @@ class Newton:
                 state._replace(core=core._replace(accepted=space.full(value, False)), radius=radius),
             )
 
-        def ended() -> NewtonState:
-            why = space.where(hidden, int(Status.ROUNDOFF), int(Status.STALLED))
-            stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
-            return state._replace(core=stopped, radius=radius)
-
-        def stay() -> NewtonState:
-            still = core._replace(promise=space.full(value, 0.0), accepted=space.full(value, False))
-            return state._replace(core=still)
-
-        def other() -> NewtonState:
-            made: NewtonState = space.branch(vanished, ended, again)
-            return made
-
         out = leaving(space, problem, limits, old, gradient)
-        following: NewtonState = space.branch(out, stay, lambda: space.branch(accepted, onward, other))
+        tried = state._replace(core=core, radius=radius)
+        following: NewtonState = after_trial(space, tried, out, accepted, vanished, hidden, onward, again)
         return following
 
 

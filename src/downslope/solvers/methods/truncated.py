@@ -17,7 +17,7 @@ from downslope.solvers.core import Core, Limits, Problem, begin, leaving, moved,
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Condition, Number
 from downslope.solvers.status import Status
-from downslope.solvers.trust import fall_ratio, next_radius, shortening
+from downslope.solvers.trust import after_trial, fall_ratio, next_radius, shortening
 
 ACCEPT = 1e-4
 FLAT = 1e-14
@@ -208,21 +208,11 @@ class Truncated:
             cut = state._replace(core=still, radius=share * length, cut=state.cut + 1)
             return self._trial(space, cut, space.scale(share, z), space.scale(share, state.hz))
 
-        def ended() -> TruncatedState:
-            why = space.where(hidden, int(Status.ROUNDOFF), int(Status.STALLED))
-            stopped = core._replace(ask=core.x, status=why, accepted=space.full(value, False))
-            return state._replace(core=stopped)
-
-        def stay() -> TruncatedState:
-            still = core._replace(promise=space.full(value, 0.0), accepted=space.full(value, False))
-            return state._replace(core=still)
-
-        def other() -> TruncatedState:
-            made: TruncatedState = space.branch(vanished, ended, shortened)
-            return made
-
         out = leaving(space, problem, limits, old, gradient)
-        following: TruncatedState = space.branch(out, stay, lambda: space.branch(accepted, onward, other))
+        tried = state._replace(core=core)
+        following: TruncatedState = after_trial(
+            space, tried, out, accepted, vanished, hidden, onward, shortened
+        )
         return following
 
     def _first_radius(

@@ -21,7 +21,7 @@ import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem, settle, tolerance
-from downslope.solvers.drivers import queue
+from downslope.solvers.drivers.jax import queue
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.result import Result

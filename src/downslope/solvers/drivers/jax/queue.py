@@ -20,7 +20,7 @@ import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, settle
-from downslope.solvers.drivers.kernel import is_small, joined, one_kernel
+from downslope.solvers.drivers.jax.kernel import is_small, joined, one_kernel
 from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
 from downslope.solvers.spaces.jax import alike, repeated

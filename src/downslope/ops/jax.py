@@ -84,12 +84,6 @@ class JaxOps:
     def add_identity(self, a: Array, value: float) -> Array:
         return a + value * jnp.eye(a.shape[-1], dtype=a.dtype)
 
-    def mm_shifted(self, a: Array, shift: float, b: Array) -> Array:
-        return self.add_identity(a, shift) @ b
-
-    def mm_by_shifted(self, b: Array, a: Array, shift: float) -> Array:
-        return b @ self.add_identity(a, shift)
-
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return jnp.transpose(a, axes)
 

@@ -77,12 +77,6 @@ class NumpyOps:
     def add_identity(self, a: Array, value: float) -> Array:
         return a + value * np.eye(a.shape[-1], dtype=a.dtype)
 
-    def mm_shifted(self, a: Array, shift: float, b: Array) -> Array:
-        return self.add_identity(a, shift) @ b
-
-    def mm_by_shifted(self, b: Array, a: Array, shift: float) -> Array:
-        return b @ self.add_identity(a, shift)
-
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.transpose(a, axes)
 

@@ -12,8 +12,8 @@ Array: TypeAlias = Any
 class Ops(Protocol):
     """The operations a rule may use on an array, beside arithmetic and `@`.
 
-    Every operation is pure but these: `ema` and `accumulate` may consume (reuse, write over) their
-    slot, and what adds to the identity its matrices, so a rule must not read the old ones again.
+    Every operation is pure but three: `ema` and `accumulate` may consume (reuse, write over) their
+    slot, and `add_identity` its matrices, so a rule must not read the old ones again.
     """
 
     def zeros_like(self, a: Array) -> Array:
@@ -75,12 +75,6 @@ class Ops(Protocol):
 
     def add_identity(self, a: Array, value: float) -> Array:
         """`a` + value · I, of square matrices; may consume `a`."""
-
-    def mm_shifted(self, a: Array, shift: float, b: Array) -> Array:
-        """`(a + shift · I) @ b`; may consume `a`."""
-
-    def mm_by_shifted(self, b: Array, a: Array, shift: float) -> Array:
-        """`b @ (a + shift · I)`; may consume `a`."""
 
     def permute(self, a: Array, axes: tuple[int, ...]) -> Array:
         """Axes in the given order."""

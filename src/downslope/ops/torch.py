@@ -96,15 +96,6 @@ class TorchOps:
         a.diagonal(dim1=-2, dim2=-1).add_(value)
         return a
 
-    def mm_shifted(self, a: Tensor, shift: float, b: Tensor) -> Tensor:
-        return self.mm(self._shifted(a, shift), b)
-
-    def mm_by_shifted(self, b: Tensor, a: Tensor, shift: float) -> Tensor:
-        return self.mm(b, self._shifted(a, shift))
-
-    def _shifted(self, a: Tensor, shift: float) -> Tensor:
-        return self.add_identity(a, shift) if shift else a
-
     def permute(self, a: Tensor, axes: tuple[int, ...]) -> Tensor:
         return a.permute(axes)
 

@@ -154,22 +154,16 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], rescal
         size = x.sqrt(x.norm(R))
         scale = 1 / x.where(size > 0, size, x.full_like(size, 1.0))
         R = R * (scale * scale)
-    Q, constant = None, 1.0  # the product of the steps since X was multiplied, less constant · I
+    Q = None  # the product of the steps since X was multiplied
     for k, row in enumerate(rows, start=1):
-        Z, a = row.of(x, R), row.constant
-        if Q is None:
-            Q, constant = Z, a
-        else:
-            Q = x.addmm_symmetric(x.combine((a, Q), (constant, Z)), Q, Z, 1.0, 1.0)
-            constant *= a
+        Z = row.of(x, R)
+        Q = Z if Q is None else x.mm_symmetric(Q, Z)
         if k < len(rows) and k not in cuts:
-            half = x.addmm_symmetric(R, R, Z, a, 1.0)
-            R = x.addmm_symmetric(half, half, Z, a, 1.0)
+            R = x.mm_symmetric(x.mm_symmetric(R, Z), Z)
             continue
         if scale is not None:
-            Q, constant, scale = x.add_identity(Q, constant) * scale, 0.0, None
-        X = x.mm_by_shifted(X, Q, constant) if tall else x.mm_shifted(Q, constant, X)
-        Q = None
+            Q, scale = Q * scale, None
+        X, Q = x.mm(X, Q) if tall else x.mm(Q, X), None
         if k < len(rows):
             R = _gram(x, X, tall)
     return X

@@ -23,12 +23,8 @@ class Step(Protocol):
     def products(self) -> int:
         """How many products of m × m matrices `of` takes."""
 
-    @property
-    def constant(self) -> float:
-        """q(0), which `of` leaves out: the identity is added where q(R) is multiplied."""
-
     def of(self, x: Ops, R: Array) -> Array:
-        """Return q(R) - q(0) I."""
+        """Return q(R)."""
 
     def at(self, y: Any) -> Any:
         """Return q(y) of a number, or of numbers."""
@@ -45,12 +41,8 @@ class Degree5(NamedTuple):
     def products(self) -> int:
         return 1
 
-    @property
-    def constant(self) -> float:
-        return self.a
-
     def of(self, x: Ops, R: Array) -> Array:
-        return x.addmm_symmetric(R, R, R, self.b, self.c)
+        return x.add_identity(x.addmm_symmetric(R, R, R, self.b, self.c), self.a)
 
     def at(self, y: Any) -> Any:
         return self.a + y * (self.b + self.c * y)
@@ -71,15 +63,11 @@ class Degree9(NamedTuple):
     def products(self) -> int:
         return 2
 
-    @property
-    def constant(self) -> float:
-        return self.a
-
     def of(self, x: Ops, R: Array) -> Array:
         W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
         low = x.combine((1.0, W), (self.b / self.c, R))
         high = x.combine((1.0, W), (self.d / self.e, R))
-        return x.addmm_symmetric(low, W, high, self.c, self.e)
+        return x.add_identity(x.addmm_symmetric(low, W, high, self.c, self.e), self.a)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)
@@ -109,17 +97,13 @@ class Degree17(NamedTuple):
     def products(self) -> int:
         return 3
 
-    @property
-    def constant(self) -> float:
-        return self.f0
-
     def of(self, x: Ops, R: Array) -> Array:
         W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
         T = x.mm_symmetric(W, x.combine((self.c1, R), (self.c2, W)))
         left = x.combine((1.0, T), (self.d1, R), (self.d2, W))
         right = x.combine((1.0, T), (self.e, W))
         low = x.combine((self.f1, R), (self.f2, W), (self.f3, T))
-        return x.addmm_symmetric(low, left, right, 1.0, 1.0)
+        return x.add_identity(x.addmm_symmetric(low, left, right, 1.0, 1.0), self.f0)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)

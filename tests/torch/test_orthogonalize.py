@@ -159,7 +159,7 @@ from downslope.torch import Muon
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
-params = [torch.nn.Parameter(torch.randn(256, 4096)) for _ in range(32)]
+params = [torch.nn.Parameter(torch.randn(256, 4096)) for _ in range(40)]
 for p in params:
     p.grad = torch.randn_like(p)
 options = {"max_stack_bytes": int(sys.argv[1])} if len(sys.argv) > 1 else {}
@@ -174,7 +174,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_a_step_takes_little_memory() -> None:
-    """At most 10 % of the parameters or 64 MiB, whichever is more; of 134 MB here."""
+    """At most 10 % of the parameters or 64 MiB, whichever is more; of 168 MB here."""
 
     def peak(*arguments: str) -> int:
         command = [sys.executable, "-c", MEASURE, *arguments]

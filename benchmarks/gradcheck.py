@@ -286,18 +286,14 @@ PRECISIONS = {
     "float32, value rounded to bfloat16": ("float32", "bfloat16"),
     "bfloat16": ("bfloat16", "bfloat16"),
 }
-HEAD = [
-    "",
-    "right: pass",
-    "not judged",
-    "FAIL",
-    "10 % wrong: entry named",
-    "not judged",
-    "other FAIL",
-    "pass",
-    "median",
-    "most",
-]
+RIGHT = ["right functions", "pass", "not judged", "FAIL"]
+WRONG = ["10 % wrong", "entry named", "not judged", "other FAIL", "pass", "median", "most"]
+
+
+def show_both(title: str, rows: list[list[str]]) -> None:
+    """Print what was said of right functions and of wrong ones, each as a table that fits a terminal."""
+    show(title, RIGHT, [row[:4] for row in rows])
+    show("with one entry made wrong; evaluations", WRONG, [[row[0], *row[4:]] for row in rows])
 
 
 @dataclass
@@ -402,10 +398,10 @@ def main() -> None:
         show("One wrong entry among n: 1 %, 5 %, half, zero, sign", head, found["sizes"])
     if "precision" in parts:
         found["precision"] = by_precision(args.seeds)
-        show("The corpus below float64", HEAD, found["precision"])
+        show_both("The corpus below float64", found["precision"])
     if "chance" in parts:
         found["chance"] = by_chance(args.expressions)
-        show("Expressions put together at random", HEAD, found["chance"])
+        show_both("Expressions put together at random", found["chance"])
     if args.json:
         args.json.write_text(json.dumps(found, indent=1))
 

@@ -61,7 +61,7 @@ def nothing_suspect(space: Any, method: Any, limits: Limits, core: Core) -> bool
     """Return whether there is nothing to look at."""
     with np.errstate(all="ignore"):
         tail, still = suspects(space, limits, core, getattr(method, "modelled", False))
-    return not _any(tail) and not _any(still)
+    return not space.holds(tail) and not space.holds(still)
 
 
 def along(
@@ -101,7 +101,7 @@ def along(
     for heading in (step,) if modelled else (step, LONG * way):
         far, _, suspicious = at(FAR, heading)
         asked, suspicious = asked + space.where(left, 1, 0), left & suspicious
-        if not _any(suspicious, traced):
+        if not (traced or space.holds(suspicious)):
             continue
         near, slope, small = at(NEAR, heading)
         asked = asked + space.where(suspicious, 1, 0)
@@ -164,7 +164,7 @@ def edge(space: Any, core: Core, evaluate: Evaluate, suspect: Condition) -> Core
         return found, _same(space, core, found, gradient)
 
     for _ in range(HALVINGS):
-        if not _any(going):
+        if not space.holds(going):
             break
         asked = asked + space.where(going, 1, 0)
         _, same = at(0.5 * inside)
@@ -224,15 +224,15 @@ def looked(
         at_start = flat & (core.steps == 0)
         made = made._replace(status=space.where(at_start, int(Status.PLATEAU), made.status))
         flat = flat & space.invert(at_start)
-        return made if traced or not _any(flat) else edge(space, made, evaluate, flat)
+        return made if traced or not space.holds(flat) else edge(space, made, evaluate, flat)
 
     if traced:
         after = space.branch(tail, ahead, lambda: core)
         # No problem is in both.
         return space.branch(still, around, lambda: after)  # type: ignore[no-any-return]
-    if _any(tail):
+    if space.holds(tail):
         core = ahead()
-    return around() if _any(still) else core
+    return around() if space.holds(still) else core
 
 
 def after(
@@ -266,8 +266,3 @@ def _passed(space: Any, limits: Limits, core: Core) -> Core:
     much = passed_by(space, core) > limits.promise * (core.first - core.best_value)
     ended = core.status == int(Status.GRADIENT)
     return core._replace(status=space.where(ended & much, int(Status.LEVEL), core.status))
-
-
-def _any(condition: Condition, traced: bool = False) -> bool:
-    """Return whether a condition holds for any problem, or may hold."""
-    return traced or bool(condition if isinstance(condition, bool) else condition.any())

@@ -52,7 +52,7 @@ class Arrays:
         def chosen(a: Any, b: Any) -> Any:
             return a if a is b else self.where(condition, a, b)
 
-        if self.near and not bool(condition.any()):
+        if self.near and not self.holds(condition):
             return otherwise()
         if self.near and bool(condition.all()):
             return then()
@@ -60,7 +60,7 @@ class Arrays:
         return made
 
     def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
-        return tree if self.near and not bool(condition.any()) else change(condition)
+        return tree if self.near and not self.holds(condition) else change(condition)
 
     def invert(self, condition: Array) -> Array:
         return ~condition
@@ -198,6 +198,9 @@ class Arrays:
 
     def all(self, mask: Array) -> Array:
         return mask.all(0)
+
+    def holds(self, condition: Array) -> bool:
+        return bool(condition.any())
 
     def gram(self, a: Array, b: Array) -> Array:
         return self.lib.einsum("kn...,ln...->kl...", a, b)

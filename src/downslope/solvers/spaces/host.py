@@ -53,6 +53,9 @@ class Host:
     def invert(self, condition: bool) -> bool:
         return not condition
 
+    def holds(self, condition: bool) -> bool:
+        return bool(condition)
+
     def finite(self, a: float) -> bool:
         return math.isfinite(a)
 

@@ -160,6 +160,9 @@ class Space(Protocol):
     def all(self, mask: Array) -> Condition:
         """Whether a mask holds for every entry."""
 
+    def holds(self, condition: Condition) -> bool:
+        """Whether a condition holds for any problem."""
+
     def gram(self, a: Array, b: Array) -> Array:
         """A small matrix (k, k, …): the inner products of the rows of two stacks (k, n, …)."""
 

@@ -151,6 +151,9 @@ class TensorflowLanes(Arrays):
     def all(self, mask: Array) -> Array:
         return tf.reduce_all(mask, 0)
 
+    def holds(self, condition: Array) -> bool:
+        return bool(tf.reduce_any(condition))
+
     def swapped(self, matrix: Array) -> Array:
         return tf.transpose(matrix, (1, 0, *range(2, len(matrix.shape))))
 

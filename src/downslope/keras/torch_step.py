@@ -13,7 +13,7 @@ from downslope.torch.engine import Write
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
-from downslope.torch.precision import Precision, precision_on
+from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import step_stacks
 
 
@@ -35,7 +35,7 @@ def step_in_place(
                 items,
                 t=t,
                 how=Write(rate, setting.weight_decay, setting.cautious),
-                precision=Precision(asked) if asked is not None else precision_on(group[0].value),
+                dtype=asked if asked is not None else fast_dtype(group[0].value),
                 max_stack_bytes=max_stack_bytes,
             )
         else:

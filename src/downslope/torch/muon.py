@@ -17,7 +17,7 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, layout_of
-from downslope.torch.precision import Precision, precision_on
+from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -62,8 +62,7 @@ class Muon(RuleOptimizer):
         momentum_start: in [0, 1).
         heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
-            where its matrix products are fast, the parameter's precision elsewhere, and for shapes for
-            which that is cheaper all the same.
+            where its matrix products are fast, the parameter's precision elsewhere.
         betas: AdamW's.
         eps: AdamW's.
         cautious: decay only where it agrees with the step in sign.
@@ -230,7 +229,7 @@ class Muon(RuleOptimizer):
             items,
             t=job.t,
             how=Write(group["lr"], decoupled_decay(group), group["cautious"]),
-            precision=precision_on(job.params[0]) if asked is None else Precision(asked),
+            dtype=fast_dtype(job.params[0]) if asked is None else asked,
             max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
             engine=self._engine_of(job),
         )
@@ -252,11 +251,10 @@ class Muon(RuleOptimizer):
             return super()._engine(group, rule)
         p = group["params"][0]
         asked, own = NS_DTYPES[group["ns_dtype"]], torch.promote_types(p.dtype, torch.float32)
-        precision = precision_on(p) if asked is None else Precision(asked)
+        dtype = str((fast_dtype(p) if asked is None else asked) or own).removeprefix("torch.")
         layouts = [layout_of(self._views[q], tuple(q.shape)) for q in group["params"]]
         shapes = {shape[1:] for layout in layouts for shape in layout.matrices}
-        dtypes = {str(precision.at(rule, shape) or own).removeprefix("torch.") for shape in shapes}
-        made = f"stacks of {len(shapes)} shapes in {' and '.join(sorted(dtypes))}"
+        made = f"stacks of {len(shapes)} shapes in {dtype}"
         why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
         return f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels"
 

@@ -26,7 +26,6 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, lay, padded, shared
-from downslope.torch.precision import Precision
 from downslope.torch.regions import region
 
 _AT_ONCE = 1 << 18
@@ -43,7 +42,7 @@ def step_stacks(
     *,
     t: Any,
     how: Write,
-    precision: Precision,
+    dtype: torch.dtype | None,
     max_stack_bytes: int,
     engine: Engine | None = None,
 ) -> None:
@@ -55,12 +54,12 @@ def step_stacks(
         from downslope.torch.kernels import steps
 
         fast = steps.taken(rule, items)
-        for portion, stacks in _portions(rule, fast, precision.dtype, max_stack_bytes):
-            steps.take(rule, portion, stacks, t, how, precision.dtype or torch.float32, engine)
+        for portion, stacks in _portions(rule, fast, dtype, max_stack_bytes):
+            steps.take(rule, portion, stacks, t, how, dtype or torch.float32, engine)
     kept = set(map(id, fast))
     slow = [item for item in items if id(item) not in kept]
-    for portion, stacks in _portions(rule, slow, precision.dtype, max_stack_bytes):
-        _take(rule, portion, stacks, t, how, precision, engine)
+    for portion, stacks in _portions(rule, slow, dtype, max_stack_bytes):
+        _take(rule, portion, stacks, t, how, dtype, engine)
 
 
 def _take(
@@ -69,7 +68,7 @@ def _take(
     stacks: Mapping[Shape, Shape],
     t: Any,
     how: Write,
-    precision: Precision,
+    dtype: torch.dtype | None,
     engine: Engine,
 ) -> None:
     """Take the step of a portion in plain PyTorch."""
@@ -78,7 +77,7 @@ def _take(
         made = _gather(rule, portion, places, counts, t, engine.ok)
     with region("orthogonalise"):
         for shape, stack in made.items():
-            polar = _orthogonalised(rule, stack, precision.at(rule, shape), engine)
+            polar = _orthogonalised(rule, stack, dtype, engine)
             made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
     with region("write"):
         rows: dict[float, list[tuple[Tensor, Tensor]]] = {}

@@ -109,12 +109,20 @@ class TorchOps:
         return a.to(dtype)
 
 
-_STRIPES = 4
-"""Stripes that a symmetric product is cut into: 10 of 16 blocks are computed, 6 are mirrored."""
-
 _LARGE_FROM = 384
 """Rows from which a CPU takes the matrices of a stack one at a time: a batched product brings
-nothing more, and is slower where an operand is transposed; and where mirroring pays."""
+nothing more, and is slower where an operand is transposed."""
+
+
+def _stripes(rows: int, inner: int) -> int:
+    """Return how many stripes a symmetric product is cut into, a small one of few terms into none.
+
+    Of 4 stripes 10 of 16 blocks are computed, of 2 stripes 3 of 4; narrow ones run at a lower rate. Measured
+    on two cores of an AMD EPYC, in bfloat16 and float32.
+    """
+    if rows >= 768:
+        return 4
+    return 2 if rows >= 512 or inner >= 2 * rows else 1
 
 
 def _is_large(a: Tensor) -> bool:
@@ -135,21 +143,23 @@ def _one_at_a_time(product: Callable[..., Tensor], *operands: Tensor) -> Tensor:
 
 def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
     """Return beta c + alpha a b, symmetric: only the blocks on and below the diagonal are computed."""
-    m = a.shape[-2]
-    edges = [m * i // _STRIPES for i in range(_STRIPES + 1)]
+    m, inner = a.shape[-2:]
+    count = _stripes(m, inner)
+    edges = [m * i // count for i in range(count + 1)]
 
     def product(
         left: Tensor, right: Tensor, added: Tensor | None = None, *, out: Tensor | None = None
     ) -> Tensor:
         out = left.new_empty((m, m)) if out is None else out
         for low, high in pairwise(edges):
-            block = out[low:high, :high]
-            torch.mm(left[low:high], right[:, :high], out=block)
+            block = out[low:, low:high]
+            torch.mm(left[low:], right[:, low:high], out=block)
             if alpha != 1:
                 block.mul_(alpha)
             if added is not None:  # faster than addmm, which first copies what it adds to
-                block.add_(added[low:high, :high], alpha=beta)
-            out[:low, low:high] = block[:, :low].mT
+                block.add_(added[low:, low:high], alpha=beta)
+            if high < m:
+                out[low:high, high:] = block[high - low :].mT
         return out
 
     return _one_at_a_time(product, a, b, *(() if c is None else (c,)))

@@ -152,12 +152,11 @@ def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, 
     ) -> Tensor:
         out = left.new_empty((m, m)) if out is None else out
         for low, high in pairwise(edges):
-            block = out[low:, low:high]
-            torch.mm(left[low:], right[:, low:high], out=block)
-            if alpha != 1:
-                block.mul_(alpha)
-            if added is not None:  # faster than addmm, which first copies what it adds to
-                block.add_(added[low:, low:high], alpha=beta)
+            block, rest = out[low:, low:high], (left[low:], right[:, low:high])
+            if added is None:
+                torch.mm(*rest, out=block)
+            else:  # rounds once; after a product alone, multiplying and adding round twice more
+                torch.addmm(added[low:, low:high], *rest, beta=beta, alpha=alpha, out=block)
             if high < m:
                 out[low:high, high:] = block[high - low :].mT
         return out

@@ -90,7 +90,8 @@ def _looked_by_numpy(
     space = NumpyLanes(known.x.dtype)
     if nothing_suspect(space, method, limits, known):
         return state
-    own = Problem(*(None if side is None else np.asarray(side) for side in problem[:2]), problem.noise)
+    low, high = (None if side is None else np.asarray(side) for side in problem[:2])
+    own = Problem(low, high, problem.noise)
 
     def evaluate(x: Any) -> tuple[Any, Any]:
         value, gradient = value_and_gradient(space.lanes_first(x))

@@ -24,7 +24,7 @@ from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
 from downslope.solvers.methods import levenberg, truncated
 from downslope.solvers.observe import Observer
-from downslope.solvers.squares import Dense, OnHost, Products, Squares, to_numpy
+from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop
 
 METHODS = ("levenberg-marquardt", "gauss-newton")
@@ -162,20 +162,20 @@ def least_squares(
         fun, x0, args=args, jacobian=derivative, noise=noise, bounds=found, batch=batch, vectorized=vectorized
     )
     criteria = _stop(stop, ftol, xtol, gtol, max_nfev, f.structure.dtype)
-    observer = Observer(callback, history, log, progress or verbose >= 2, _restorer(f, matrix_free))
     traced = structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").in_trace(f)
     if batch or traced:
-        _check_alone("batch=True" if batch else "a transformation of JAX's", matrix_free, observer, traced, criteria)
-        return _in_arrays(f, chosen, found, criteria, observer, loss, float(f_scale), options or {}, began)
+        where = "batch=True" if batch else "a transformation of JAX's"
+        looked_on = callback is not None or bool(history) or log is not None or progress or verbose >= 2
+        _check_many(where, matrix_free, looked_on, criteria.seconds is not None and traced)
+        return _in_arrays(f, chosen, found, criteria, loss, float(f_scale), options or {}, began)
+    observer = Observer(callback, history, log, progress or verbose >= 2, _restorer(f, matrix_free))
     try:
         run = _run(f, chosen, found, criteria, observer, matrix_free, loss, float(f_scale), options or {})
     finally:
         observer.close()
     name = f"{chosen}, matrix-free" if matrix_free else chosen
     limits = criteria.limits(structure.dtype)
-    return of_one(
-        f, run.state.core, found, limits, name, began, observer.records, run.error, matrix_free
-    )
+    return of_one(f, run.state.core, found, limits, name, began, observer.records, run.error, matrix_free)
 
 
 def _run(
@@ -211,15 +211,16 @@ def _run(
 
 
 def _in_arrays(
-    f: Any, method: str, bounds: Any, stop: Stop, observer: Observer, loss: str, scale: float,
-    options: dict[str, Any], began: float,
+    f: Any, method: str, bounds: Any, stop: Stop, loss: str, scale: float, options: dict[str, Any],
+    began: float,
 ) -> LeastSquaresResult:  # fmt: skip
     """Return the result of fits in lock step, or of one within a transformation of JAX's."""
     structure = f.structure
     squares = Squares(f, loss, scale, spaces.space_of(f.x0, structure.framework, "lanes"))
     chosen, limits = levenberg.method(method, **options), stop.limits(structure.dtype)
     problem, start = bounded(bounds, chosen, squares)
-    state, error = driven(squares, chosen, problem, stop, start, observer)
+    nobody = Observer(None, False, None, False, structure.restore)
+    state, error = driven(squares, chosen, problem, stop, start, nobody)
     if structure.framework == "jax":
         jax = import_module("downslope.solvers.drivers.jax")
         if jax.is_traced(f.x0):
@@ -228,17 +229,17 @@ def _in_arrays(
     return of_batch(f, state.core, bounds, limits, method, began, error)
 
 
-def _check_alone(where: str, matrix_free: bool, observer: Observer, traced: bool, stop: Stop) -> None:
+def _check_many(where: str, matrix_free: bool, looked_on: bool, timed: bool) -> None:
     """Raise where something is asked for that a single fit on the host has alone."""
     if matrix_free:
         raise UsageError(f"linear='cg' with {where}: expected linear='svd', the dense Jacobian")
-    if observer.needed:
+    if looked_on:
         raise UsageError(
-            f"callback, history, log and progress with {where}: nothing can look on there; "
+            f"callback, history, log or progress with {where}: nothing can look on there; "
             "leave them out, or fit one by one"
         )
-    if traced and stop.seconds is not None:
-        raise UsageError(f"Stop(seconds=...) with {where}: a compiled program sees no clock; use steps")
+    if timed:
+        raise UsageError(f"Stop(seconds=...) with {where}: a compiled program sees no clock; use steps=")
 
 
 def _stop(

@@ -187,9 +187,7 @@ class Levenberg:
                 radius=space.where(hidden, state.radius, grown), shrink=space.full(ratio, 2.0),
             )  # fmt: skip
 
-        following: LevenbergState = space.branch(
-            accepted, onward, lambda: self._rejected(space, new, value)
-        )
+        following: LevenbergState = space.branch(accepted, onward, lambda: self._rejected(space, new, value))
         return following
 
     def _rejected(self, space: Any, state: LevenbergState, value: Number) -> LevenbergState:

@@ -252,6 +252,7 @@ class Arrays:
         return values, basis, self.flipped(self.combine(vector, self.lanes_last(left, 2)))
 
     def reduced(self, matrix: Array, vector: Array) -> tuple[Array, Array]:
+        """Return R (n, n, …) and Qᵀ `vector` (n, …) of a matrix A = Q R (m, n, …), m ≥ n."""
         q, upper = self.lib.linalg.qr(self.lanes_first(matrix, 2))
         return self.lanes_last(upper, 2), self.combine(vector, self.lanes_last(q, 2))
 

@@ -152,7 +152,7 @@ def _wide(a: Array) -> bool:
 
 def _few(matrix: Array) -> bool:
     """Whether a matrix has so few columns, and no fewer rows, that rotations are faster than a library."""
-    return matrix.shape[1] <= min(matrix.shape[0], rotations.LARGEST)
+    return bool(matrix.shape[1] <= min(matrix.shape[0], rotations.LARGEST))
 
 
 def _at(a: Array, i: Any, axis: int) -> Array:

@@ -56,7 +56,7 @@ class Space(Protocol):
         """
 
     def until(self, change: Callable[[T], tuple[Condition, T]], tree: T, most: int) -> T:
-        """The tree after `change`, again and again until the condition it returns holds; `most` times at most.
+        """The tree after `change`, again and again until its condition holds, or `most` times.
 
         In lock step all are changed until it holds for all: a change after it holds must change nothing.
         """
@@ -129,9 +129,6 @@ class Space(Protocol):
 
         Of a matrix (m, n, …), k = min(m, n); not finite where the matrix is not, without an error.
         """
-
-    def reduced(self, matrix: Array, vector: Array) -> tuple[Array, Array]:
-        """R (n, n, …) and Qᵀ `vector` (n, …) of a matrix A = Q R (m, n, …), m ≥ n; in arrays alone."""
 
     def turned(self, axes: Array, won: Array) -> Array:
         """Orthonormal rows (…, n, n): the first along Σ wᵢ aᵢ, the k-th in the span of the sums from k on."""

@@ -85,5 +85,7 @@ def svd(space: Any, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
     columns = both[:, :m]
     values = space.roots(space.sum(columns * columns, 1))
     along = space.rows(columns, vector)
-    parts = space.where(values == 0, 0.0 * along, along / space.where(values == 0, 1.0 + 0.0 * values, values))
+    parts = space.where(
+        values == 0, 0.0 * along, along / space.where(values == 0, 1.0 + 0.0 * values, values)
+    )
     return values, space.swapped(both[:, m:]), parts

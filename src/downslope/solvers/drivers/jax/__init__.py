@@ -40,6 +40,7 @@ __all__ = ["JaxSpace", "Loop", "in_trace", "is_traced", "looked_at", "loop_of", 
 
 _compiled: weakref.WeakKeyDictionary[Any, dict[Any, Loop]] = weakref.WeakKeyDictionary()
 
+
 class Loop:
     """The compiled parts of a run: the first evaluation, and turns."""
 
@@ -224,7 +225,7 @@ def is_traced(x: Array) -> bool:
 
 
 def looked_at(method: Method, objective: Any) -> Callable[[Any], tuple[Any, Any]]:
-    """Return value and gradient of NumPy's points, compiled, for a second look; value alone where that is all."""
+    """Return value and gradient of NumPy's points, compiled, for a second look; value alone of a search."""
     loop = loop_of(method, objective)
 
     def evaluate(x: Any) -> tuple[Any, Any]:
@@ -243,7 +244,11 @@ def in_trace(f: Any) -> bool:
     In the latter case x0 becomes a part of it too, so that whoever sees x0 knows.
     """
     if not is_traced(f.x0):
-        program = jax.make_jaxpr(f.kernels.plain_residuals)(f.x0, f.arrays)
+        try:
+            program = jax.make_jaxpr(f.kernels.plain_residuals)(f.x0, f.arrays)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            f.value(f.x0)  # says what is wrong
+            raise
         besides = [a for a in jax.tree.leaves((program.consts, f.arrays)) if is_traced(a)]
         if besides:
             f.x0 = jnp.where(besides[0].ravel()[:1].sum() == 0, f.x0, f.x0)

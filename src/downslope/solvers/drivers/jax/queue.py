@@ -128,7 +128,7 @@ class Queue:
         return Work(whole, first, state, lanes, _few(problem, slice(width)), few, jnp.int32(0))
 
     def _began(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> tuple[Core, Any]:
-        """Return the cores of all problems where they begin, and residuals and Jacobians of sums of squares."""
+        """Return the cores of all problems where they begin, and (residuals, Jacobians) or nothing."""
         if Want.LINEARIZED not in self.method.wants:
             return self.loop.plain_first(problem, limits, arrays, x).core, ()
         # Their decompositions are left to the lanes: two would take long to compile.

@@ -178,3 +178,10 @@ def test_a_batch_of_wrong_residuals():
 def test_residuals_that_cannot_be_traced():
     with pytest.raises(UsageError, match="fun cannot be traced by JAX"):
         ds.least_squares(lambda b: b * float(b[0]), jnp.ones(2))
+
+
+def test_nothing_of_a_trace_is_kept():
+    before = len(driver._compiled)
+    # The residuals' closure holds a tracer of the data, and a Loop would hold the residuals.
+    jax.make_jaxpr(lambda x, y: fitted(x, y).x)(jnp.ones(3), jnp.ones(50))
+    assert len(driver._compiled) == before

@@ -176,11 +176,13 @@ def _squares_of(objective: Any) -> tuple[str, float] | None:
 
 def loop_of(method: Method, objective: Any) -> Loop:
     """Return what is compiled for a function and a method, new or from a run before."""
+    if is_traced(objective.x0):  # what its function knows may be tracers, which must not outlive the trace
+        return Loop(method, objective)
     given, structure = objective.given, objective.structure
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
     key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
-           jax.config.jax_enable_x64, is_traced(objective.x0), _squares_of(objective),  # type: ignore[attr-defined]
+           jax.config.jax_enable_x64, _squares_of(objective),  # type: ignore[attr-defined]
            objective.x0.ndim > 1 and _on_one_cpu(objective.x0),
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:

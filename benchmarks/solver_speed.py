@@ -1,6 +1,6 @@
 """What solvers cost beside the function: overhead, batches, dense updates, memory.
 
-python benchmarks/solver_speed.py [overhead] [batch] [dense] [memory]
+python benchmarks/solver_speed.py [overhead] [batch] [dense] [memory] [fits]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import fit_speed
 import numpy as np
 import scipy.optimize
 from timing import interleaved, medians, ratio, show
@@ -234,7 +235,7 @@ def memory() -> None:
     show("memory at n = 10⁶", ["solver", "MiB", "of (2m + 6) n"], rows)
 
 
-PARTS = {"overhead": overhead, "batch": batch, "dense": dense, "memory": memory}
+PARTS = {"overhead": overhead, "batch": batch, "dense": dense, "memory": memory, "fits": fit_speed.every}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

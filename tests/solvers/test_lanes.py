@@ -44,13 +44,13 @@ def test_a_search_by_directions_ends_in_a_batch_where_it_ends_alone(bounds):
 def test_the_best_points_of_problems_come_row_by_row(framework):
     module = pytest.importorskip({"jax": "jax.numpy"}.get(framework, framework))
     array = {"numpy": np.array, "torch": getattr(module, "tensor", None)}.get(framework, np.array)
-    from downslope.solvers.result import _rows
+    from downslope.solvers.result import picked
 
     # As many problems as unknowns, so that a mistaken axis would not show as an error.
     a, b = (module.asarray(array(v)) for v in (np.zeros((2, 2)), np.ones((2, 2))))
-    made = _rows(np.array([True, False]), a, b)
+    made = picked(np.array([True, False]), a, b)
     np.testing.assert_array_equal(np.asarray(made), [[0.0, 0.0], [1.0, 1.0]])
-    made = _rows(np.array([True, False]), a[0], b[0])
+    made = picked(np.array([True, False]), a[0], b[0])
     np.testing.assert_array_equal(np.asarray(made), [0.0, 1.0])
 
 

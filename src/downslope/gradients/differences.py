@@ -98,7 +98,10 @@ class Differences:
 
     def select(self, lanes: Any, function: Function) -> Differences:
         """Return the differences of some lanes of a batch, with what is known of them."""
-        made = Differences(function, self.kind, self.known_noise, self.bounds)
+        bounds = self.bounds
+        if bounds is not None and np.ndim(bounds[0]) > 1:
+            bounds = bounds[0][lanes], bounds[1][lanes]
+        made = Differences(function, self.kind, self.known_noise, bounds)
         made.error, made.now, made._size, made._relative = self.error, self.now, self._size, self._relative
         made.noise = None if self.noise is None else self.noise[lanes]
         made._curvature = None if self._curvature is None else self._curvature[lanes]

@@ -37,7 +37,9 @@ def check_point(leaves: list[tuple[str, Any]]) -> None:
         shown = ", ".join(f"{name} is on {' and '.join(device)}" for device, name in devices.items())
         raise UsageError(f"x0 is on two devices ({shown}): expected one; move it with jax.device_put")
     for name, leaf in leaves:
-        if not bool(jnp.isfinite(leaf).all()):
+        with jax.ensure_compile_time_eval():  # known here, also while something else is being traced
+            finite = bool(jnp.isfinite(leaf).all())
+        if not finite:
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(leaf)))[0])
             entry = f"[{', '.join(map(str, at))}]" if at else ""
             raise UsageError(f"{name}{entry} is {float(leaf[at])}: expected finite numbers")

@@ -313,7 +313,7 @@ class Residuals(_Function):
     def select(self, lanes: Array) -> Residuals:
         """Return the problems of some lanes."""
         made = Residuals(*self._lane_arguments(lanes), self.counts)
-        made._checked = self._checked
+        made._checked, made.size = self._checked, self.size
         made._differences = self._differences.select(lanes, made._numbers)
         return made
 
@@ -347,11 +347,19 @@ class Residuals(_Function):
         if callable(self.given.gradient):
             return self._matrix(self._call(self.given.gradient, x))
         _require_jacobian((*value.shape, self.structure.size), self.structure.dtype)
-        if not np.isfinite(value).all():
-            return np.full((*value.shape, self.structure.size), math.nan, x.dtype)
+        known = np.isfinite(value).all(-1)
+        if not known.all():
+            return self._differenced_lanes(x, value, np.flatnonzero(known) if self.batch else [])
         if self._complex is not None:
             return self._complex.gradient(x, self._differences, value)
         return self._differences.derivative(x, value)
+
+    def _differenced_lanes(self, x: Vector, value: Vector, known: Any) -> Vector:
+        """Return differences of the problems that are known to be finite, NaN of the others."""
+        made = np.full((*value.shape, self.structure.size), math.nan, x.dtype)
+        if len(known):
+            made[known] = self.select(known)._jacobian(x[known], value[known])
+        return made
 
     def _complex_value(self, z: NDArray[np.complexfloating]) -> Any:
         self.counts.values += 1

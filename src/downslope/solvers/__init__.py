@@ -15,7 +15,8 @@ Python's own or arrays of one number for each problem, is the space's business (
 | `spaces/`, `drivers/` | where the lines run, and what turns them |
 """
 
-from downslope.solvers.least_squares import LeastSquaresResult, least_squares
+from downslope.solvers.fitted import LeastSquaresResult
+from downslope.solvers.least_squares import least_squares
 from downslope.solvers.linear import LinearResult, conjugate_gradient
 from downslope.solvers.minimize import minimize
 from downslope.solvers.result import Result

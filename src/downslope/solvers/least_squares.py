@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,99 +15,22 @@ import numpy as np
 from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
-from downslope.ops.protocol import Array
 from downslope.solvers import losses, second_look, spaces
 from downslope.solvers.bounds import bounds_of
-from downslope.solvers.core import Core, Problem
+from downslope.solvers.core import Problem
+from downslope.solvers.drive import bounded, driven, looking
 from downslope.solvers.drivers import host
+from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
 from downslope.solvers.methods import levenberg, truncated
 from downslope.solvers.observe import Observer
-from downslope.solvers.squares import Dense, OnHost, Products, to_numpy
-from downslope.solvers.status import Status
+from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop
 
 METHODS = ("levenberg-marquardt", "gauss-newton")
 SCIPY = {"lm": METHODS[0], "trf": METHODS[0], "dogbox": METHODS[0], "dogleg": METHODS[0]}
 OFFSET = {"float64": 1e-8, "float32": 1e-4}
 """Default of `Stop.gradient` here."""
-
-
-@dataclass(frozen=True)
-class LeastSquaresResult:
-    """What `least_squares` returns, in SciPy's names; `result["x"]` works too.
-
-    Attributes:
-        x: the best parameters, nested as x0.
-        cost: ½ Σ ρ, half the sum of squares where the loss is linear.
-        fun: the residuals there, (m,).
-        jac: the Jacobian there, (m, n) over the flat vector; None of a matrix-free run.
-        grad: ∇cost over the flat vector, (n,).
-        optimality: ‖grad‖∞, projected where there are bounds.
-        offset: √(‖projection of the residuals on the range of the Jacobian‖² / ‖residuals‖²): what the
-            run was to bring below `tolerance`. It has no units, and no unit of a parameter matters. Of a
-            matrix-free run it is ‖grad‖∞, as of `minimize`.
-        tolerance: see `offset`.
-        active_mask: (n,), -1 where a parameter is at its lower bound, 1 at its upper, else 0.
-        nfev, njev: residuals and Jacobians evaluated, those for differences included in `nfev`.
-        nit: steps.
-        status: a `Status`.
-        success: whether x is a first-order point at the precision asked for or reached.
-        message: how the run ended, and what to try next.
-        method: its name.
-        provenance: where the Jacobian came from.
-        seconds: of the clock.
-        history: a list of dicts, where it was asked for.
-        error: the exception that ended the run, or None.
-
-    """
-
-    x: Any
-    cost: float
-    fun: Array
-    jac: Array | None
-    grad: Array
-    optimality: float
-    offset: float
-    tolerance: float
-    active_mask: Any
-    nfev: int
-    njev: int
-    nit: int
-    status: Status
-    success: bool
-    message: str
-    method: str
-    provenance: str
-    seconds: float
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    error: BaseException | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        """Return an attribute, as of SciPy's results."""
-        if name not in self.keys():
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self.keys())
-
-    def keys(self) -> list[str]:
-        """Return the names of what there is."""
-        return [f.name for f in fields(self)]
-
-    def __str__(self) -> str:
-        """Return a few lines for people."""
-        return "\n".join(
-            (
-                self.message,
-                f"  cost {self.cost:.10g}, offset {self.offset:.2e} (asked for {self.tolerance:.2e})",
-                f"  {self.nit} steps, {self.nfev} residuals and {self.njev} Jacobians, "
-                f"{self.seconds:.3g} s, {self.method}",
-                f"  Jacobian by {self.provenance}",
-            )
-        )
 
 
 def least_squares(
@@ -132,6 +56,8 @@ def least_squares(
     callback: Callable[..., Any] | None = None,
     workers: Any = None,
     *,
+    batch: bool = False,
+    vectorized: bool = False,
     jacobian: Callable[..., Any] | str | bool | None = None,
     stop: Stop | None = None,
     linear: str = "svd",
@@ -174,6 +100,10 @@ def least_squares(
         callback: called with x after each step, or with `intermediate_result` by that name; returns
             True or raises StopIteration to stop.
         workers: accepted; nothing is spread.
+        batch: many fits at once, along the leading axis of x0; each has its own ending. An array in `args`
+            whose leading axis is as long has a row for each. A NumPy function takes all of them and returns
+            residuals (B, m) and Jacobians (B, m, n); others are written for one.
+        vectorized: a batch whose `fun` takes all problems at once, in PyTorch, JAX or TensorFlow too.
         stop: when to stop, in place of ftol, xtol, gtol and max_nfev; its `gradient` is the offset, 1e-8
             in float64 and 1e-4 in float32.
         linear: "svd" for the dense Jacobian, or "cg" for products with it alone: many parameters.
@@ -183,9 +113,12 @@ def least_squares(
         noise: standard deviation of the residuals' noise, where known, for differences.
         options: of the method: {"first": 1.0}, the first radius as a multiple of ‖D x₀‖.
 
+    Within `jax.jit` and `jax.vmap` the whole fit is traced, whether x0 or what `fun` knows is a tracer.
+
     Raises:
         UsageError: an argument that does not fit, or returned values that are no residuals; a Jacobian
-            larger than the memory, with its size.
+            larger than the memory, with its size; of a batch or within a transformation of JAX's,
+            `linear="cg"` and onlookers.
 
     >>> import numpy as np
     >>> t = np.linspace(0, 4, 9)
@@ -193,6 +126,15 @@ def least_squares(
     >>> result = least_squares(lambda b: b[0] * np.exp(-b[1] * t) - y, [1.0, 1.0])
     >>> result.success, result.x.round(6)
     (True, array([2.5, 1.3]))
+
+    Three fits at once, each to data of its own:
+
+    >>> rates = np.array([[0.7], [1.3], [2.0]])
+    >>> def misfit(b, y):
+    ...     return b[:, :1] * np.exp(-b[:, 1:] * t) - y
+    >>> result = least_squares(misfit, np.ones((3, 2)), args=(2.5 * np.exp(-rates * t),), batch=True)
+    >>> result.success.all(), result.x[:, 1].round(6)
+    (np.True_, array([0.7, 1.3, 2. ]))
 
     """
     began = time.perf_counter()
@@ -212,19 +154,28 @@ def least_squares(
     if kwargs:
         fun = partial(fun, **kwargs)
         derivative = partial(derivative, **kwargs) if callable(derivative) else derivative
-    structure, _ = structure_of(x0)
+    structure, _ = structure_of(x0, batch=batch)
     found = bounds_of(_scipys_bounds(bounds), structure)
     if found is not None and matrix_free:
         raise UsageError("bounds need the dense Jacobian: expected linear='svd'")
-    f = residuals_of(fun, x0, args=args, jacobian=derivative, noise=noise, bounds=found)
+    f = residuals_of(
+        fun, x0, args=args, jacobian=derivative, noise=noise, bounds=found, batch=batch, vectorized=vectorized
+    )
     criteria = _stop(stop, ftol, xtol, gtol, max_nfev, f.structure.dtype)
+    traced = structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").in_trace(f)
+    if batch or traced:
+        where = "batch=True" if batch else "a transformation of JAX's"
+        looked_on = callback is not None or bool(history) or log is not None or progress or verbose >= 2
+        _check_many(where, matrix_free, looked_on, criteria.seconds is not None and traced)
+        return _in_arrays(f, chosen, found, criteria, loss, float(f_scale), options or {}, began)
     observer = Observer(callback, history, log, progress or verbose >= 2, _restorer(f, matrix_free))
     try:
         run = _run(f, chosen, found, criteria, observer, matrix_free, loss, float(f_scale), options or {})
     finally:
         observer.close()
     name = f"{chosen}, matrix-free" if matrix_free else chosen
-    return _result(f, run, found, criteria, name, observer.records, began, loss, float(f_scale), matrix_free)
+    limits = criteria.limits(structure.dtype)
+    return of_one(f, run.state.core, found, limits, name, began, observer.records, run.error, matrix_free)
 
 
 def _run(
@@ -254,40 +205,41 @@ def _run(
         found = dense.evaluate(x, int(Want.LINEARIZED), None)
         return found.value, found.gradient
 
-    # An offset says nothing of the fall: every step that is not short is looked along.
-    anyway = limits._replace(promise=0.0)
-    core = second_look.after(space, chosen, problem, anyway, run.state.core, evaluate, lambda n: n)
+    look = looking(chosen, limits)
+    core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n)
     return host.Run(run.state._replace(core=core), run.error)
 
 
-def _result(
-    f: Any, run: host.Run, bounds: Any, stop: Stop, method: str, records: list[dict[str, Any]],
-    began: float, loss: str, scale: float, matrix_free: bool,
+def _in_arrays(
+    f: Any, method: str, bounds: Any, stop: Stop, loss: str, scale: float, options: dict[str, Any],
+    began: float,
 ) -> LeastSquaresResult:  # fmt: skip
-    core: Core = run.state.core
-    status = Status(int(core.status))
-    nfev, njev = f.counts.values, f.counts.matrices
-    x = spaces.vector_like(f.x0, f.structure.framework, to_numpy(core.x))
-    r, jacobian = (f.value(x), None) if matrix_free else f.value_and_jacobian(x)
-    g, at = to_numpy(core.gradient), to_numpy(core.x)
-    mask = np.zeros(at.size, int)
-    size = g.copy()
-    if bounds is not None:
-        low, high = (np.asarray(side, at.dtype) for side in bounds)
-        mask = np.where(at <= low, -1, np.where(at >= high, 1, 0))
-        size = at - np.clip(at - g, low, high)
-    message = status.message
-    if run.error is not None:
-        message = f"{message} {type(run.error).__name__}: {run.error}"
-    limits = stop.limits(f.structure.dtype)
-    grad = spaces.vector_like(x, f.structure.framework, g)
-    return LeastSquaresResult(
-        f.structure.restore(x), float(core.value), r, jacobian, grad, float(np.max(np.abs(size))),
-        float(core.size),
-        max(limits.gradient * float(core.scale), limits.absolute), mask, nfev, njev, int(core.steps),
-        status, status.success, message, method, str(f.provenance), time.perf_counter() - began,
-        records, run.error,
-    )  # fmt: skip
+    """Return the result of fits in lock step, or of one within a transformation of JAX's."""
+    structure = f.structure
+    squares = Squares(f, loss, scale, spaces.space_of(f.x0, structure.framework, "lanes"))
+    chosen, limits = levenberg.method(method, **options), stop.limits(structure.dtype)
+    problem, start = bounded(bounds, chosen, squares)
+    nobody = Observer(None, False, None, False, structure.restore)
+    state, error = driven(squares, chosen, problem, stop, start, nobody)
+    if structure.framework == "jax":
+        jax = import_module("downslope.solvers.drivers.jax")
+        if jax.is_traced(f.x0):
+            made: LeastSquaresResult = jax.traced_fit(f, state, bounds, limits, method)
+            return made
+    return of_batch(f, state.core, bounds, limits, method, began, error)
+
+
+def _check_many(where: str, matrix_free: bool, looked_on: bool, timed: bool) -> None:
+    """Raise where something is asked for that a single fit on the host has alone."""
+    if matrix_free:
+        raise UsageError(f"linear='cg' with {where}: expected linear='svd', the dense Jacobian")
+    if looked_on:
+        raise UsageError(
+            f"callback, history, log or progress with {where}: nothing can look on there; "
+            "leave them out, or fit one by one"
+        )
+    if timed:
+        raise UsageError(f"Stop(seconds=...) with {where}: a compiled program sees no clock; use steps=")
 
 
 def _stop(

@@ -43,7 +43,8 @@ class Want(IntEnum):
     HESSIAN = 3
     """The Hessian alone; the method has the value and the gradient at the point."""
     LINEARIZED = 4
-    """Of a sum of squares: value, gradient, residuals and Jacobian."""
+    """Of a sum of squares: value, gradient, residuals and Jacobian. In a jitted loop and in lock step it is
+    what a method gets in every turn, whatever else it wants."""
 
 
 class Evaluation(NamedTuple):

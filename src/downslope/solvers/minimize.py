@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 
 from downslope.errors import UsageError
-from downslope.gradients import Objective
 from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
-from downslope.solvers.bounds import bounds_of
-from downslope.solvers.core import Core, Limits, Problem
+from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
-from downslope.solvers.method import Method, Want
+from downslope.solvers.method import Method
 from downslope.solvers.methods import METHODS, method_of
 from downslope.solvers.observe import Observer
 from downslope.solvers.result import Result, of_batch, of_one
-from downslope.solvers.second_look import after, nothing_suspect
-from downslope.solvers.spaces.arrays import NumpyLanes
-from downslope.solvers.spaces.host import Host
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
 from downslope.solvers.stop import Stop
@@ -170,10 +165,10 @@ def minimize(  # noqa: D417
     )  # fmt: skip
     if hasattr(chosen, "fitted"):
         chosen = chosen.fitted(f.structure)
-    problem, start = _bounded(bounds, chosen, f)
+    problem, start = bounded(bounds, chosen, f)
     observer = Observer(callback, history, log, progress, f.structure.restore)
     try:
-        state, error = _run(f, chosen, problem, stop, _resumed(resumed, chosen, start), observer)
+        state, error = driven(f, chosen, problem, stop, _resumed(resumed, chosen, start), observer)
     finally:
         observer.close()
     name = named if isinstance(named, str) else type(chosen).__name__
@@ -191,79 +186,6 @@ def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:
     shape: tuple[int, ...] = getattr(x0, "shape", ())
     small = batch and len(shape) == 2 and shape[-1] <= SMALL and bounds is None and not options
     return "bfgs" if small else "l-bfgs"
-
-
-def _run(
-    f: Objective, method: Method, problem: Problem, stop: Stop, start: Any, observer: Observer
-) -> tuple[Any, BaseException | None]:
-    """Return the state at the end, and the exception that ended the run or None."""
-    structure = f.structure
-    limits = stop.limits(structure.dtype)
-    if structure.framework == "jax":
-        jax = import_module("downslope.solvers.drivers.jax")
-        state, error = jax.run(method, problem, limits, f, start, stop.seconds, observer)
-        return _looked(f, method, problem, limits, state, jax.JaxSpace(f.x0), jax.is_traced(f.x0)), error
-    kind = "host" if structure.batch is None else "lanes"
-    space = import_module("downslope.solvers.spaces").space_of(f.x0, structure.framework, kind)
-    driver = import_module(f"downslope.solvers.drivers.{kind}")
-    watch = observer if observer.needed else None
-    run = driver.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
-    return _looked(f, method, problem, limits, run.state, space), run.error
-
-
-def _looked(
-    f: Objective, method: Method, problem: Problem, limits: Limits, state: Any, space: Any,
-    traced: bool = False,
-) -> Any:  # fmt: skip
-    """Return the state at the end after a second look at what ended within the tolerance."""
-    alone, own = f.structure.batch is None, import_module("downslope.solvers.spaces")
-
-    def lifted(vector: Any) -> Any:
-        return own.vector_like(f.x0, f.structure.framework, vector if alone else vector[:, None])
-
-    def evaluate(x: Any) -> tuple[Any, Any]:
-        point = space.lanes_first(x)
-        if Want.GRADIENT not in method.wants:
-            return f.value(point), None
-        value, gradient = f.value_and_gradient(point)
-        return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
-
-    if f.structure.framework == "jax" and not traced:
-        # Asked of NumPy first: operations of JAX's, one by one, would each be compiled.
-        known = Core(*(np.asarray(a if alone or a.ndim < 2 else a.T) for a in state.core))
-        if nothing_suspect(NumpyLanes(known.x.dtype), method, limits, known):
-            return state
-    core = state.core if alone else _turned(space.lanes_last, state.core)
-    core = after(space, method, problem, limits, core, evaluate, lifted, traced=traced)
-    if alone:
-        return state._replace(core=core)
-    state.core = _turned(space.lanes_first, core)
-    return state
-
-
-def _turned(turn: Callable[[Any], Any], core: Core) -> Core:
-    """Return the core of a batch with its vectors turned, problems first or last."""
-    return Core(*(turn(a) if len(a.shape) > 1 else a for a in core))
-
-
-def _bounded(bounds: Any, method: Method, f: Objective) -> tuple[Problem, Any]:
-    """Return the problem with its bounds in the vectors' framework, and the start within them."""
-    found = bounds_of(bounds, f.structure)
-    if found is None:
-        return Problem(), f.x0
-    if not method.bounded:
-        raise UsageError(
-            "this method keeps to no bounds: expected method='l-bfgs' or 'pattern'; of sums of squares, "
-            "downslope.least_squares"
-        )
-    own = import_module("downslope.solvers.spaces")
-    framework, batch = f.structure.framework, f.structure.batch
-    low, high = (own.vector_like(f.x0, framework, side) for side in found)
-    start = own.clipped(f.x0, framework, low, high)
-    if batch is None:
-        return Problem(low, high), start
-    columns = (own.vector_like(f.x0, framework, np.atleast_2d(side).T) for side in found)
-    return Problem(*columns), start
 
 
 def _resumed(result: Result | None, method: Method, start: Any) -> Any:

@@ -152,10 +152,9 @@ def of_batch(
     core: Core = state.core
     codes = np.asarray(_cpu(core.status)).astype(int)
     restore = f.structure.restore
-    at = np.isin(codes, [int(s) for s in Status.at_iterate()])
-    iterate = at | ~(np.asarray(_cpu(core.best_value)) < np.asarray(_cpu(core.value)))
-    x, g = (_rows(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
-    value = _rows(iterate, core.value, core.best_value)
+    iterate = at_iterate(codes, core)
+    x, g = (picked(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
+    value = picked(iterate, core.value, core.best_value)
     asked = np.maximum(limits.gradient * np.asarray(_cpu(core.scale)), limits.absolute)
     messages = {int(s): s.message for s in Status}
     return Result(
@@ -167,11 +166,17 @@ def of_batch(
     )  # fmt: skip
 
 
+def at_iterate(codes: Any, core: Core) -> Any:
+    """Return whether the iterate of each problem is its result, and not the best point seen; NumPy's."""
+    at = np.isin(codes, [int(s) for s in Status.at_iterate()])
+    return at | ~(np.asarray(_cpu(core.best_value)) < np.asarray(_cpu(core.value)))
+
+
 def _cpu(a: Any) -> Any:
     return a.detach().cpu() if hasattr(a, "detach") else a
 
 
-def _rows(first: Any, a: Any, b: Any) -> Any:
+def picked(first: Any, a: Any, b: Any) -> Any:
     """Return the rows of `a` where `first` holds (a NumPy array), else those of `b`."""
     if isinstance(a, np.ndarray):
         return np.where(first.reshape(first.shape + (1,) * (a.ndim - 1)), a, b)

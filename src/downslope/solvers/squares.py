@@ -62,6 +62,64 @@ class Dense:
             return 0.5 * float(np.sum(losses.total(self.loss, self.scale, wide)))
 
 
+class Squares:
+    """½ Σ rᵢ² (or a robust loss) in a jitted loop or in lock step, where it is to stay in its framework.
+
+    It is an `Objective` of `downslope.gradients`, and knows residuals and Jacobians besides. Points are
+    (n,), or (B, n) with the problems first; what `linearized` returns has them last, as methods do.
+    """
+
+    def __init__(self, residuals: Any, loss: str, scale: float, space: Any) -> None:
+        self.residuals, self.loss, self.scale, self.space = residuals, loss, scale, space
+
+    def __getattr__(self, name: str) -> Any:
+        """Return structure, x0, counts, provenance and what else is of the residuals."""
+        return getattr(self.residuals, name)
+
+    @property
+    def kernels(self) -> Any:
+        """Compiled parts of the residuals, of JAX's."""
+        return self.residuals.kernels
+
+    @kernels.setter
+    def kernels(self, kept: Any) -> None:
+        self.residuals.kernels = kept
+
+    def value(self, x: Array) -> Any:
+        """½ Σ ρ: () or (B,)."""
+        return self._cost(self.space.lanes_last(self.residuals.value(x)))
+
+    def value_and_gradient(self, x: Array) -> tuple[Any, Array]:
+        """½ Σ ρ, and its gradient as x."""
+        value, r, jacobian = self._weighted(x)
+        return value, self.space.lanes_first(self.space.combine(r, jacobian))
+
+    def linearized(self, x: Array) -> Evaluation:
+        """Return everything; of more residuals than unknowns R and Qᵀ r, as `Dense` does."""
+        value, r, jacobian = self._weighted(x)
+        if jacobian.shape[0] > jacobian.shape[1]:
+            jacobian, r = self.space.reduced(jacobian, r)
+        return Evaluation(value, self.space.combine(r, jacobian), residuals=r, jacobian=jacobian)
+
+    def select(self, lanes: Array) -> Squares:
+        """Return the problems of some lanes."""
+        return Squares(self.residuals.select(lanes), self.loss, self.scale, self.space)
+
+    def _weighted(self, x: Array) -> tuple[Any, Array, Array]:
+        """Return ½ Σ ρ, and residuals and Jacobian weighted by the loss, the problems last."""
+        last = self.space.lanes_last
+        r, jacobian = self.residuals.value_and_jacobian(x)
+        value = self._cost(last(r))
+        if self.loss != "linear":
+            r, jacobian = losses.reweighted(self.loss, self.scale, r, jacobian)
+        return value, last(r), last(jacobian, 2)
+
+    def _cost(self, r: Array) -> Any:
+        if self.loss == "linear":
+            return 0.5 * self.space.dot(r, r)
+        return 0.5 * self.space.sum(losses.total(self.loss, self.scale, r), 0)
+
+
 class Products:
     """½ Σ rᵢ² (or a robust loss) with Gauss and Newton's Hessian JᵀJ by products; no matrix is made."""
 

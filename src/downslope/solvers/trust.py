@@ -70,13 +70,14 @@ def secular(
     low = space.maximum(space.full(least, 0.0), tiny - least)
     high = low + space.divide(slope, radius)
     mu = space.minimum(space.maximum(guess, low), high)
-    y = inside
-    for _ in range(ROUNDS):
+    # Where nothing is known, no round would tell more.
+    settled = fits | space.invert(space.finite(slope))
+
+    def closer(carry: Any) -> tuple[Condition, Any]:
+        mu, low, high, _, _ = carry
         y = _solved(space, curvatures, slopes, mu)
         length = space.sqrt(space.dot(y, y))
         near = space.absolute(length - radius) <= NEAR * radius
-        if near is True:
-            break
         low = space.where(length > radius, space.maximum(low, mu), low)
         high = space.where(length < radius, space.minimum(high, mu), high)
         z = _solved(space, curvatures, y, mu)  # -(Λ + μ)⁻¹ y, half the derivative of ‖y‖²
@@ -85,6 +86,9 @@ def secular(
         middle = space.maximum(space.sqrt(low * high), 0.001 * high)
         usable = space.finite(better) & (better > low) & (better < high)
         mu = space.where(near, mu, space.where(usable, better, middle))
+        return near | settled, (mu, low, high, y, length)
+
+    mu, low, high, y, length = space.until(closer, (mu, low, high, inside, length), ROUNDS)
     # Short of the radius at the smallest multiplier there is: the hard case.
     short = space.invert(curved) & (length < radius * (1 - NEAR)) & space.finite(length)
     rest = space.sqrt(space.maximum(radius * radius - length * length, 0.0))

@@ -67,8 +67,9 @@ def begin(
     if hasattr(start, "core"):
         again = space.full(start.core.status, int(Status.RUNNING))
         return start._replace(core=start.core._replace(status=again))
-    wants_gradient = Want.GRADIENT in method.wants
-    if wants_gradient:
+    if Want.LINEARIZED in method.wants:
+        first = objective.linearized(start)
+    elif Want.GRADIENT in method.wants:
         value, gradient = objective.value_and_gradient(start)
         first = Evaluation(value, space.lanes_last(gradient))
     else:
@@ -80,6 +81,9 @@ def begin(
 def evaluate(space: Arrays, objective: Any, method: Method, state: State) -> Evaluation:
     """Return everything that the method ever wants, at the point that each problem asks for."""
     x, wants = space.lanes_first(state.core.ask), method.wants
+    if Want.LINEARIZED in wants:
+        everything: Evaluation = objective.linearized(x)
+        return everything
     gradient = product = hessian = None
     if Want.GRADIENT in wants:
         value, gradient = objective.value_and_gradient(x)

@@ -114,13 +114,25 @@ class Levenberg:
     def turn(
         self, space: Any, problem: Problem, limits: Limits, state: LevenbergState, evaluation: Evaluation
     ) -> LevenbergState:
-        """Return the state after a linearisation or after a trial."""
-        after: LevenbergState = space.branch(
-            state.want == int(Want.LINEARIZED),
-            lambda: self._linearized(space, problem, limits, state, evaluation),
-            lambda: self._tried(space, problem, state, evaluation.value),
+        """Return the state after a trial, after a linearisation, or after both where both are known."""
+        tried: LevenbergState = space.branch(
+            state.want == int(Want.VALUE), lambda: self._tried(space, state, evaluation.value), lambda: state
         )
-        return after
+        there = tried
+        if evaluation.jacobian is not None:
+            # A trial that spends the budget is the last that is looked at.
+            there = space.branch(
+                (tried.want == int(Want.LINEARIZED)) & (tried.core.evaluations < limits.evaluations),
+                lambda: self._linearized(space, problem, limits, tried, evaluation),
+                lambda: tried,
+            )
+        onward = there.core.accepted | (there.core.status == int(Status.RUNNING))
+        following: LevenbergState = space.branch(
+            onward & (there.want == int(Want.VALUE)),
+            lambda: self._trial(space, problem, there),
+            lambda: there,
+        )
+        return following
 
     def _linearized(
         self, space: Any, problem: Problem, limits: Limits, state: LevenbergState, evaluation: Evaluation
@@ -142,21 +154,22 @@ class Levenberg:
             made = state._replace(
                 core=core, residuals=evaluation.residuals, jacobian=evaluation.jacobian, scale=scale,
                 values=values, basis=basis, parts=parts, cut=space.full(state.cut, 0), noise=0 * state.noise,
+                want=space.full(state.cut, int(Want.VALUE)),
             )  # fmt: skip
             offset = self._offset(space, problem, made)
             # Where rounding hides the fall, only a smaller offset is progress.
             at_end = state.hidden & (offset > 0.5 * old.size)
             status = space.where(at_end, int(Status.ROUNDOFF), core.status)
-            return self._trial(space, problem, made._replace(core=core._replace(size=offset, status=status)))
+            return made._replace(core=core._replace(size=offset, status=status))
 
         def back() -> LevenbergState:
-            return self._rejected(space, problem, state, space.full(state.radius, float("nan")))
+            return self._rejected(space, state, space.full(state.radius, float("nan")))
 
         following: LevenbergState = space.branch(known, onward, back)
         return following
 
-    def _tried(self, space: Any, problem: Problem, state: LevenbergState, value: Number) -> LevenbergState:
-        """Return the state after the value at a trial: the Jacobian is asked for, or a shorter step."""
+    def _tried(self, space: Any, state: LevenbergState, value: Number) -> LevenbergState:
+        """Return the state after the value at a trial: the Jacobian is wanted there, or a shorter step."""
         old = state.core
         core = old._replace(evaluations=old.evaluations + 1, accepted=space.full(value, False))
         level = 10 * space.eps * old.value
@@ -174,13 +187,11 @@ class Levenberg:
                 radius=space.where(hidden, state.radius, grown), shrink=space.full(ratio, 2.0),
             )  # fmt: skip
 
-        following: LevenbergState = space.branch(
-            accepted, onward, lambda: self._rejected(space, problem, new, value)
-        )
+        following: LevenbergState = space.branch(accepted, onward, lambda: self._rejected(space, new, value))
         return following
 
-    def _rejected(self, space: Any, problem: Problem, state: LevenbergState, value: Number) -> LevenbergState:
-        """Return the state that asks for a shorter step, or the end where none is left."""
+    def _rejected(self, space: Any, state: LevenbergState, value: Number) -> LevenbergState:
+        """Return the state with a smaller region, or the end where nothing is left of it."""
         core = state.core
         radius = space.divide(space.minimum(state.radius, state.length), state.shrink)
         radius = space.where(space.finite(value), radius, 0.1 * radius)
@@ -193,16 +204,19 @@ class Levenberg:
         gap = space.absolute(core.value - value - state.fall)
         near = (state.cut >= 3) | (state.length <= 16 * space.eps * size)
         noise = space.where(near & space.finite(gap), space.maximum(state.noise, gap), state.noise)
-        again = state._replace(radius=radius, shrink=2 * state.shrink, cut=state.cut + 1, noise=noise)
+        again = state._replace(
+            want=space.full(state.cut, int(Want.VALUE)), radius=radius, shrink=2 * state.shrink,
+            cut=state.cut + 1, noise=noise,
+        )  # fmt: skip
 
         def ended() -> LevenbergState:
             rounded = (state.promised <= 100 * space.eps * core.value) | (state.promised <= 10 * noise)
             why = space.where(rounded, int(Status.ROUNDOFF), int(Status.STALLED))
             # The offset of residuals that are nothing but noise says nothing: it counts as coarse.
             size = space.where(rounded, space.minimum(core.size, COARSE), core.size)
-            return state._replace(core=core._replace(ask=core.x, status=why, size=size))
+            return again._replace(core=core._replace(ask=core.x, status=why, size=size))
 
-        following: LevenbergState = space.branch(vanished, ended, lambda: self._trial(space, problem, again))
+        following: LevenbergState = space.branch(vanished, ended, lambda: again)
         return following
 
     def _trial(self, space: Any, problem: Problem, state: LevenbergState) -> LevenbergState:
@@ -238,7 +252,7 @@ class Levenberg:
             )  # fmt: skip
             return space.rows(basis, found.y) / state.scale, found.multiplier
         # Gauss-Newton: the least point, of the shortest length where there are many.
-        kept = self._kept(space, values, basis.shape[-2])
+        kept = self._kept(space, values, basis.shape[0])
         y = space.select(kept, -parts / space.select(kept, values, 0.0 * values + 1.0), 0.0 * values)
         length = space.sqrt(space.dot(y, y))
         shorter = space.where(state.cut > 0, space.minimum(space.divide(radius, length), 1.0), 1.0)
@@ -250,19 +264,23 @@ class Levenberg:
         down, up = problem.low - core.x, problem.high - core.x
         g = core.gradient
         free = ~(((g > 0) & (down >= 0)) | ((g < 0) & (up <= 0)))
-        held, multiplier, step = 0.0 * g, state.multiplier, 0.0 * g
-        for _ in range(ROUNDS):
+
+        def solved(carry: Any) -> tuple[Condition, Any]:
+            free, held, _, _ = carry
             columns = space.select(free, 1.0 + 0.0 * g, 0.0 * g)
             rest = state.residuals + space.rows(jacobian, held)
             gone = state.scale * held
             radius = space.sqrt(space.maximum(state.radius * state.radius - space.dot(gone, gone), 0.0))
             radius = space.maximum(radius, 0.1 * state.radius)
-            known = self._decomposed(space, jacobian * columns[..., None, :], state.scale, rest)
+            known = self._decomposed(space, jacobian * columns, state.scale, rest)
             step, multiplier = self._solved(space, state, known, radius)
             step = step * columns + held
             crossing = (step < down) | (step > up)
             held = space.select(crossing, space.clip(step, down, up), held)
-            free = free & ~crossing
+            return space.all(~crossing), (free & ~crossing, held, step, multiplier)
+
+        start = (free, 0.0 * g, 0.0 * g, state.multiplier)
+        _, _, step, multiplier = space.until(solved, start, ROUNDS)
         return step, multiplier
 
     def _offset(self, space: Any, problem: Problem, state: LevenbergState) -> Number:
@@ -275,9 +293,9 @@ class Levenberg:
         if problem.low is not None:
             g, x = state.core.gradient, state.core.x
             fixed = ((g > 0) & (x <= problem.low)) | ((g < 0) & (x >= problem.high))
-            free = state.jacobian * space.select(fixed, 0.0 * g, 0.0 * g + 1.0)[..., None, :]
+            free = state.jacobian * space.select(fixed, 0.0 * g, 0.0 * g + 1.0)
             values, _, parts = self._decomposed(space, free, state.scale, state.residuals)
-        kept = self._kept(space, values, state.core.x.shape[-1])
+        kept = self._kept(space, values, space.size(state.core.x))
         inside = space.select(kept, parts, 0.0 * parts)
         size = 2 * state.core.value
         offset = space.sqrt(space.divide(space.dot(inside, inside), size))
@@ -287,7 +305,7 @@ class Levenberg:
         self, space: Any, jacobian: Array, scale: Array, residuals: Array
     ) -> tuple[Array, Array, Array]:
         """Return singular values and right vectors of J D⁻¹, and r along the left ones."""
-        found: tuple[Array, Array, Array] = space.svd(jacobian / scale[..., None, :], residuals)
+        found: tuple[Array, Array, Array] = space.svd(jacobian / scale, residuals)
         return found
 
     def _kept(self, space: Any, values: Array, n: int) -> Array:
@@ -297,7 +315,7 @@ class Levenberg:
 
     def _lengths(self, space: Any, jacobian: Array) -> Array:
         """Return the lengths of the columns, (…, n)."""
-        ones = 0.0 * jacobian[..., 0] + 1.0
+        ones = 0.0 * jacobian[:, 0] + 1.0
         squares: Array = space.combine(ones, jacobian * jacobian)
         return squares**0.5
 

@@ -62,6 +62,13 @@ class Arrays:
     def guarded(self, condition: Array, change: Callable[[Any], T], tree: T) -> T:
         return tree if self.near and not self.holds(condition) else change(condition)
 
+    def until(self, change: Callable[[T], tuple[Array, T]], tree: T, most: int) -> T:
+        for _ in range(most):
+            done, tree = change(tree)
+            if self.near and bool(done.all()):
+                break
+        return tree
+
     def invert(self, condition: Array) -> Array:
         return ~condition
 
@@ -243,6 +250,11 @@ class Arrays:
         values = self.flipped(self.lanes_last(values)) * nothing
         basis = self.swapped(self.flipped(self.lanes_last(right, 2)))
         return values, basis, self.flipped(self.combine(vector, self.lanes_last(left, 2)))
+
+    def reduced(self, matrix: Array, vector: Array) -> tuple[Array, Array]:
+        """Return R (n, n, …) and Qᵀ `vector` (n, …) of a matrix A = Q R (m, n, …), m ≥ n."""
+        q, upper = self.lib.linalg.qr(self.lanes_first(matrix, 2))
+        return self.lanes_last(upper, 2), self.combine(vector, self.lanes_last(q, 2))
 
     def flipped(self, a: Array) -> Array:
         """Return the first axis reversed."""

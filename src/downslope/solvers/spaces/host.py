@@ -38,6 +38,13 @@ class Host:
     def guarded(self, condition: bool, change: Callable[[bool], T], tree: T) -> T:
         return change(True) if condition else tree
 
+    def until(self, change: Callable[[T], tuple[bool, T]], tree: T, most: int) -> T:
+        for _ in range(most):
+            done, tree = change(tree)
+            if done:
+                break
+        return tree
+
     def common(self, count: int) -> int:
         return count
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from downslope.ops.protocol import Array
+from downslope.solvers.spaces import rotations
 from downslope.solvers.spaces.arrays import Arrays, mapped
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class JaxSpace(Arrays):
 
     def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
         if matrix.ndim > 2:
-            return super().svd(matrix, vector)
+            return rotations.svd(self, matrix, vector) if _few(matrix) else super().svd(matrix, vector)
         finite = jnp.isfinite(matrix).all()
         left, values, right = jnp.linalg.svd(jnp.where(finite, matrix, 0.0), full_matrices=False)
         values = jnp.where(finite, values[::-1], jnp.nan)
@@ -68,6 +69,33 @@ class JaxSpace(Arrays):
         if len(condition.shape):
             return super().guarded(condition, change, tree)
         return self.branch(condition, lambda: change(jnp.asarray(True)), lambda: tree)
+
+    def reduced(self, matrix: Array, vector: Array) -> tuple[Array, Array]:
+        few = matrix.ndim > 2 and _few(matrix)
+        return rotations.reduced(self, matrix, vector) if few else super().reduced(matrix, vector)
+
+    def each(self, count: int, change: Callable[[Any, T], T], tree: T) -> T:
+        """Return what `change` makes of a tree, for 0, 1, … count - 1."""
+        return repeated(count, change, tree)
+
+    def at(self, a: Array, i: Any, axis: int) -> Array:
+        """Return row `i`, or column where the axis is 1."""
+        return _at(a, i, axis)
+
+    def put_row(self, a: Array, i: Any, row: Array) -> Array:
+        """Return an array with row `i` replaced."""
+        return jax.lax.dynamic_update_index_in_dim(a, row, i, 0)
+
+    def until(self, change: Callable[[T], tuple[Array, T]], tree: T, most: int) -> T:
+        first = self.arrays(tree)
+
+        def one(carry: tuple[Array, Array, T]) -> tuple[Array, Array, T]:
+            done, made = change(carry[2])
+            return carry[0] + 1, done.all(), alike(self.arrays(made), first)
+
+        start = (jnp.int32(0), jnp.asarray(False), first)
+        made: T = jax.lax.while_loop(lambda carry: (carry[0] < most) & ~carry[1], one, start)[2]
+        return made
 
     def rows(self, stack: Array, a: Array) -> Array:
         if not _wide(a):
@@ -120,6 +148,11 @@ class JaxSpace(Arrays):
 def _wide(a: Array) -> bool:
     """Whether an array has lanes."""
     return len(a.shape) > 1
+
+
+def _few(matrix: Array) -> bool:
+    """Whether a matrix has so few columns, and no fewer rows, that rotations are faster than a library."""
+    return bool(matrix.shape[1] <= min(matrix.shape[0], rotations.LARGEST))
 
 
 def _at(a: Array, i: Any, axis: int) -> Array:

@@ -55,6 +55,12 @@ class Space(Protocol):
         for: `put` and its like take it as `when`. Nothing is then chosen afterwards, array by array.
         """
 
+    def until(self, change: Callable[[T], tuple[Condition, T]], tree: T, most: int) -> T:
+        """The tree after `change`, again and again until its condition holds, or `most` times.
+
+        In lock step all are changed until it holds for all: a change after it holds must change nothing.
+        """
+
     def invert(self, condition: Condition) -> Condition:
         """Whether the condition does not hold."""
 

@@ -167,6 +167,14 @@ class TensorflowLanes(Arrays):
     def flipped(self, a: Array) -> Array:
         return tf.reverse(a, [0])
 
+    def svd(self, matrix: Array, vector: Array) -> tuple[Array, Array, Array]:
+        finite = self.finite(tf.reduce_sum(tf.abs(matrix), (0, 1)))
+        safe = self.lanes_first(tf.where(finite, matrix, tf.zeros_like(matrix)), 2)
+        values, left, right = tf.linalg.svd(safe)
+        values = self.flipped(self.lanes_last(values)) * self.where(finite, 1.0, float("nan"))
+        basis = tf.reverse(self.lanes_last(right, 2), [1])
+        return values, basis, self.flipped(self.combine(vector, self.lanes_last(left, 2)))
+
     def positions(self, like: Array, lanes: Any) -> Array:
         return tf.constant(lanes, tf.int64)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Limits, Problem, settle, tolerance
+from downslope.solvers.core import Limits, Problem, settle
 from downslope.solvers.drivers.jax import queue
+from downslope.solvers.drivers.jax.results import traced, traced_fit
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
 from downslope.solvers.method import Evaluation, Method, State, Want
-from downslope.solvers.result import Result
 from downslope.solvers.spaces.jax import JaxSpace, alike
+from downslope.solvers.squares import Squares
 from downslope.solvers.status import Status
 
 TURNS = {"watched": 1_000_000, "timed": 64, "alone": 1_000_000, "lanes": 16}
@@ -34,37 +36,38 @@ TURNS = {"watched": 1_000_000, "timed": 64, "alone": 1_000_000, "lanes": 16}
 SMALLEST = 16
 """Batches are not gathered into fewer lanes than this."""
 
-_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Loop]] = weakref.WeakKeyDictionary()
+__all__ = ["JaxSpace", "Loop", "in_trace", "is_traced", "looked_at", "loop_of", "run", "traced", "traced_fit"]
 
-jax.tree_util.register_dataclass(
-    Result,
-    data_fields=["x", "value", "gradient", "status", "success", "steps", "evaluations", "gradient_size",
-                 "tolerance"],
-    meta_fields=["message", "seconds", "method", "provenance", "history", "error", "state"],
-)  # fmt: skip
+_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Loop]] = weakref.WeakKeyDictionary()
 
 
 class Loop:
     """The compiled parts of a run: the first evaluation, and turns."""
 
-    def __init__(self, method: Method, kernels: Any, like: Array) -> None:
-        self.method, self.kernels, self.space = method, kernels, JaxSpace(like)
+    def __init__(self, method: Method, objective: Any) -> None:
+        like = objective.x0
+        self.method, self.kernels, self.space = method, objective.kernels, JaxSpace(like)
+        self.squares = _squares_of(objective)
         # In a program of the user's, what XLA gives up at could not be compiled otherwise: f stays outside.
         held = queue.Held.METHOD if is_traced(like) else queue.Held.ALL
         self.queue = queue.Queue(self, held) if like.ndim > 1 and _on_one_cpu(like) else None
         self.first = jax.jit(self.plain_first)
         self.turns = jax.jit(self.plain_turns, static_argnames=("stop_at_step",))
+        self.pair = jax.jit(lambda arrays, x: self._objective(arrays).value_and_gradient(x))
         self.smaller = jax.jit(lambda state, at: jax.tree.map(lambda a: a[..., at], state))
 
     def plain_first(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> State:
         """Return the state before the first turn."""
         if x.ndim > 1:
-            state = begin(self.method, self.space, problem, limits, _Plain(self.kernels, arrays), x)
+            state = begin(self.method, self.space, problem, limits, self._objective(arrays), x)
             return self.space.arrays(state)
-        if Want.GRADIENT in self.method.wants:
-            evaluation = Evaluation(*self.kernels.plain_pair(x, arrays))
+        objective = self._objective(arrays)
+        if Want.LINEARIZED in self.method.wants:
+            evaluation = objective.linearized(x)
+        elif Want.GRADIENT in self.method.wants:
+            evaluation = Evaluation(*objective.value_and_gradient(x))
         else:
-            evaluation = Evaluation(self.kernels.plain_value(x, arrays))
+            evaluation = Evaluation(objective.value(x))
         state = self.space.arrays(self.method.init(self.space, problem, limits, x, evaluation))
         return state._replace(core=self.space.arrays(settle(self.space, limits, state.core)))
 
@@ -96,26 +99,41 @@ class Loop:
 
     def evaluate(self, arrays: Any, state: State) -> Evaluation:
         """Return what is wanted; in lock step everything that the method ever wants."""
-        wants, k, x = self.method.wants, self.kernels, state.core.ask
+        wants, f, x = self.method.wants, self._objective(arrays), state.core.ask
         if len(state.core.status.shape):
-            return evaluate(self.space, _Plain(k, arrays), self.method, state)
+            return evaluate(self.space, f, self.method, state)
+        if Want.LINEARIZED in wants:
+            # Most trials are steps: their Jacobian costs less here than the residuals a second time.
+            everything: Evaluation = f.linearized(x)
+            return everything
         if wants == {Want.GRADIENT}:
-            return Evaluation(*k.plain_pair(x, arrays))
+            return Evaluation(*f.value_and_gradient(x))
         blank = self._blank(state)
 
         def found(kind: Want) -> Evaluation:
             if kind == Want.VALUE:
-                return blank._replace(value=k.plain_value(x, arrays))
+                return blank._replace(value=f.value(x))
             if kind == Want.PRODUCT:
-                return blank._replace(product=k.plain_product(x, arrays, state.vector))
-            made = blank._replace(**dict(zip(("value", "gradient"), k.plain_pair(x, arrays), strict=True)))
-            return made._replace(hessian=k.plain_hessian(x, arrays)) if kind == Want.HESSIAN else made
+                return blank._replace(product=f.hessian_vector(x, state.vector))
+            made = blank._replace(**dict(zip(("value", "gradient"), f.value_and_gradient(x), strict=True)))
+            return made._replace(hessian=f.hessian(x)) if kind == Want.HESSIAN else made
 
         if len(wants) == 1:
             return found(next(iter(wants)))
         order = sorted(wants)
         at = sum((jnp.where(state.want == int(kind), i, 0) for i, kind in enumerate(order)), jnp.int32(0))
         return jax.lax.switch(at, [partial(found, kind) for kind in order])  # type: ignore[no-any-return]
+
+    def linearized(self, arrays: Any, x: Array) -> Evaluation:
+        """Return everything of sums of squares."""
+        found: Evaluation = self._objective(arrays).linearized(x)
+        return found
+
+    def _objective(self, arrays: Any) -> Any:
+        """Return the function as an objective, to be traced."""
+        if self.squares is None:
+            return _Plain(self.kernels, arrays)
+        return Squares(_PlainResiduals(self.kernels, arrays), *self.squares, self.space)
 
     def _blank(self, state: State) -> Evaluation:
         x, wants = state.core.x, self.method.wants
@@ -143,22 +161,38 @@ class _Plain:
         self.hessian = lambda x: kernels.plain_hessian(x, arrays)
 
 
+class _PlainResiduals:
+    """The same of residuals."""
+
+    def __init__(self, kernels: Any, arrays: Any) -> None:
+        self.value = lambda x: kernels.plain_residuals(x, arrays)
+        self.value_and_jacobian = lambda x: kernels.plain_jacobian(x, arrays)
+
+
+def _squares_of(objective: Any) -> tuple[str, float] | None:
+    """Return the loss of a sum of squares and its scale; None of another function."""
+    return (objective.loss, objective.scale) if isinstance(objective, Squares) else None
+
+
 def loop_of(method: Method, objective: Any) -> Loop:
     """Return what is compiled for a function and a method, new or from a run before."""
+    if is_traced(objective.x0):  # what its function knows may be tracers, which must not outlive the trace
+        return Loop(method, objective)
     given, structure = objective.given, objective.structure
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
     key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
-           jax.config.jax_enable_x64, is_traced(objective.x0),  # type: ignore[attr-defined]
+           jax.config.jax_enable_x64, _squares_of(objective),  # type: ignore[attr-defined]
            objective.x0.ndim > 1 and _on_one_cpu(objective.x0),
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:
         kept = _compiled.setdefault(given.fun, {})
         if key not in kept:
-            kept[key] = Loop(method, objective.kernels, objective.x0)
+            kept[key] = Loop(method, objective)
+        objective.kernels = kept[key].kernels  # what was compiled of them is kept too
         return kept[key]
     except TypeError:  # a function or an argument that cannot be kept as a key
-        return Loop(method, objective.kernels, objective.x0)
+        return Loop(method, objective)
 
 
 def run(
@@ -192,24 +226,35 @@ def is_traced(x: Array) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
-def traced(objective: Any, state: State, limits: Limits, method: str) -> Result:
-    """Return the result of a solve within a transformation: `status` and `success` are arrays.
+def looked_at(method: Method, objective: Any) -> Callable[[Any], tuple[Any, Any]]:
+    """Return value and gradient of NumPy's points, compiled, for a second look; value alone of a search."""
+    loop = loop_of(method, objective)
 
-    The state is left out, and messages: what they say depends on numbers that are not known yet.
+    def evaluate(x: Any) -> tuple[Any, Any]:
+        point = jnp.asarray(x, objective.x0.dtype)
+        if method.wants == {Want.VALUE}:
+            return np.asarray(objective.value(point)), None
+        value, gradient = loop.pair(objective.arrays, point)
+        return np.asarray(value), np.asarray(gradient)
+
+    return evaluate
+
+
+def in_trace(f: Any) -> bool:
+    """Whether a transformation of JAX's is under way of x0, or of what the residuals know besides.
+
+    In the latter case x0 becomes a part of it too, so that whoever sees x0 knows.
     """
-    core, restore = state.core, objective.structure.restore
-    space = JaxSpace(core.x)
-    status = core.status
-    at_iterate = jnp.isin(status, jnp.array([int(s) for s in Status.at_iterate()]))
-    at_iterate = at_iterate | ~(core.best_value < core.value)
-    spread = at_iterate[..., None]
-    success = jnp.isin(status, jnp.array([int(s) for s in Status if s.success]))
-    return Result(
-        restore(jnp.where(spread, core.x, core.best_x)), jnp.where(at_iterate, core.value, core.best_value),
-        restore(jnp.where(spread, core.gradient, core.best_gradient)), status, success, "", core.steps,
-        core.evaluations, core.size, tolerance(space, limits, core), 0.0, method,
-        str(objective.provenance), (),
-    )  # fmt: skip
+    if not is_traced(f.x0):
+        try:
+            program = jax.make_jaxpr(f.kernels.plain_residuals)(f.x0, f.arrays)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+            f.value(f.x0)  # says what is wrong
+            raise
+        besides = [a for a in jax.tree.leaves((program.consts, f.arrays)) if is_traced(a)]
+        if besides:
+            f.x0 = jnp.where(besides[0].ravel()[:1].sum() == 0, f.x0, f.x0)
+    return is_traced(f.x0)
 
 
 def _alone(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, settle
+from downslope.solvers.core import Core, Limits, Problem, begin, settle
 from downslope.solvers.drivers.jax.kernel import is_small, joined, one_kernel
 from downslope.solvers.drivers.lanes import Cores
 from downslope.solvers.method import Evaluation, State, Want
@@ -52,6 +52,7 @@ class Work(NamedTuple):
 
     Attributes:
         whole: the cores of all its problems, as they began or ended, and a column that is nobody's.
+        first: residuals and Jacobians of all where they begin, of a sum of squares; else none.
         state: of the lanes.
         lanes: the problem in each lane; the column that is nobody's where it has none.
         problem, arrays: bounds and arguments of the lanes.
@@ -60,6 +61,7 @@ class Work(NamedTuple):
     """
 
     whole: Core
+    first: tuple[Array, ...]
     state: State
     lanes: Array
     problem: Problem
@@ -113,8 +115,9 @@ class Queue:
 
     def plain_begin(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> Work:
         """Return all problems in the queue, and lanes without any."""
-        core = self.loop.plain_first(problem, limits, arrays, x).core
-        whole = jax.tree.map(lambda a: jnp.concatenate([a, a[..., -1:]], -1), core)
+        whole, first = jax.tree.map(
+            lambda a: jnp.concatenate([a, a[..., -1:]], -1), self._began(problem, limits, arrays, x)
+        )
         none, width = x.shape[0], min(LANES, x.shape[0])
         few = {i: a[:width] if self._of_lanes(i) else a for i, a in arrays.items()}
         shapes = jax.eval_shape(self.loop.plain_first, _few(problem, slice(width)), limits, few, x[:width])
@@ -122,7 +125,17 @@ class Queue:
         ended = jnp.full_like(state.core.status, int(Status.NONFINITE))
         state = state._replace(core=state.core._replace(status=ended))
         lanes = jnp.full((width,), none, jnp.int32)
-        return Work(whole, state, lanes, _few(problem, slice(width)), few, jnp.int32(0))
+        return Work(whole, first, state, lanes, _few(problem, slice(width)), few, jnp.int32(0))
+
+    def _began(self, problem: Problem, limits: Limits, arrays: Any, x: Array) -> tuple[Core, Any]:
+        """Return the cores of all problems where they begin, and (residuals, Jacobians) or nothing."""
+        if Want.LINEARIZED not in self.method.wants:
+            return self.loop.plain_first(problem, limits, arrays, x).core, ()
+        # Their decompositions are left to the lanes: two would take long to compile.
+        found = self.loop.linearized(arrays, x)
+        core = begin(self.space, problem, self.space.lanes_last(x), found.value, found.gradient)
+        core = core._replace(size=jnp.full_like(core.size, jnp.nan))
+        return self.space.arrays(core), (found.residuals, found.jacobian)
 
     def plain_rounds(
         self, problem: Problem, limits: Limits, arrays: Any, work: Work, count: Array, rounds: Array
@@ -153,7 +166,9 @@ class Queue:
         none = work.whole.status.shape[0] - 1
         idle = work.state.core.status != int(Status.RUNNING)
 
-        def exchanged(idle: Array, core: Core, whole: Core, lanes: Array, following: Array) -> Any:
+        def exchanged(
+            idle: Array, core: Core, own: Any, whole: Core, first: Any, lanes: Array, following: Array
+        ) -> Any:
             width = lanes.shape[0]
             blank = (jnp.zeros(width, jnp.int32), jnp.int32(0))
             order, many = repeated(
@@ -161,36 +176,36 @@ class Queue:
             )
 
             def change(i: Array, carry: Any) -> Any:
-                whole, lanes, following, x, value, gradient = carry
+                whole, lanes, following, begun = carry
                 lane = _column(order, i)
                 held = _column(lanes, lane)
                 whole = jax.tree.map(lambda a, part: _put(a, _column(part, lane), held), whole, core)
                 new = jnp.where(following < count, following, none)
-                x, gradient = (
-                    _put(a, _column(b, new), lane) for a, b in ((x, whole.x), (gradient, whole.gradient))
-                )
-                value = _put(value, _column(whole.value, new), lane)
-                return whole, _put(lanes, new, lane), jnp.minimum(following + 1, count), x, value, gradient
+                every = (whole.x, whole.value, whole.gradient, *first)
+                begun = jax.tree.map(lambda a, b: _put(a, _column(b, new), lane), begun, every)
+                return whole, _put(lanes, new, lane), jnp.minimum(following + 1, count), begun
 
-            start = (whole, lanes, following, core.x, core.value, core.gradient)
+            start = (whole, lanes, following, (core.x, core.value, core.gradient, *own))
             return repeated(many, change, start)
 
-        whole, lanes, following, x, value, gradient = self._kernel(exchanged)(
-            idle, work.state.core, work.whole, work.lanes, work.next
+        whole, lanes, following, (x, *known) = self._kernel(exchanged)(
+            idle, work.state.core, self._linearized(work.state), work.whole, work.first, work.lanes, work.next
         )
         arrays = {
             i: jnp.take(a, lanes, 0, mode="clip") if self._of_lanes(i) else a for i, a in arrays.items()
         }
         own = _few(problem, jnp.minimum(lanes, none - 1))
 
-        def begun(own: Problem, state: State, x: Array, value: Array, gradient: Array, new: Array) -> State:
-            known = gradient if Want.GRADIENT in self.method.wants else None
-            first = self.space.arrays(self.method.init(self.space, own, limits, x, Evaluation(value, known)))
+        def begun(own: Problem, state: State, x: Array, known: list[Array], new: Array) -> State:
+            value, gradient, *more = known
+            evaluation = Evaluation(value, None if self.method.wants == {Want.VALUE} else gradient)
+            evaluation = evaluation._replace(**dict(zip(("residuals", "jacobian"), more, strict=False)))
+            first = self.space.arrays(self.method.init(self.space, own, limits, x, evaluation))
             first = first._replace(core=self.space.arrays(settle(self.space, limits, first.core)))
             return jax.tree.map(lambda a, b: jnp.where(new, a, b), alike(first, state), state)
 
-        state = self._kernel(begun)(own, work.state, x, value, gradient, idle & (lanes < none))
-        return Work(whole, state, lanes, own, arrays, following)
+        state = self._kernel(begun)(own, work.state, x, known, idle & (lanes < none))
+        return Work(whole, work.first, state, lanes, own, arrays, following)
 
     def _turned(self, limits: Limits, work: Work, count: Array) -> State:
         """Return the state of the lanes when enough of them are idle."""
@@ -207,6 +222,10 @@ class Queue:
         return self._joined(lambda state: jax.lax.while_loop(going, turn, (jnp.int32(0), state))[1])(
             work.state
         )
+
+    def _linearized(self, state: State) -> tuple[Array, ...]:
+        """Return residuals and Jacobians of a state, where it has them."""
+        return (state.residuals, state.jacobian) if Want.LINEARIZED in self.method.wants else ()
 
     def _of_lanes(self, argument: int) -> bool:
         return self.loop.kernels.array_axes[argument] == 0  # type: ignore[no-any-return]

@@ -63,12 +63,12 @@ class Tally:
         """Return the row of the table."""
 
         def share(values: list[bool]) -> str:
-            return f"{sum(values)} of {len(values)}" if values else "–"
+            return f"{sum(values)}/{len(values)}" if values else "–"
 
         def middle(values: list[Any]) -> str:
             return f"{np.median(values):,.4g}" if values else "–"
 
-        located = share(self.located) if any(self.located) else "names none"
+        located = share(self.located) if any(self.located) else "none"
         return [
             name,
             share(self.alarms),
@@ -392,14 +392,14 @@ def main() -> None:
     parts, found = args.parts.split(","), {}
     if "corpus" in parts:
         tallies = on_the_corpus(made, args.seed, args.seeds, args.peers)
-        found["corpus"] = [tally.row(name) for name, tally in tallies.items()]
-        head = ["checker", "false alarms", "found", "entry named", "evaluations", "at most", "ms"]
+        found["corpus"] = [tally.row(name) for name, tally in tallies.items() if tally.evaluations]
+        head = ["checker", "alarms", "found", "named", "calls", "most", "ms"]
         show("Right functions, and one planted error in each (float64)", head, found["corpus"])
         spent = tallies["Downslope"].evaluations
         print(f"Downslope took more than 250 evaluations {sum(n > 250 for n in spent)} times of {len(spent)}")
     if "sizes" in parts:
         found["sizes"] = by_size(made)
-        head = ["n", "checker", "found", "entry named", "evaluations", "ms"]
+        head = ["n", "checker", "found", "named", "calls", "ms"]
         show("One wrong entry among n: 1 %, 5 %, half, zero, sign", head, found["sizes"])
     if "precision" in parts:
         found["precision"] = by_precision(args.seed, args.seeds)

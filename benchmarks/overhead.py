@@ -2,8 +2,9 @@
 
 Each candidate trains the same small transformer for a hundred steps a round; the ratio is the median
 over interleaved rounds. Since a machine's noise is larger than what `Diagnostics` costs, the time spent in
-its call and in the optimizer's hook at the default cadence is also measured, as a share of the time from one
-record to the next, on models of several sizes (`--own` measures that alone).
+its call and in the optimizer's hook at the default cadence is also measured, as a share of a whole training
+from its first step on and of the time from one record to the next, on models of several sizes (`--own`
+measures that alone).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timing import interleaved, medians, ratio, show
@@ -67,16 +68,22 @@ class Clocked(Diagnostics):
         self.spent += time.perf_counter() - begun
 
 
-WARM_UP = 3
-"""Records that are not counted: the interval finds its length."""
+class Share(NamedTuple):
+    """What Diagnostics took of a training: from each record to the next, and of all of it up to each."""
+
+    each: list[float]
+    total: list[float]
+    records: int
+    apart: list[int]
 
 
-def own_share(model: nn.Module, x: torch.Tensor, repeats: int) -> tuple[list[float], list[int]]:
-    """Return the share of the time that Diagnostics took from one record to the next, and the steps."""
+def own_share(model: nn.Module, x: torch.Tensor, seconds: float) -> Share:
+    """Train for so long, from the first step on, and return the shares of the time that Diagnostics took."""
     optimizer = AdamW(model.parameters(), lr=1e-4)
-    diagnostics, shares = Clocked(optimizer, on_trouble="collect"), []
-    begun, records = time.perf_counter(), diagnostics.records
-    while len(records) < WARM_UP + repeats:
+    diagnostics, each, total = Clocked(optimizer, on_trouble="collect"), [], []
+    records, start = diagnostics.records, time.perf_counter()
+    begun, spent = start, 0.0
+    while time.perf_counter() - start < seconds:
         known = len(records)
         optimizer.zero_grad()
         loss = model(x).square().mean()
@@ -85,46 +92,58 @@ def own_share(model: nn.Module, x: torch.Tensor, repeats: int) -> tuple[list[flo
         optimizer.step()
         if len(records) > known:
             now = time.perf_counter()
-            shares.append(diagnostics.spent / (now - begun))
-            begun, diagnostics.spent = now, 0.0
-    steps = [b.step - a.step for a, b in pairwise(records)]
-    return shares[WARM_UP:], steps[WARM_UP - 1 :]
+            each.append((diagnostics.spent - spent) / (now - begun))
+            total.append(diagnostics.spent / (now - start))
+            begun, spent = now, diagnostics.spent
+    total.append(diagnostics.spent / (time.perf_counter() - start))
+    return Share(each, total, len(records), [b.step - a.step for a, b in pairwise(records)])
 
 
-def own_shares(repeats: int) -> None:
+def own_shares(seconds: float) -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True, norm_first=True)
     subjects = {
-        "MLP 8-64-64-1, batch 32": (
+        "MLP 8-64-64-1": (
             nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)),
             torch.randn(32, 8),
         ),
-        "MLP 512-512-512-1, batch 128": (
+        "MLP 512-512-512-1": (
             nn.Sequential(nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 1)),
             torch.randn(128, 512),
         ),
-        "transformer, 3 layers of 128": (
+        "transformer": (
             nn.TransformerEncoder(layer, 3, enable_nested_tensor=False),
             torch.randn(16, 64, 128),
         ),
     }
     rows = []
     for name, (model, x) in subjects.items():
-        shares, steps = own_share(model, x, repeats)
-        middle, low, high = statistics.median(shares), min(shares), max(shares)
-        apart = f"{min(steps)} – {max(steps)}"
-        rows.append([name, f"{100 * middle:.2f} %", f"{100 * low:.2f} – {100 * high:.2f} %", apart])
-    title = f"Diagnostics' own share of a training, from record to record, {repeats} of them"
-    show(title, ["", "median", "lowest – highest", "steps apart"], rows)
+        share = own_share(model, x, seconds)
+        later = share.total[len(share.total) // 2 :]
+        apart = f"{min(share.apart)} – {max(share.apart)}" if share.apart else "–"
+        rows.append(
+            [
+                name,
+                f"{100 * share.total[-1]:.2f} %",
+                f"{100 * max(later):.2f} %",
+                f"{100 * statistics.median(share.each):.2f} %" if share.each else "–",
+                f"{share.records}",
+                apart,
+            ]
+        )
+    title = f"Diagnostics' own share of a training of {seconds:g} s, from its first step on"
+    head = ["", "of all", "2nd half", "interval", "records", "apart"]
+    show(title, head, rows)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--repeats", type=int, default=7)
-    arguments.add_argument("--own", action="store_true")
+    arguments.add_argument("--own", action="store_true", help="only what Diagnostics itself takes")
+    arguments.add_argument("--seconds", type=float, default=30.0, help="of each training of that part")
     args = arguments.parse_args()
     repeats = args.repeats
-    own_shares(repeats)
+    own_shares(args.seconds)
     if args.own:
         return
     candidates = {

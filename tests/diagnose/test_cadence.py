@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from downslope.diagnose.cadence import EVERY, SHARE, Cadence
+from downslope.diagnose.cadence import BUDGET, EVERY, SHARE, Cadence
 from downslope.torch import Diagnostics
 
 
@@ -38,17 +40,42 @@ def intervals(cadence: Cadence, clock: Hand, step: float, costs: list[float]) ->
 def test_the_interval_grows_until_records_take_their_share() -> None:
     clock = Hand()
     # 3.5 ms a record, against 0.5 % of 1 ms a step.
-    found = list(intervals(Cadence(clock=clock), clock, 1e-3, [3.5e-3] * 6))
-    assert found[:3] == [100, 200, 400]
+    found = list(intervals(Cadence(clock=clock), clock, 1e-3, [3.5e-3] * 8))
+    assert found[:4] == [100, 200, 400, 800]  # until all records take no more than 0.75 %
     # Sums of milliseconds in float64, rounded up to whole steps.
-    assert found[3:] == pytest.approx([700] * 3, abs=1)
+    assert found[5:] == pytest.approx([700] * 3, abs=1)
     assert 3.5e-3 / (found[-1] * 1e-3) == pytest.approx(SHARE, rel=0.01)
 
 
-def test_a_slow_record_does_no_lasting_harm() -> None:
+def test_a_slow_record_is_paid_back() -> None:
+    """Ten seconds in a record of a tenth of a millisecond: 0.75 % of what follows, and no longer."""
     clock = Hand()
-    costs = [1e-4, 1e-4, 10.0, 1e-4, 1e-4]
-    assert list(intervals(Cadence(clock=clock), clock, 1e-3, costs)) == [100, 100, 100, 200, 100]
+    cadence = Cadence(clock=clock)
+    costs = [1e-4, 1e-4, 10.0] + 20 * [1e-4]
+    found = list(intervals(cadence, clock, 1e-3, costs))
+    assert found[:5] == [100, 100, 100, 200, 400]
+    assert max(b / a for a, b in pairwise(found)) <= 2
+    paid = next(k for k in range(3, 23) if sum(costs[: k + 1]) <= BUDGET * 1e-3 * sum(found[: k + 1]))
+    # Its share by the interval that reaches it, which is no longer than it has to be.
+    assert sum(costs[: paid + 1]) == pytest.approx(BUDGET * 1e-3 * sum(found[: paid + 1]), rel=1e-3)
+    assert found[paid + 1 :] == [100] * (22 - paid)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_records_take_no_more_than_their_budget_of_all_the_training(seed: int) -> None:
+    """Costs that vary by e either way, and one in twenty that takes fifty times as long."""
+    r, clock = np.random.default_rng(seed), Hand()
+    costs = 3e-3 * np.exp(r.normal(size=200)) * np.where(r.random(200) < 0.05, 50.0, 1.0)
+    found = np.array(list(intervals(Cadence(clock=clock), clock, 3e-4, list(costs))))
+    spent, trained = np.cumsum(costs), 3e-4 * np.cumsum(found)
+    growing = 0
+    for k in range(3, 200):
+        if found[k] == 2 * found[k - 1]:  # on its way to the length that is wanted
+            growing += 1
+        else:
+            assert spent[k - 1] + np.median(costs[k - 3 : k]) <= BUDGET * trained[k] * (1 + 1e-9)
+    assert growing <= 80  # after each of the ten long ones a few, and where one was cheap by chance
+    assert spent[-1] <= 1.05 * BUDGET * trained[-1]
 
 
 def test_a_cheap_record_comes_every_hundred_steps_and_a_fixed_one_as_told() -> None:

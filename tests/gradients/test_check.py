@@ -11,7 +11,8 @@ import pytest
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid
+from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, noise
+from downslope.gradients.check.problem import Problem, leaves_of
 from tests.gradients.corpus import Case, corpus
 
 SILENT = {"constant", "stationary", "plateaus"}  # gradients that are zero: nothing to spoil
@@ -77,6 +78,93 @@ def test_a_planted_error_is_found_and_named(seed: int) -> None:
         assert report.evaluations <= 250, case.name
         found = report.findings[0]
         assert abs(found.numeric - case.g(case.x)[j]) <= 20 * found.error + 1e-12 * size.max()
+
+
+def case_of(name: str) -> Case:
+    return next(c for c in corpus(1, first=int(name.rsplit("-", 1)[1])) if c.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "j", "factor"),
+    [
+        ("ripple-2", 2, -1.0),  # a residual over structure that shows later
+        ("ripple-12", 0, -1.0),
+        ("ripple-26", 7, -1.0),
+        ("fast_wave-22", 1, 1.01),  # an entry put right with an error larger than the next line's
+        ("fast_wave-67", 13, -1.0),  # a pattern that fits by chance what passes over structure
+        ("huge_point-38", 3, -1.0),
+        ("huge_point-53", 16, 0.0),  # steps in proportion to a huge entry
+        ("log_sum_exp-9", 1, 0.95),  # one entry that is nearly all of the gradient: no factor of all
+        ("cancelling-123", 4, -1.0),  # near round-off: steps that fall from half to half
+    ],
+)
+def test_one_wrong_entry_takes_no_search_of_hundreds(name: str, j: int, factor: float) -> None:
+    case = case_of(name)
+    report = check(case, spoiled(case.g, j, factor))
+    assert [f.index for f in report.findings] == [(j,)]
+    assert report.evaluations <= (250 if name != "cancelling-123" else 300)
+    found = report.findings[0]
+    assert abs(found.numeric - case.g(case.x)[j]) <= 20 * found.error
+
+
+@pytest.mark.parametrize("name", ["cancelling-1", "cancelling-6", "cancelling-35", "cancelling-40"])
+def test_round_off_is_not_called_a_jump_and_costs_no_more_to_explain(name: str) -> None:
+    """Terms of 1e10 that cancel: their sum is rounded to steps of 1e-6, each of them a jump."""
+    report = check(case_of(name))
+    assert report.verdict is not Verdict.FAIL
+    assert report.reason in (None, Reason.ROUND_OFF)
+    assert report.evaluations <= 250
+
+
+@pytest.mark.parametrize("seed", [11, 25, 40, 46, 48, 57, 105, 110, 137])
+def test_noise_between_two_steps_of_a_rounded_term(seed: int) -> None:
+    """Points closer than a rounded sum's steps see none of them: it is noise from a little farther off."""
+    case = case_of(f"cancelling-{seed}")
+    count = np.linspace(-1e-7, 1e-7, 401)
+    values = np.array([case.f(case.x * (1 + t)) for t in count])
+    known = np.std(values - np.polyval(np.polyfit(count, values, 3), count))
+    problem = Problem(case.x, case.f, case.g, leaves_of([("x", case.x.shape, "float64")]))
+    signs = np.ones(case.x.size)
+    sigma, _ = noise.of_value(problem, case.f(case.x), case.g(case.x), signs)
+    # From seven values: the median of what three, four and five differences say, within a factor 5.
+    assert known / 5 <= sigma <= 5 * known
+
+
+@pytest.mark.parametrize("name", ["fast_wave-3", "ripple-5", "huge_point-4", "huge_point-53"])
+def test_a_ripple_and_a_curve_are_no_noise(name: str) -> None:
+    case = case_of(name)
+    problem = Problem(case.x, case.f, case.g, leaves_of([("x", case.x.shape, "float64")]))
+    sigma, _ = noise.of_value(problem, case.f(case.x), case.g(case.x), np.ones(case.x.size))
+    # Values of size n, made of coordinates that carry an error of 2**-53 of themselves each.
+    moved = np.abs(case.g(case.x)) @ np.abs(case.x)
+    assert sigma <= 2.0**-50 * (abs(case.f(case.x)) + moved + case.x.size)
+
+
+def test_a_right_gradient_of_terms_that_cancel_does_not_fail() -> None:
+    for seed in (48, 57, 105):
+        for start in range(3):
+            assert check(case_of(f"cancelling-{seed}"), seed=start).verdict is not Verdict.FAIL
+
+
+def test_what_is_claimed_to_be_zero_is_moved_however_large_it_is() -> None:
+    x = np.array([1.0, 1e20, 2.0, -1e9])
+
+    def g(x: Any) -> Any:
+        return np.array([np.cos(x[0]), 0, -np.sin(x[2]), 0])
+
+    assert ds.check_gradient(lambda x: np.sin(x[0]) + np.cos(x[2]), x, gradient=g).passed
+    report = ds.check_gradient(
+        lambda x: np.sin(x[0]) + np.cos(x[2]) + 1e-3 * np.sin(x[1] / 1e20), x, gradient=g
+    )
+    assert [f.index for f in report.findings] == [(1,)]
+    assert "claimed zero" in report.findings[0].hint
+
+
+def test_a_pass_needs_what_is_claimed_to_be_zero_to_be_seen() -> None:
+    """An entry that may be as large as the largest, for all that round-off shows, is not passed."""
+    case = case_of("cancelling-105")
+    report = check(case, spoiled(case.g, 0, 0.0))
+    assert report.verdict is not Verdict.PASS
 
 
 @pytest.mark.parametrize("factor", [1.01, 0.95, 0.5, 0.0, -1.0])

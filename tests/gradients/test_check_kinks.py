@@ -58,11 +58,30 @@ def test_nothing_where_it_is_smooth(phi: Callable[[float], float]) -> None:
     assert locate(phi, -1.0, 1.1) is None
 
 
+@pytest.mark.parametrize(
+    "phi", [lambda t: abs(t - 0.3), lambda t: float(t > 0.3), lambda t: math.floor(9 * t) + abs(t)]
+)
+@pytest.mark.parametrize("values", [40, 60, 100])
+def test_no_more_values_than_are_allowed(phi: Callable[[float], float], values: int) -> None:
+    asked: list[float] = []
+
+    def counted(t: float) -> float:
+        asked.append(t)
+        return phi(t)
+
+    found = locate(counted, -0.9, 1.0, values=values)
+    assert len(asked) <= values
+    assert found is not None
+    assert type(found) is type(locate(phi, -0.9, 1.0))
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="expected a < b"):
         locate(abs, 1.0, 0.0)
     with pytest.raises(ValueError, match="at least 5"):
         locate(abs, 0.0, 1.0, points=3)
+    with pytest.raises(ValueError, match="at least the 17 points"):
+        locate(abs, 0.0, 1.0, values=16)
 
 
 def test_the_nearest_is_found_across_scales() -> None:

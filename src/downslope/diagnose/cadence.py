@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,20 +11,26 @@ from contextlib import contextmanager
 EVERY = 100
 """Steps from one record to the next, at least."""
 SHARE = 0.005
-"""The share of a training's time that records may take."""
+"""The share of the time from one record to the next that a record may take."""
+BUDGET = 0.0075
+"""The share of all the training since its first step that all records may take."""
 GROWTH = 2
 """The most by which an interval may be longer than the one before."""
+RECENT = 3
+"""Records whose median is what the next one is expected to take."""
 
 
 class Cadence:
     r"""Says at which step the next record is due.
 
     .. math::
-        n_{k+1} = \max\left(100,\ \min\left(\frac{r_k}{0.005\,s_k},\ 2 n_k\right)\right)
+        n_{k+1} = \max\left(100,\ \min\left(\max\left(\frac{r}{0.005\,s_k},\
+            \frac{(R + r) / 0.0075 - T}{s_k}\right),\ 2 n_k\right)\right)
 
-    is the number of steps from record k to the next, rounded up, where record k took r_k seconds, and the n_k
-    steps before it s_k each. It grows by steps, since a first record, or one that was interrupted, takes
-    longer than those that follow.
+    is the number of steps from record k to the next, rounded up, where the n_k steps before it took s_k
+    seconds each and the last three records r, their median; all records so far took R, and the training
+    besides T. So a record that took long, the first or one that was interrupted, is paid back by those that
+    come later than they would. The interval grows by steps, lest there be none for the length of a pause.
 
     Args:
         every: the interval where it is not to depend on time; None for the one above.
@@ -48,6 +55,8 @@ class Cadence:
         self.due = self._steps = every or EVERY
         self._fixed, self._clock = every is not None, clock
         self._since = self._now = self._spent = 0.0
+        self._trained = self._all = 0.0
+        self._costs: list[float] = []
 
     def start(self) -> None:
         """Note that the first step is being taken."""
@@ -66,8 +75,17 @@ class Cadence:
     def follow(self, step: int) -> None:
         """Note that the record of a step is complete, or was given up, and choose the step of the next."""
         if not self._fixed:
-            seconds = (self._now - self._since - self._spent) / self._steps
-            wanted = math.ceil(self._spent / (SHARE * seconds)) if seconds > 0 else math.inf
-            self._steps = int(max(EVERY, min(wanted, GROWTH * self._steps)))
+            self._steps = int(max(EVERY, min(self._wanted(), GROWTH * self._steps)))
         self.due = step + self._steps
         self._since, self._spent = self._now, 0.0
+
+    def _wanted(self) -> float:
+        """Return the steps after which a record as those before keeps both shares."""
+        trained = self._now - self._since - self._spent
+        self._trained += trained
+        self._all += self._spent
+        self._costs = [*self._costs, self._spent][-RECENT:]
+        seconds, expected = trained / self._steps, statistics.median(self._costs)
+        if not seconds > 0:
+            return math.inf
+        return math.ceil(max(expected / SHARE, (self._all + expected) / BUDGET - self._trained) / seconds)

@@ -41,7 +41,13 @@ class Jump:
 
 
 def locate(
-    phi: Callable[[float], float], a: float, b: float, *, noise: float = 0.0, points: int = 17
+    phi: Callable[[float], float],
+    a: float,
+    b: float,
+    *,
+    noise: float = 0.0,
+    points: int = 17,
+    values: int | None = None,
 ) -> Kink | Jump | None:
     """Return the most pronounced kink or jump of `phi` in [a, b], or None where it is smooth.
 
@@ -52,9 +58,11 @@ def locate(
         noise: standard deviation of the round-off of `phi`; by default four units in the last place.
         points: the coarse grid that is looked at first; features closer together than its spacing
             hide one another.
+        values: how often `phi` is asked at most, the grid included; the place is known less narrowly then.
+            By default as often as it takes, about 200 times.
 
     Raises:
-        ValueError: `a` is not below `b`, or fewer than 5 points.
+        ValueError: `a` is not below `b`, fewer than 5 points, or fewer values than points.
 
     >>> locate(lambda t: abs(t - 0.3), 0.0, 1.0).at
     0.3
@@ -66,12 +74,16 @@ def locate(
         raise ValueError(f"a = {a!r}, b = {b!r}: expected a < b")
     if points < 5:
         raise ValueError(f"points = {points!r}: expected at least 5")
+    if values is not None and values < points:
+        raise ValueError(f"values = {values!r}: expected at least the {points} points of the grid")
     t = [a + (b - a) * k / (points - 1) for k in range(points)]
     known = {s: float(phi(s)) for s in t}
     if not all(map(math.isfinite, known.values())):
         return None
     sigma = noise or 4 * 2.0**-53 * max(map(abs, known.values()))
-    found = [_followed(phi, _around(t, i), known, sigma) for i in _suspects([known[s] for s in t])]
+    suspects = _suspects([known[s] for s in t])
+    share = math.inf if values is None else (values - points) / len(suspects)
+    found = [_followed(phi, _around(t, i), known, sigma, len(known) + share) for i in suspects]
     return max((one for one in found if one), key=_size, default=None)
 
 
@@ -118,9 +130,9 @@ def _around(t: list[float], i: int) -> list[float]:
 
 
 def _followed(
-    phi: Callable[[float], float], t: list[float], known: dict[float, float], sigma: float
+    phi: Callable[[float], float], t: list[float], known: dict[float, float], sigma: float, most: float
 ) -> Kink | Jump | None:
-    """Return what the sharpest bend among the points `t` turns out to be."""
+    """Return what the sharpest bend among the points `t` turns out to be, with `most` values known."""
     a, b = t[0], t[-1]
     trail: list[tuple[float, float]] = []
     while True:
@@ -133,7 +145,10 @@ def _followed(
         trail.append((width, change))
         # Two intervals on either side, so that the node next to the feature has neighbours.
         low, high = max(i - 1, 0), min(i + 1, len(t) - 1)
-        t = _refined(t[low], t[high])
+        finer = _refined(t[low], t[high])
+        if len(known) + sum(s not in known for s in finer) > most:
+            break
+        t = finer
         for s in t:
             if s not in known:
                 known[s] = float(phi(s))

@@ -38,9 +38,10 @@ class Diagnostics:
     on other steps it keeps the loss and nothing else. No value is changed. For the time of a step it holds a
     copy of the parameters, and of the gradients until the next.
 
-    By default a record is made every hundredth step, and less often where steps are so short that records
-    would take more than 0.5 % of the training's time: after one of r seconds, where steps took s each,
-    the next follows r / 0.005 s steps later, at most twice as many steps as the one before (`Cadence`).
+    By default a record is made every hundredth step, and less often where steps are so short that a record
+    would take more than 0.5 % of the time since the last, or all records more than 0.75 % of the training
+    since its first step: one that took long is paid back by a longer interval, at most twice as long as the
+    one before (`Cadence`).
     Time is the host's; to wait for what the device was given earlier is not counted as a record's.
 
     Recorded are, of every parameter group, the norm of its gradient, the ratio of update to weight, the

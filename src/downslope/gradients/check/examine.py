@@ -120,6 +120,7 @@ class Check:
         if at.size:
             self._all_entries(at)
             self._small_entries(at)
+            self._zeros(at)
             if self.meter.on_grid:
                 self._by_parts(at)
             self._last_look(at)
@@ -163,7 +164,7 @@ class Check:
         for j in bad[:8]:
             seen = self.meter.measure(Direction(np.array([j]), np.ones(1)), start=self.search._step(int(j)))
             if seen.slope.error < 1e-3 * max(1.0, abs(seen.residual)):
-                self.meter.claimed[j] = seen.residual
+                self.meter.correct(int(j), seen.residual, seen.slope.error)
                 self.search.found.entries.append(
                     Wrong(int(j), float(claimed[j]), seen.residual, seen.slope.error)
                 )
@@ -271,6 +272,19 @@ class Check:
             seen = self._tested(chosen, weights / float(np.max(weights)), start=step)
             self._explained(seen)
             pool = np.setdiff1d(pool, chosen)
+
+    def _zeros(self, at: Indices) -> None:
+        """Test by themselves entries claimed to be zero that could be as large as the largest unseen.
+
+        Each moves in proportion to itself: most often they are too large to be moved by the others' steps.
+        """
+        top = float(np.max(np.abs(self.meter.claimed), initial=0.0))
+        at = self._open(at)
+        at = at[(self.meter.claimed[at] == 0) & (self.resolution[at] > top)]
+        if top > 0 and at.size and not self.meter.spent:
+            size = np.maximum(np.abs(self.problem.x[at]), 1.0)
+            largest = float(size.max())
+            self._explained(self._tested(at, size / largest, start=0.05 * largest))
 
     def _by_parts(self, at: Indices) -> None:
         """Test in parts what drowns in the round-off of all entries together.

@@ -79,15 +79,19 @@ class Search:
             self.found.unresolved.append(at)
             return
         if at.size == 1:
-            self._single(int(at[0]))
+            self._single(int(at[0]), seen)
+            return
+        if self._finer(seen):
             return
         entry, second = self._decode(seen)
-        if self._pattern(seen, second):
+        if self._pattern(seen, second, entry):
             return
-        if entry is not None and self._single(entry):
+        if entry is not None and self._single(entry, seen):
             rest = self._without(seen)
             if rest.wrong:
                 self.explain(self._again(rest))
+            return
+        if self._finer(seen):  # the entry alone has shown what the residual passed over
             return
         if self._throughout(seen):
             return
@@ -98,6 +102,16 @@ class Search:
             wrong = [best] if abs(best.residual) > 0.5 * best.tolerance else []
         for half in wrong:
             self.explain(half)
+
+    def _finer(self, seen: Measured) -> bool:
+        """Explain a residual anew that was measured over structure found since. Return whether it was."""
+        step = self.meter.finer(seen)
+        if step is None:
+            return False
+        anew = self.meter.measure(seen.direction, start=step, sure=True)
+        if anew.wrong and not anew.bent:
+            self.explain(anew)
+        return True
 
     def _decode(self, seen: Measured) -> tuple[int | None, Measured | None]:
         """Return the entry that is wrong if only one is, and a second residual over all entries."""
@@ -122,18 +136,21 @@ class Search:
                 return int(at[0]), second
         return None, second
 
-    def _single(self, j: int) -> bool:
-        """Measure entry j alone; keep it if wrong, and put it right. Return whether it was wrong."""
+    def _single(self, j: int, of: Measured) -> bool:
+        """Measure entry j alone; keep it if wrong, and put it right. Return whether it was wrong.
+
+        `of` is the residual that it may be behind.
+        """
         meter = self.meter
-        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j), sure=True)
+        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j, of), sure=True)
         if seen.bent:
             self.found.kinks.append(j)
-            meter.claimed[j] += seen.residual
+            meter.correct(j, float(meter.claimed[j] + seen.residual), seen.slope.error)
             return True
         if not seen.wrong or not self._steady(j, seen):
             return False
         analytic, numeric = float(meter.claimed[j]), float(meter.claimed[j] + seen.residual)
-        meter.claimed[j] = numeric
+        meter.correct(j, numeric, seen.slope.error)
         if abs(seen.residual) > self.rtol * max(abs(analytic), abs(numeric)):
             error = seen.slope.error
             self.found.entries.append(Wrong(j, float(self.original[j]), numeric, error))
@@ -162,11 +179,20 @@ class Search:
                 return False
         return True
 
-    def _step(self, j: int) -> float:
-        """Return a first step for one entry: as large as that of the lines, or as the entry itself."""
-        if self.meter.rough:
-            return self.meter.start
-        return max(self.meter.start, 0.05 * abs(float(self.meter.problem.x[j])))
+    def _step(self, j: int, of: Measured | None = None) -> float:
+        """Return a first step for one entry: as large as that of the lines, or as the entry itself.
+
+        Where there is fine structure it stays below that, as far as the entry can show such a step. Where a
+        residual is looked for that its own step shows well, and the entry too, it is that.
+        """
+        meter = self.meter
+        size = abs(float(meter.problem.x[j]))
+        shown = 1024 * meter.problem.grid * size
+        if meter.rough:
+            return min(meter.start, max(4 * meter.finest, shown))
+        if of and of.slope.step > max(shown, 1e4 * meter.noise.value / max(abs(of.residual), 1e-300)):
+            return of.slope.step
+        return max(meter.start, 0.05 * size)
 
     def _without(self, seen: Measured) -> Measured:
         """Return the residual that is left beside what has been put right, at no evaluation."""
@@ -183,8 +209,10 @@ class Search:
         """Return the residuals of two halves, cut between arrays where there are several."""
         at, by = seen.direction
         cut = self._cut(at)
-        first = self.meter.measure(Direction(at[:cut], by[:cut]), start=seen.slope.step, sure=True)
-        second = self.meter.measure(Direction(at[cut:], by[cut:]), start=seen.slope.step, sure=True)
+        # Not from the step of the whole alone: from half to half it would fall until round-off rules.
+        step = seen.slope.step if self.meter.rough else max(seen.slope.step, self.meter.start)
+        first = self.meter.measure(Direction(at[:cut], by[:cut]), start=step, sure=True)
+        second = self.meter.measure(Direction(at[cut:], by[cut:]), start=step, sure=True)
         return [first, second]
 
     def _throughout(self, seen: Measured) -> bool:
@@ -215,12 +243,20 @@ class Search:
             return int(inside[np.argmin(np.abs(inside - at.size // 2))])
         return at.size // 2
 
-    def _pattern(self, seen: Measured, second: Measured | None) -> bool:
-        """Put right a part in which one explanation serves for all entries. Return whether one did."""
+    def _pattern(self, seen: Measured, second: Measured | None, entry: int | None) -> bool:
+        """Put right a part in which one explanation serves for all entries. Return whether one did.
+
+        Not where `entry` explains the residual as well, and all that the pattern says of the others is less
+        than could be seen.
+        """
         if second is None or not second.slope.error < np.inf:
             return False
         meter, at = self.meter, seen.direction.at
         for pattern, whole, doubt in self._candidates(at, seen, second):
+            if entry is not None:
+                others = (whole - meter.claimed[at]) * seen.direction.by * (at != entry)
+                if length(others) <= self._slack(doubt, seen):
+                    continue
             if all(self._fits(whole, doubt, one) for one in (seen, second)):
                 third = meter.measure(meter.direction(at), start=seen.slope.step, sure=True)
                 if self._fits(whole, doubt, third):
@@ -244,8 +280,12 @@ class Search:
         at, by = seen.direction
         claimed = self.meter.claimed[at]
         left = seen.residual - float((whole - claimed) @ by)
-        slack = seen.tolerance + (1e-9 + doubt) * length(claimed * by)
-        return seen.wrong and abs(left) <= min(slack, 0.02 * abs(seen.residual))
+        return seen.wrong and abs(left) <= min(self._slack(doubt, seen), 0.02 * abs(seen.residual))
+
+    def _slack(self, doubt: float, seen: Measured) -> float:
+        """Return what an explanation, itself in `doubt` by that share, may leave of a residual."""
+        at, by = seen.direction
+        return seen.tolerance + (1e-9 + doubt) * length(self.meter.claimed[at] * by)
 
     def settle(self) -> None:
         """Keep only what still differs from what was claimed, each entry once, as it was measured last."""
@@ -270,8 +310,8 @@ class Search:
         meter, (at, by) = self.meter, shown.direction
         off = np.abs(whole - meter.claimed[at])
         j = int(at[int(np.argmax(off))])
-        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j), sure=True)
-        if not seen.wrong or not self._steady(j, seen):
+        seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j, shown), sure=True)
+        if not seen.wrong or meter.finer(shown) or not self._steady(j, seen):
             return False
         numeric = float(meter.claimed[j] + seen.residual)
         example = Wrong(j, float(self.original[j]), numeric, seen.slope.error)

@@ -76,6 +76,11 @@ class Meter:
         return self.problem.evaluations >= self.limit
 
     @property
+    def finest(self) -> float:
+        """The smallest step that structure beside the point has asked for; infinite where there is none."""
+        return min((one.slope.step for one in self.rough), default=math.inf)
+
+    @property
     def on_grid(self) -> bool:
         """Whether f sees x with few digits, and its values have more."""
         return self.problem.grid >= COARSE and HALF[self.noise.dtype] < COARSE / 2
@@ -123,6 +128,19 @@ class Meter:
             self.rough.append(found)
         return found
 
+    def correct(self, j: int, measured: float, error: float) -> None:
+        """Put an entry right. From now on it carries the error with which it was measured."""
+        self.claimed[j] = measured
+        self.noise.gradient[j] = max(self.noise.gradient[j], error)
+
+    def finer(self, seen: Measured) -> float | None:
+        """Return a first step for a residual measured at steps that pass over structure found since.
+
+        None where it was measured as finely, or round-off would hide it there.
+        """
+        step = max(4 * self.finest, 80 * self.noise.value / max(abs(seen.residual), 1e-300))
+        return step if step < seen.slope.step / 4 else None
+
     def tolerance(self, direction: Direction, slope: Slope) -> float:
         """Return the residual that round-off and the extrapolation may make."""
         own = length(self.noise.gradient[direction.at] * direction.by)
@@ -138,7 +156,9 @@ class Meter:
             return None
         for h in (fine, math.sqrt(fine * used)):
             c = of(h)
-            if not math.isfinite(c) or abs(c - r) > 0.5 * abs(r):
+            # What curvature adds, linear in the step for a bend and quadratic for a slope, is no structure.
+            curved = 2 * abs(of(used) - r) * (h / used) ** (1 if found.bent else 2)
+            if not math.isfinite(c) or abs(c - r) > 0.5 * abs(r) + curved:
                 return math.sqrt(fine * used)
         return None
 

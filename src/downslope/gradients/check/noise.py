@@ -8,6 +8,7 @@ Gradient: how far it moves when the point moves by its last digit.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,30 +45,65 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     size = np.abs(problem.x)
     typical = float(np.median(size[size > 0])) if np.any(size > 0) else 1.0
     by = signs * np.where(size > 0, size, typical)
-    found: list[float] = []
+
+    def beside(t: float) -> tuple[float, float]:
+        near = problem.round(problem.x + t * by)
+        return problem.f(near), float(claimed @ (near - problem.x))
+
+    found: list[tuple[float, float, list[float]]] = []
     seen: set[float] = set()
     dtype = "float64"
     for spacing in SPACINGS:
         if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
-        values, smooth = [], []
-        for k in STEPS:
-            near = problem.round(problem.x + k * spacing * by)
-            values.append(problem.f(near))
-            smooth.append(float(claimed @ (near - problem.x)))
+        pairs = [beside(k * spacing) for k in STEPS]
+        pairs.insert(len(STEPS) // 2, (f0, 0.0))
+        values = [value for value, _ in pairs]
         if not all(map(math.isfinite, values)):
             continue
-        values.insert(len(STEPS) // 2, f0)
-        smooth.insert(len(STEPS) // 2, 0.0)
         seen.update(values)
         dtype = coarsest(sorted(seen))
         moved = len(set(values)) > 2
-        found.append(deviation([v - s for v, s in zip(values, smooth, strict=True)]) if moved else 0.0)
-        if moved and (found[-1] <= 64 * HALF[dtype] * abs(f0) or len([s for s in found if s > 0]) > 1):
+        row = [value - way for value, way in pairs]
+        noise = deviation(row) if moved else 0.0
+        if noise > 0:
+            found.append((noise, spacing, row))
+        if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
-    least = min((s for s in found if s > 0), default=0.0)
     floor = HALF[dtype] * abs(f0) / 2
-    return max(least, floor, problem.eps * abs(f0) / 8, 1e-320), dtype
+    return max(_of_rows(beside, found, problem.grid), floor, problem.eps * abs(f0) / 8, 1e-320), dtype
+
+
+def _of_rows(
+    beside: Callable[[float], tuple[float, float]], found: list[tuple[float, float, list[float]]], grid: float
+) -> float:
+    """Return the noise of rows of (noise, spacing, values less what was claimed), the finer first.
+
+    The finer one may lie between two steps of a rounded term and show none of them; the coarser one may
+    show a ripple that is no noise. What is noise jumps, however close two points are; a ripple does not.
+    """
+    if len(found) < 2:
+        return found[0][0] if found else 0.0
+    (fine, near, beside_it), (coarse, spacing, row) = found[:2]
+    if not coarse > 2 * fine:
+        return max(fine, coarse)
+    trend = float(np.median(np.diff(beside_it))) / near  # between two jumps
+    bends = np.abs(np.diff(row) - trend * spacing)
+    k = int(np.argmax(bends))
+    left, right = ((i - len(STEPS) // 2) * spacing for i in (k, k + 1))
+    low, high = row[k] - trend * left, row[k + 1] - trend * right
+    while right - left > max(near / 4, 8 * grid):
+        middle = (left + right) / 2
+        value, way = beside(middle)
+        between = value - way - trend * middle
+        if abs(between - low) > abs(high - between):
+            right, high = middle, between
+        else:
+            left, low = middle, between
+        if not abs(high - low) > 0.2 * coarse:
+            return fine
+    smooth = float(bends[k]) * (right - left) / spacing
+    return coarse if abs(high - low) > 8 * smooth else fine
 
 
 def _of_value_on_grid(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tuple[float, str]:

@@ -22,6 +22,9 @@ from downslope.gradients.check.words import region
 if TYPE_CHECKING:
     from downslope.gradients.check.examine import Check
 
+GRID, CAUSE = 17, 120
+"""Values with which a kink or a jump is first looked for along a line, and at most in all."""
+
 
 class Judge:
     """Says what a finished check means."""
@@ -93,11 +96,15 @@ class Judge:
         )
 
     def _judge_coverage(self) -> None:
-        """A pass needs the entries that make up the gradient to be resolved."""
+        """A pass needs the entries that make up the gradient to be resolved.
+
+        And that none claimed to be zero can be as large as the largest of them.
+        """
         size = np.abs(self.meter.claimed)
-        important = size > IMPORTANT * float(np.max(size, initial=0.0))
-        important &= size > 0
+        top = float(np.max(size, initial=0.0))
+        important = (size > IMPORTANT * top) & (size > 0)
         missed = important & (self.resolution > self.share * size)
+        missed |= (size == 0) & (self.resolution > top) & (top > 0)
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(
@@ -128,11 +135,17 @@ class Judge:
             return None
         line, near = self.seen[0].line, self.seen[0].slope.step
         found = None
+        first = self.problem.evaluations
         for reach in (near, 0.03 * near**0.5, 0.1):
             # Not the noise that was measured: a jump at the point has been taken for it.
             least = 8 * noise.HALF[self.meter.noise.dtype] * abs(self.meter.f0)
-            found = kinks.locate(lambda t: line.at(t)[0], -reach, reach, noise=least)
-            if found is not None and (isinstance(found, kinks.Kink) or _stands_out(line, found)):
+            left = CAUSE - (self.problem.evaluations - first)
+            if left < GRID:
+                break
+            found = kinks.locate(
+                lambda t: line.at(t)[0], -reach, reach, noise=least, points=GRID, values=left
+            )
+            if found is not None and (isinstance(found, kinks.Kink) or self._stands_out(line, found)):
                 break
             found = None
         if found is None:
@@ -146,6 +159,18 @@ class Judge:
             f"f has a kink on a line through the point: {found}. Choose a point that is farther from it, or "
             "a smooth version of f (softplus for relu)."
         )
+
+    def _stands_out(self, line: Line, jump: kinks.Jump) -> bool:
+        """Return whether a jump is more than round-off, and than what the function does on either side of it.
+
+        At the point itself, where a jump has been taken for round-off, only the latter is asked.
+        """
+        height, size = abs(jump.right - jump.left), float(np.median(np.abs(self.problem.x)))
+        if height < 8 * self.meter.noise.value and abs(jump.at) > 1e3 * max(self.problem.grid, 1e-12) * size:
+            return False
+        reach = 8 * jump.width
+        sides = [[line.at(jump.at + side * reach * k)[0] for k in range(1, 9)] for side in (-1, 1)]
+        return max(max(values) - min(values) for values in sides) < 0.2 * height
 
     def _rough(self) -> None:
         """Say where steps had to stay small because of structure close to the point."""
@@ -174,11 +199,3 @@ class Judge:
             + (int(np.ravel_multi_index(f.index, starts[f.parameter].shape)) if f.index else 0)
             for f in findings[:3]
         ]
-
-
-def _stands_out(line: Line, jump: kinks.Jump) -> bool:
-    """Return whether a jump is larger than what the function does on either side of it."""
-    reach = 8 * jump.width
-    sides = [[line.at(jump.at + side * reach * k)[0] for k in range(1, 9)] for side in (-1, 1)]
-    spread = max(max(values) - min(values) for values in sides)
-    return spread < 0.2 * abs(jump.right - jump.left)

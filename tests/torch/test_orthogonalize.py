@@ -101,6 +101,20 @@ def test_mirrored_products_equal_plain_ones(m: int) -> None:
     assert torch.equal(done[:, far[0], far[1]], done[:, far[1], far[0]].mT), "nothing was mirrored"
 
 
+@pytest.mark.parametrize("m", [128, 512, 768])
+def test_symmetric_products_that_add_round_once(m: int) -> None:
+    """Steps of degree 9 cancel: rounded before something is added, a product leaves too little."""
+    generator = torch.Generator().manual_seed(6)
+    a = torch.randn(m, m, generator=generator) / m**0.5
+    a = (a + a.mT).bfloat16()
+    done = X.addmm_symmetric(a, a, a, -3.4, 0.85).double()
+    exact = -3.4 * a.double() + 0.85 * (a.double() @ a.double())
+    bound = 1.02 * 2**-8 * exact.abs() + 1e-5  # half a unit in the last of 8 bits, and what float32 adds up
+    assert ((done - exact).abs() <= bound).all()
+    twice = (a @ a).mul_(0.85).add_(a, alpha=-3.4).double()
+    assert ((twice - exact).abs() > bound).any(), "the bound tells rounding once from rounding more often"
+
+
 @pytest.mark.parametrize(("name", "steps"), [("polar_express", 9), ("minimax", 5)])
 def test_no_drift_over_many_steps(name: str, steps: int) -> None:
     """2,000 orthogonalisations, each of the one before: 10,000 steps and more keep a matrix where it is."""

@@ -160,8 +160,8 @@ def test_rotations_of_what_is_not_finite_are_not():
     ("options", "message"),
     [
         ({"linear": "cg"}, "linear='cg' with a transformation of JAX's"),
-        ({"callback": print}, "callback, history, log or progress with a transformation"),
-        ({"progress": True}, "callback, history, log or progress with a transformation"),
+        ({"callback": print}, "callback with a transformation"),
+        ({"progress": True}, "progress with a transformation"),
         ({"stop": ds.Stop(seconds=1.0)}, r"Stop\(seconds=...\) with a transformation"),
     ],
 )

@@ -80,6 +80,16 @@ def test_onlookers_see_each_step(tmp_path):
     assert [h["step"] for h in result.history] == list(range(result.steps + 1))
 
 
+@pytest.mark.parametrize(
+    "many", [{"batch": True}, {"starts": 4, "box": (-1.0, 1.0)}], ids=["batch", "starts"]
+)
+@pytest.mark.parametrize("asked", [{"callback": print}, {"history": True}, {"log": "a"}, {"progress": True}])
+def test_what_cannot_look_on_is_refused(many, asked):
+    x0 = np.ones((3, 4)) if "batch" in many else start(4)
+    with pytest.raises(UsageError, match=f"{next(iter(asked))} with {next(iter(many))}"):
+        ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient, **many, **asked)
+
+
 def test_a_callback_stops_the_run_in_both_forms():
     def raising(x):
         raise StopIteration

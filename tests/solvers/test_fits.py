@@ -201,8 +201,8 @@ def test_single_precision():
     ("fun", "options", "message"),
     [
         (residuals, {"linear": "cg"}, "linear='cg' with batch=True: expected linear='svd'"),
-        (residuals, {"callback": print}, "callback, history, log or progress with batch=True"),
-        (residuals, {"history": True}, "callback, history, log or progress with batch=True"),
+        (residuals, {"callback": print}, "callback with batch=True"),
+        (residuals, {"history": True}, "history with batch=True"),
         (residuals, {"method": "trust-ncg"}, "expected one of levenberg-marquardt, gauss-newton"),
         (lambda b, y: T, {}, r"shape \(50,\): expected the 6 problems along the leading axis"),
         (lambda b, y: (model(b) - y).sum(), {}, r"shape \(\): expected the 6 problems"),

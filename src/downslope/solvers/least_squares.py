@@ -23,7 +23,7 @@ from downslope.solvers.drivers import host
 from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
 from downslope.solvers.methods import levenberg, truncated
-from downslope.solvers.observe import Observer
+from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop
 
@@ -165,8 +165,8 @@ def least_squares(
     traced = structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").in_trace(f)
     if batch or traced:
         where = "batch=True" if batch else "a transformation of JAX's"
-        looked_on = callback is not None or bool(history) or log is not None or progress or verbose >= 2
-        _check_many(where, matrix_free, looked_on, criteria.seconds is not None and traced)
+        check_alone(where, callback=callback, history=history, log=log, progress=progress or verbose >= 2)
+        _check_many(where, matrix_free, criteria.seconds is not None and traced)
         return _in_arrays(f, chosen, found, criteria, loss, float(f_scale), options or {}, began)
     observer = Observer(callback, history, log, progress or verbose >= 2, _restorer(f, matrix_free))
     try:
@@ -229,15 +229,10 @@ def _in_arrays(
     return of_batch(f, state.core, bounds, limits, method, began, error)
 
 
-def _check_many(where: str, matrix_free: bool, looked_on: bool, timed: bool) -> None:
+def _check_many(where: str, matrix_free: bool, timed: bool) -> None:
     """Raise where something is asked for that a single fit on the host has alone."""
     if matrix_free:
         raise UsageError(f"linear='cg' with {where}: expected linear='svd', the dense Jacobian")
-    if looked_on:
-        raise UsageError(
-            f"callback, history, log or progress with {where}: nothing can look on there; "
-            "leave them out, or fit one by one"
-        )
     if timed:
         raise UsageError(f"Stop(seconds=...) with {where}: a compiled program sees no clock; use steps=")
 

@@ -18,7 +18,7 @@ from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
 from downslope.solvers.method import Method
 from downslope.solvers.methods import METHODS, method_of
-from downslope.solvers.observe import Observer
+from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.result import Result, of_batch, of_one
 from downslope.solvers.starts import from_many
 from downslope.solvers.status import Status
@@ -121,11 +121,12 @@ def minimize(  # noqa: D417
     if starts != 1:
         if batch:
             raise UsageError(f"starts = {starts!r} with batch=True: expected one of them")
+        check_alone(f"starts={starts!r}", callback=callback, history=history, log=log, progress=progress)
         return from_many(  # type: ignore[return-value]
             minimize, fun, x0, starts, box=box, sampler=sampler, seed=seed, engine=engine, bounds=bounds,
             vectorized=vectorized, method=method, args=args, gradient=gradient, hessian=hessian,
-            hessian_vector=hessian_vector, stop=stop, options=options, callback=callback, noise=noise,
-            jac=jac, hess=hess, hessp=hessp, tol=tol, **unknown,
+            hessian_vector=hessian_vector, stop=stop, options=options, noise=noise, jac=jac, hess=hess,
+            hessp=hessp, tol=tol, **unknown,
         )  # fmt: skip
     if engine is not None:
         check_engine(engine)
@@ -165,6 +166,10 @@ def minimize(  # noqa: D417
     )  # fmt: skip
     if hasattr(chosen, "fitted"):
         chosen = chosen.fitted(f.structure)
+    traced = f.structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").is_traced(f.x0)
+    if batch or traced:
+        where = "batch=True" if batch else "a transformation of JAX's"
+        check_alone(where, callback=callback, history=history, log=log, progress=progress)
     problem, start = bounded(bounds, chosen, f)
     observer = Observer(callback, history, log, progress, f.structure.restore)
     try:
@@ -172,11 +177,10 @@ def minimize(  # noqa: D417
     finally:
         observer.close()
     name = named if isinstance(named, str) else type(chosen).__name__
-    if f.structure.framework == "jax":
+    if traced:
         jax = import_module("downslope.solvers.drivers.jax")
-        if jax.is_traced(f.x0):
-            made: Result = jax.traced(f, state, stop.limits(f.structure.dtype), name)
-            return made
+        made: Result = jax.traced(f, state, stop.limits(f.structure.dtype), name)
+        return made
     finish = of_batch if batch else of_one
     return finish(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
 

@@ -15,6 +15,20 @@ from downslope.errors import UsageError
 from downslope.solvers.core import Core
 
 
+def check_alone(where: str, **asked: Any) -> None:
+    """Raise where something is to look on that one problem on the host has alone.
+
+    Raises:
+        UsageError: naming what was asked for.
+
+    """
+    for name, value in asked.items():
+        if value is not None and value is not False:
+            raise UsageError(
+                f"{name} with {where}: nothing can look on there; leave it out, or solve one at a time"
+            )
+
+
 class Observer:
     """Called after the first evaluation and after each step; `__call__` returns whether to stop.
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections import OrderedDict
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +96,20 @@ def test_a_budget_spent_is_gone_on_from():
     part = ds.minimize(rosenbrock, x0, "bfgs", stop=ds.Stop(evaluations=9))
     assert part.status is Status.EVALUATIONS
     np.testing.assert_array_equal(ds.minimize(rosenbrock, part).x, whole.x)
+
+
+def test_what_is_compiled_is_let_go_of(monkeypatch):
+    """Of functions made anew for every call, the last few alone are kept, and what they hold."""
+    monkeypatch.setattr(driver, "_KEPT", 2)
+    monkeypatch.setattr(driver, "_compiled", OrderedDict())
+    alive = []
+    for shift in range(4):
+
+        def f(x, shift=shift):
+            return ((x - shift) ** 2).sum()
+
+        assert ds.minimize(f, jnp.zeros(2), "gd").success
+        alive.append(weakref.ref(f))
+    del f
+    gc.collect()
+    assert [ref() is not None for ref in alive] == [False, False, True, True]

@@ -11,7 +11,7 @@ What was compiled is kept with the user's function: a second solve from another 
 from __future__ import annotations
 
 import time
-import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,7 +38,10 @@ SMALLEST = 16
 
 __all__ = ["JaxSpace", "Loop", "in_trace", "is_traced", "looked_at", "loop_of", "run", "traced", "traced_fit"]
 
-_compiled: weakref.WeakKeyDictionary[Any, dict[Any, Loop]] = weakref.WeakKeyDictionary()
+_KEPT = 32
+"""Functions whose compiled loops are kept; the one that was asked for longest ago is let go."""
+
+_compiled: OrderedDict[Any, dict[Any, Loop]] = OrderedDict()
 
 
 class Loop:
@@ -187,6 +190,9 @@ def loop_of(method: Method, objective: Any) -> Loop:
            tuple((i, a.shape[:1] == (structure.batch,)) for i, a in objective.arrays.items()))  # fmt: skip
     try:
         kept = _compiled.setdefault(given.fun, {})
+        _compiled.move_to_end(given.fun)
+        if len(_compiled) > _KEPT:
+            _compiled.popitem(last=False)
         if key not in kept:
             kept[key] = Loop(method, objective)
         objective.kernels = kept[key].kernels  # what was compiled of them is kept too

@@ -15,7 +15,7 @@ from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
 from downslope.ops.protocol import Array
-from downslope.solvers import losses, second_look, spaces
+from downslope.solvers import losses, saturation, second_look, spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Core, Problem
 from downslope.solvers.drivers import host
@@ -257,6 +257,12 @@ def _run(
     # An offset says nothing of the fall: every step that is not short is looked along.
     anyway = limits._replace(promise=0.0)
     core = second_look.after(space, chosen, problem, anyway, run.state.core, evaluate, lambda n: n)
+    lengths = np.linalg.norm(run.state.jacobian, axis=0)
+
+    def cost(x: Any) -> float:
+        return float(dense.evaluate(x, int(Want.VALUE), None).value)
+
+    core = saturation.looked(problem, core, lengths, run.state.scale, cost, space.eps)
     return host.Run(run.state._replace(core=core), run.error)
 
 

@@ -1,4 +1,4 @@
-"""L-BFGS: curvature from the last m steps, in memory of 2 m vectors."""
+"""L-BFGS: curvature from the last m steps, in memory of 2 m + 1 vectors."""
 
 from __future__ import annotations
 

@@ -75,14 +75,16 @@ class LBFGS:
         self, space: Space, memory: Pairs, step: Array, change: Array, gradient: Array, fresh: Condition,
         when: Condition,
     ) -> Pairs:  # fmt: skip
-        # What was remembered is forgotten by R⁻¹ = 0, and a diagonal that is the same everywhere.
-        inverse = space.pick(fresh & when, 0.0 * memory.inverse, memory.inverse)
         ss, sy, yy = space.dot(step, step), space.dot(step, change), space.dot(change, change)
         curved = when & (sy > CURVED * space.sqrt(yy) * space.sqrt(ss))
-        # No curvature along -g: the next step is to be somewhat longer.
-        shorter = space.divide(space.sqrt(space.divide(space.dot(gradient, gradient), ss)), LONGER)
-        scales = space.branch(fresh & when, lambda: space.shift(shorter, 0.0 * step), lambda: memory.scales)
-        memory = memory._replace(inverse=inverse, scales=scales)
+
+        def forgotten() -> tuple[Array, Array]:
+            # R⁻¹ = 0, and a diagonal that is the same everywhere: the next step is to be somewhat longer.
+            shorter = space.divide(space.sqrt(space.divide(space.dot(gradient, gradient), ss)), LONGER)
+            return 0.0 * memory.inverse, space.shift(shorter, 0.0 * step)
+
+        inverse, scales = space.branch(fresh & when, forgotten, lambda: (memory.inverse, memory.scales))
+        memory = Pairs(memory.steps, memory.changes, inverse, memory.curvatures, scales, memory.next)
         return space.guarded(curved, lambda on: self._kept(space, memory, step, change, sy, on), memory)
 
     def _kept(
@@ -114,8 +116,8 @@ class LBFGS:
     def _product(self, space: Space, memory: Pairs, gradient: Array) -> Array:
         a = space.rows(memory.inverse, space.rows(memory.steps, gradient))
         r = (gradient - space.combine(a, memory.changes)) / memory.scales
-        c = space.combine(memory.curvatures * a - space.rows(memory.changes, r), memory.inverse)
-        return -(r + space.combine(c, memory.steps))
+        c = space.combine(space.rows(memory.changes, r) - memory.curvatures * a, memory.inverse)
+        return space.combine(c, memory.steps) - r
 
     def _held(self, space: Space, memory: Pairs, gradient: Array, free: Array) -> Array:
         """Return the direction in the unknowns that are free, from the pairs' parts in them."""
@@ -138,12 +140,13 @@ class LBFGS:
 def _scales(space: Space, scales: Array, step: Array, change: Array, sy: Number) -> Array:
     """Return B after a pair; an entry that would be lost in rounding stays as it was."""
     alpha = space.divide(space.dot(change, change / scales), sy)
-    bent = scales * step
-    share = space.divide(alpha, space.dot(step, bent))
-    bent = bent * step  # of large vectors few are held at a time
-    made = scales * space.shift(alpha, space.scale(-share, bent))
+    made = scales * step  # one name throughout: of large vectors few are held at a time
+    share = space.divide(alpha, space.dot(step, made))
+    made = made * step
+    made = space.scale(-share, made)
+    made = scales * space.shift(alpha, made)
     made = made + change * space.scale(space.divide(1.0, sy), change)
-    return space.select((made > 0) & (made < float("inf")), made, scales)
+    return space.positive(made, scales)
 
 
 def method(name: str, memory: int = 10, **options: Any) -> LineSearch:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -59,7 +60,7 @@ class Structure:
     dtype: str
     template: Tree
 
-    @property
+    @cached_property
     def flat(self) -> bool:
         """Whether the user's point is the vector itself."""
         return self.template == 0 and len(self.parts[0].shape) == 1

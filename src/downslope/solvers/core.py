@@ -11,6 +11,15 @@ from downslope.solvers.status import Status
 ROUNDINGS = 10.0
 """Values that differ by so many spacings of the dtype may differ by rounding alone."""
 
+RUNNING, GRADIENT, VALUE, STEP, TARGET, ROUNDOFF, NONFINITE, UNBOUNDED, STEPS, EVALUATIONS, PRECISION = (
+    int(status)
+    for status in (
+        Status.RUNNING, Status.GRADIENT, Status.VALUE, Status.STEP, Status.TARGET, Status.ROUNDOFF,
+        Status.NONFINITE, Status.UNBOUNDED, Status.STEPS, Status.EVALUATIONS, Status.PRECISION,
+    )
+)  # fmt: skip
+"""As numbers once: they are compared with at every evaluation."""
+
 POLISH = 8
 """After so many steps the gradient alone decides, whatever is still promised."""
 
@@ -102,10 +111,9 @@ def begin(space: Space, problem: Problem, x: Array, value: Number, gradient: Arr
     )  # fmt: skip
 
 
-def passed_by(space: Space, core: Core) -> Number:
+def passed_by(space: Space, best: Number, value: Number) -> Number:
     """Return by how much the lowest value seen is lower than the iterate's, beyond rounding."""
-    rounding = ROUNDINGS * space.eps * space.absolute(core.best_value)
-    return space.maximum(core.value - core.best_value - rounding, 0.0)
+    return space.maximum(value - best - ROUNDINGS * space.eps * space.absolute(best), 0.0)
 
 
 def leaving(space: Space, problem: Problem, limits: Limits, core: Core, gradient: Array) -> Condition:
@@ -130,19 +138,21 @@ def tolerance(space: Space, limits: Limits, core: Core) -> Number:
 
 
 def seen(space: Space, core: Core, value: Number, gradient: Array, finite: Condition) -> Core:
-    """Return the core with the point just evaluated as the best, where it is."""
+    """Return the core with the evaluation counted, and the point just evaluated as the best, where it is."""
     better = finite & (value < core.best_value)
     return core._replace(
         best_x=space.pick(better, core.ask, core.best_x),
         best_value=space.where(better, value, core.best_value),
         best_gradient=space.pick(better, gradient, core.best_gradient),
+        evaluations=core.evaluations + 1,
     )
 
 
 def moved(
-    space: Space, problem: Problem, limits: Limits, core: Core, x: Array, value: Number, gradient: Array
-) -> Core:
-    """Return the core after a step to `x`; `ask` is left for the method to set."""
+    space: Space, problem: Problem, limits: Limits, core: Core, x: Array, value: Number, gradient: Array,
+    promise: Number | None = None,
+) -> Core:  # fmt: skip
+    """Return the core after a step to `x`; `ask` is left for the method to set, and a promise not given."""
     size = projected_size(space, problem, x, gradient)
     polishing = (core.size <= tolerance(space, limits, core)) | (core.polished > 0)
     falls = shorts = core.small_falls
@@ -157,37 +167,43 @@ def moved(
         x=x, value=value, gradient=gradient, size=size,
         scale=space.maximum(core.scale, space.minimum(size, 1.0)),
         steps=core.steps + 1, polished=space.where(polishing, core.polished + 1, 0),
-        small_falls=falls, short_steps=shorts,
+        small_falls=falls, short_steps=shorts, accepted=space.full(value, True),
+        promise=core.promise if promise is None else promise,
     )  # fmt: skip
 
 
 def settle(space: Space, limits: Limits, core: Core) -> Core:
-    """Return the core with its status, where a criterion of `Stop` now holds.
+    """Return the core with its status, where a criterion of `Stop` now holds."""
+    return core._replace(status=ending(space, limits, core))
+
+
+def ending(space: Space, limits: Limits, core: Core) -> Number:
+    """Return the status of a core by the criteria of `Stop`.
 
     A run has converged where the gradient is within the tolerance and no more than a small share of the
     fall is still promised. So has one that its method gives up, where the gradient is within the tolerance.
     """
     where = space.where
-    running = core.status == int(Status.RUNNING)
+    running = core.status == RUNNING
     within = core.size <= tolerance(space, limits, core)
     share = limits.promise * space.maximum(core.first - core.best_value, 0.0)
     level = space.eps * space.absolute(core.best_value)
     near = core.promise <= space.maximum(share, level)
     near = near | ((core.size <= limits.absolute) & (limits.absolute > 0)) | (core.polished >= POLISH)
-    status = where(running & (core.evaluations >= limits.evaluations), int(Status.EVALUATIONS), core.status)
-    status = where(running & (core.steps >= limits.steps), int(Status.STEPS), status)
+    status = where(running & (core.evaluations >= limits.evaluations), EVALUATIONS, core.status)
+    status = where(running & (core.steps >= limits.steps), STEPS, status)
     if limits.step is not None:
-        status = where(running & (core.short_steps >= 2), int(Status.STEP), status)
+        status = where(running & (core.short_steps >= 2), STEP, status)
     if limits.value is not None:
-        status = where(running & (core.small_falls >= 2), int(Status.VALUE), status)
+        status = where(running & (core.small_falls >= 2), VALUE, status)
     if limits.target is not None:
-        status = where(core.best_value <= limits.target, int(Status.TARGET), status)
-    status = where(core.best_value < -1.0 / space.eps**2, int(Status.UNBOUNDED), status)
+        status = where(core.best_value <= limits.target, TARGET, status)
+    status = where(core.best_value < -1.0 / space.eps**2, UNBOUNDED, status)
     rough = core.size > _coarse(space) * space.maximum(core.scale, space.full(core.size, 1.0))
-    status = where((core.status == int(Status.ROUNDOFF)) & rough, int(Status.PRECISION), status)
-    own = space.invert(running) & (core.status != int(Status.NONFINITE))
+    status = where((core.status == ROUNDOFF) & rough, PRECISION, status)
+    own = space.invert(running) & (core.status != NONFINITE)
     there = within & ((running & near) | own)
-    return core._replace(status=where(there, int(Status.GRADIENT), status))
+    return where(there, GRADIENT, status)
 
 
 def _coarse(space: Space) -> float:

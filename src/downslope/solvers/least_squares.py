@@ -15,7 +15,7 @@ import numpy as np
 from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
-from downslope.solvers import losses, second_look, spaces
+from downslope.solvers import losses, saturation, second_look, spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Problem
 from downslope.solvers.drive import bounded, driven, looking
@@ -207,6 +207,12 @@ def _run(
 
     look = looking(chosen, limits)
     core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n)
+    lengths = np.linalg.norm(run.state.jacobian, axis=0)
+
+    def cost(x: Any) -> float:
+        return float(dense.evaluate(x, int(Want.VALUE), None).value)
+
+    core = saturation.looked(problem, core, lengths, run.state.scale, cost, space.eps)
     return host.Run(run.state._replace(core=core), run.error)
 
 

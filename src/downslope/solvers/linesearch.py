@@ -89,7 +89,6 @@ class LineSearch:
         finite = space.finite(value) & space.finite(slope)
         old = state.core
         core = seen(space, old, value, gradient, finite)
-        core = core._replace(evaluations=old.evaluations + 1)
         search = self.search.step(space, state.search, value - old.value, slope, finite)
         found = search.verdict == FOUND
         # A point within the tolerance ends the run, whatever the search still wished for.
@@ -111,7 +110,7 @@ class LineSearch:
             ),
             state.memory,
         )
-        state = state._replace(core=core, memory=memory, search=search)
+        state = LineState(core, memory, state.d, search, state.fresh)
 
         def another() -> LineState:
             ask = inside(space, problem, space.axpy(search.t, state.d, old.x))
@@ -131,8 +130,8 @@ class LineSearch:
         gradient: Array, took: Condition,
     ) -> LineState:  # fmt: skip
         """Return the state after a step: to the trial, or to the lowest point that the search saw."""
-        core = moved(space, problem, limits, state.core, x, value, gradient)
-        core = core._replace(accepted=space.full(value, True), promise=passed_by(space, core))
+        promise = passed_by(space, state.core.best_value, value)
+        core = moved(space, problem, limits, state.core, x, value, gradient, promise)
         if problem.low is None:
             d = self.towards.direction(space, state.memory, gradient)
         else:

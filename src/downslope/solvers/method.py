@@ -14,8 +14,8 @@ How to add a method, in one file `methods/NAME.py`, and a line in `methods/__ini
 - **A direction** (how the gradient becomes a direction of descent, such as `lbfgs.py`): a frozen
   dataclass with `init`, `update` and `direction`; see `Direction`. `linesearch.py` adds the search.
 - **Anything else** (a trust region, a rule): a frozen dataclass with `wants`, `init` and `turn`; see
-  `Method`. `core.begin` makes the core, `core.seen` notes a trial, `core.moved` ends a step; the
-  driver counts evaluations and applies `Stop`.
+  `Method`. `core.begin` makes the core, `core.seen` notes and counts a trial, `core.moved` ends a
+  step; the driver applies `Stop`.
 """
 
 from __future__ import annotations

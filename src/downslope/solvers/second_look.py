@@ -263,6 +263,6 @@ def after(
 
 def _passed(space: Any, limits: Limits, core: Core) -> Core:
     """Return the core, LEVEL where a method that goes on at any price ended higher than it once was."""
-    much = passed_by(space, core) > limits.promise * (core.first - core.best_value)
+    much = passed_by(space, core.best_value, core.value) > limits.promise * (core.first - core.best_value)
     ended = core.status == int(Status.GRADIENT)
     return core._replace(status=space.where(ended & much, int(Status.LEVEL), core.status))

@@ -73,6 +73,7 @@ MESSAGES = {
     Status.PLATEAU: (
         "No minimum: the gradient is zero and the value does not change beside this point. "
         "The function may not depend on x here, or be saturated, underflow or be rounded to a constant. "
+        "Of a fit, the columns of jac that are zero tell which parameters. "
         "Start elsewhere, or take the logarithm of what underflows."
     ),
     Status.SADDLE: (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from downslope.ops.protocol import Array
-from downslope.solvers.core import Core, Limits, Problem, settle
+from downslope.solvers.core import Core, Limits, Problem, ending, settle
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.spaces.protocol import Space
 from downslope.solvers.status import Status
@@ -75,7 +75,9 @@ def run(
             evaluation = evaluate(state.core.ask, getattr(state, "want", 0), getattr(state, "vector", None))
             with np.errstate(all="ignore"):
                 state = method.turn(space, problem, limits, state, evaluation)
-                state = state._replace(core=settle(space, limits, state.core))
+                status = ending(space, limits, state.core)
+            if status:
+                state = _ended(state, status)
             if watch is not None and state.core.accepted and watch(state.core):
                 return Run(_ended(state, Status.CALLBACK))
     except KeyboardInterrupt:
@@ -85,7 +87,7 @@ def run(
     return Run(state)
 
 
-def _ended(state: State, status: Status) -> State:
+def _ended(state: State, status: int) -> State:
     return state._replace(core=state.core._replace(status=int(status)))
 
 

@@ -1,4 +1,4 @@
-"""L-BFGS: curvature from the last m steps, in memory of 2 m vectors."""
+"""L-BFGS: curvature from the last m steps, in memory of 2 m + 1 vectors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class Pairs(NamedTuple):
         steps, changes: S and Y, (m, n, …).
         inverse: R⁻¹ (m, m, …), where R_ij = s_iᵀ y_j for pairs i no younger than j, else 0. In a ring
             its rows and columns are permuted; a slot that is empty has zeros.
-        products: Yᵀ Y (m, m, …).
         curvatures: s_iᵀ y_i (m, …).
-        gamma: sᵀy / yᵀy of the last pair.
+        scales: the diagonal B, (n, …).
         next: the slot that the next pair takes.
 
     """
@@ -37,23 +36,28 @@ class Pairs(NamedTuple):
     steps: Array
     changes: Array
     inverse: Array
-    products: Array
     curvatures: Array
-    gamma: Number
+    scales: Array
     next: Number
 
 
 @dataclass(frozen=True)
 class LBFGS:
-    """The direction -H g, where H is BFGS's inverse Hessian from γ I and the last m pairs.
+    """The direction -H g, where H is BFGS's inverse Hessian from a diagonal B⁻¹ and the last m pairs.
 
-        H g = γ g + Sᵀ R⁻ᵀ ((D + γ Y Yᵀ) R⁻¹ S g - γ Y g) - γ Yᵀ R⁻¹ S g,    rows of S and Y being pairs
+        H g = r + Sᵀ R⁻ᵀ (D a - Y r),    r = B⁻¹ (g - Yᵀ a),    a = R⁻¹ S g,    rows of S and Y being pairs
+
+    D has the sᵀy. B learns the scale of each unknown: it is the diagonal of what BFGS makes of it,
+    brought to the curvature of the pair first,
+
+        B ← α B + diag(y yᵀ) / sᵀy - α diag(B s sᵀ B) / sᵀB s,    α = yᵀB⁻¹y / sᵀy.
 
     Where bounds hold some unknowns, H is that of the other ones, from the pairs' parts in them.
 
     This compact form reads S and Y as matrices, twice each a step, and its inner products are two
     products of a matrix with a vector: the only communication where x is spread over devices.
-    Source: Byrd, Nocedal & Schnabel, Math. Programming 63 (1994) 129-156, theorem 2.2.
+    Sources: Byrd, Nocedal & Schnabel, Math. Programming 63 (1994) 129-156, theorem 2.2; Gilbert &
+    Lemaréchal, Math. Programming 45 (1989) 407-435, section 4 (the diagonal).
     """
 
     memory: int = 10
@@ -62,28 +66,29 @@ class LBFGS:
 
     def init(self, space: Space, x: Array) -> Pairs:
         m, n = self.memory, space.size(x)
-        like = space.norm_inf(x)
         return Pairs(
-            space.zeros(x, m, n), space.zeros(x, m, n), space.zeros(x, m, m), space.zeros(x, m, m),
-            space.zeros(x, m), space.full(like, 1.0), space.full(like, 0),
+            space.zeros(x, m, n), space.zeros(x, m, n), space.zeros(x, m, m), space.zeros(x, m),
+            0.0 * x + 1.0, space.full(space.norm_inf(x), 0),
         )  # fmt: skip
 
     def update(
         self, space: Space, memory: Pairs, step: Array, change: Array, gradient: Array, fresh: Condition,
         when: Condition,
     ) -> Pairs:  # fmt: skip
-        # What was remembered is forgotten by R⁻¹ = 0 alone.
-        inverse = space.pick(fresh & when, 0.0 * memory.inverse, memory.inverse)
         ss, sy, yy = space.dot(step, step), space.dot(step, change), space.dot(change, change)
         curved = when & (sy > CURVED * space.sqrt(yy) * space.sqrt(ss))
-        # No curvature along -g: the next step is to be somewhat longer.
-        longer = LONGER * space.sqrt(space.divide(ss, space.dot(gradient, gradient)))
-        gamma = space.where(fresh & when, longer, memory.gamma)
-        memory = memory._replace(inverse=inverse, gamma=gamma)
-        return space.guarded(curved, lambda on: self._kept(space, memory, step, change, sy, yy, on), memory)
+
+        def forgotten() -> tuple[Array, Array]:
+            # R⁻¹ = 0, and a diagonal that is the same everywhere: the next step is to be somewhat longer.
+            shorter = space.divide(space.sqrt(space.divide(space.dot(gradient, gradient), ss)), LONGER)
+            return 0.0 * memory.inverse, space.shift(shorter, 0.0 * step)
+
+        inverse, scales = space.branch(fresh & when, forgotten, lambda: (memory.inverse, memory.scales))
+        memory = Pairs(memory.steps, memory.changes, inverse, memory.curvatures, scales, memory.next)
+        return space.guarded(curved, lambda on: self._kept(space, memory, step, change, sy, on), memory)
 
     def _kept(
-        self, space: Space, memory: Pairs, step: Array, change: Array, sy: Number, yy: Number, on: Condition
+        self, space: Space, memory: Pairs, step: Array, change: Array, sy: Number, on: Condition
     ) -> Pairs:
         k, where = memory.next, space.where
         steps, changes = space.put(memory.steps, k, step, on), space.put(memory.changes, k, change, on)
@@ -92,12 +97,11 @@ class LBFGS:
         column = space.scale(space.divide(-1.0, sy), space.rows(inverse, space.rows(steps, change)))
         inverse = space.put_column(inverse, k, space.put(column, k, space.divide(1.0, sy)))
         inverse = space.pick(on, inverse, memory.inverse)
-        y = space.rows(changes, change)
-        products = space.put(space.put_column(memory.products, k, y, on), k, y, on)
         following = where(k + 1 == self.memory, 0, k + 1)
         return Pairs(
-            steps, changes, inverse, products, space.put(memory.curvatures, k, sy, on),
-            where(on, space.divide(sy, yy), memory.gamma), where(on, following, k),
+            steps, changes, inverse, space.put(memory.curvatures, k, sy, on),
+            space.pick(on, _scales(space, memory.scales, step, change, sy), memory.scales),
+            where(on, following, k),
         )  # fmt: skip
 
     def direction(self, space: Space, memory: Pairs, gradient: Array, free: Array | None = None) -> Array:
@@ -110,13 +114,10 @@ class LBFGS:
         )
 
     def _product(self, space: Space, memory: Pairs, gradient: Array) -> Array:
-        gamma = memory.gamma
         a = space.rows(memory.inverse, space.rows(memory.steps, gradient))
-        b = space.rows(memory.products, a) - space.rows(memory.changes, gradient)
-        c = space.combine(memory.curvatures * a + space.scale(gamma, b), memory.inverse)
-        d = space.combine(c, memory.steps)
-        d = space.axpy(-gamma, space.combine(a, memory.changes), d)
-        return -space.axpy(gamma, gradient, d)
+        r = (gradient - space.combine(a, memory.changes)) / memory.scales
+        c = space.combine(space.rows(memory.changes, r) - memory.curvatures * a, memory.inverse)
+        return space.combine(c, memory.steps) - r
 
     def _held(self, space: Space, memory: Pairs, gradient: Array, free: Array) -> Array:
         """Return the direction in the unknowns that are free, from the pairs' parts in them."""
@@ -124,17 +125,28 @@ class LBFGS:
         steps = space.select(free, memory.steps, 0.0 * memory.steps)
         changes = space.select(free, memory.changes, 0.0 * memory.changes)
         products = space.gram(steps, changes)
-        squares = space.gram(changes, changes)
-        lengths = space.roots(space.trace(space.gram(steps, steps)) * space.trace(squares))
+        lengths = space.roots(
+            space.trace(space.gram(steps, steps)) * space.trace(space.gram(changes, changes))
+        )
         curvatures = space.trace(products)
         # Pairs that an empty R⁻¹ has forgotten stay forgotten.
         known = (curvatures > FREE_CURVED * lengths) & (space.trace(memory.inverse) > 0)
         inverse = space.ring_inverse(products, known, memory.next)
         curvatures = space.select(known, curvatures, 0.0 * curvatures)
-        part = memory._replace(
-            steps=steps, changes=changes, inverse=inverse, products=squares, curvatures=curvatures
-        )
+        part = memory._replace(steps=steps, changes=changes, inverse=inverse, curvatures=curvatures)
         return self._product(space, part, space.select(free, gradient, zero))
+
+
+def _scales(space: Space, scales: Array, step: Array, change: Array, sy: Number) -> Array:
+    """Return B after a pair; an entry that would be lost in rounding stays as it was."""
+    alpha = space.divide(space.dot(change, change / scales), sy)
+    made = scales * step  # one name throughout: of large vectors few are held at a time
+    share = space.divide(alpha, space.dot(step, made))
+    made = made * step
+    made = space.scale(-share, made)
+    made = scales * space.shift(alpha, made)
+    made = made + change * space.scale(space.divide(1.0, sy), change)
+    return space.positive(made, scales)
 
 
 def method(name: str, memory: int = 10, **options: Any) -> LineSearch:

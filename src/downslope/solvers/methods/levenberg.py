@@ -147,7 +147,7 @@ class Levenberg:
             core = moved(space, problem, limits, old, old.ask, evaluation.value, gradient)
             core = core._replace(
                 best_x=old.ask, best_value=evaluation.value, best_gradient=gradient,
-                accepted=space.full(old.value, True), scale=old.scale,
+                scale=old.scale,
             )  # fmt: skip
             scale = space.most(lengths, FORGET * state.scale)
             values, basis, parts = self._decomposed(space, evaluation.jacobian, scale, evaluation.residuals)

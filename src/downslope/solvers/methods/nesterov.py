@@ -77,7 +77,7 @@ class Nesterov:
         value, gradient = evaluation.value, evaluation.gradient
         finite = space.finite(value) & space.finite(space.dot(gradient, gradient))
         core = seen(space, state.core, value, gradient, finite)
-        core = core._replace(evaluations=state.core.evaluations + 1, accepted=space.full(value, False))
+        core = core._replace(accepted=space.full(value, False))
 
         def looked() -> NesterovState:
             there = state._replace(value=value, gradient=gradient, trials=space.full(state.trials, 0))
@@ -135,8 +135,8 @@ class Nesterov:
         """Return the state after a step to the trial: ahead of it, or at it where momentum is dropped."""
         x, step = core.ask, core.ask - core.x
         against = space.dot(state.gradient, step) > 0
-        after = moved(space, problem, limits, core, x, value, gradient)
-        after = after._replace(accepted=space.full(value, True), promise=passed_by(space, after))
+        promise = passed_by(space, core.best_value, value)
+        after = moved(space, problem, limits, core, x, value, gradient, promise)
         theta = 0.5 * (1.0 + space.sqrt(1.0 + 4.0 * state.momentum * state.momentum))
         y = space.axpy(space.divide(state.momentum - 1.0, theta), step, x)
         lipschitz = RELAX * state.lipschitz

@@ -126,7 +126,7 @@ class Newton:
     ) -> NewtonState:
         old, value, gradient = state.core, evaluation.value, evaluation.gradient
         finite = space.finite(value) & space.finite(space.dot(gradient, gradient))
-        core = seen(space, old, value, gradient, finite)._replace(evaluations=old.evaluations + 1)
+        core = seen(space, old, value, gradient, finite)
         slope = space.dot(old.gradient, state.step)
         trapezoid = -0.5 * (slope + space.dot(gradient, state.step))
         ratio, hidden = fall_ratio(space, old.value, value, state.fall, trapezoid, problem.noise)
@@ -140,9 +140,8 @@ class Newton:
         accepted = ratio >= ACCEPT
 
         def onward() -> NewtonState:
-            after = moved(space, problem, limits, core, old.ask, value, gradient)
             unknown = space.full(value, float("inf"))  # until the Hessian is known
-            after = after._replace(ask=old.ask, accepted=space.full(value, True), promise=unknown)
+            after = moved(space, problem, limits, core, old.ask, value, gradient, unknown)
             return state._replace(core=after, want=space.full(value, int(Want.HESSIAN)), radius=radius)
 
         def again() -> NewtonState:

@@ -78,11 +78,11 @@ class RuleMethod:
         value, gradient = evaluation.value, evaluation.gradient
         finite = space.finite(value) & space.finite(space.dot(gradient, gradient))
         old = state.core
-        core = seen(space, old, value, gradient, finite)._replace(evaluations=old.evaluations + 1)
+        core = seen(space, old, value, gradient, finite)
 
         def on() -> RuleState:
-            after = moved(space, problem, limits, core, old.ask, value, gradient)
-            after = after._replace(accepted=space.full(value, True), promise=passed_by(space, after))
+            promise = passed_by(space, core.best_value, value)
+            after = moved(space, problem, limits, core, old.ask, value, gradient, promise)
             return self._stepped(space, state, after)
 
         def ended() -> RuleState:

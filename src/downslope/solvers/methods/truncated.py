@@ -186,7 +186,7 @@ class Truncated:
     ) -> TruncatedState:
         old, z = state.core, state.z
         finite = space.finite(value) & space.finite(space.dot(gradient, gradient))
-        core = seen(space, old, value, gradient, finite)._replace(evaluations=old.evaluations + 1)
+        core = seen(space, old, value, gradient, finite)
         slope = space.dot(old.gradient, z)
         trapezoid = -0.5 * (slope + space.dot(gradient, z))
         ratio, hidden = fall_ratio(space, old.value, value, state.fall, trapezoid, problem.noise)
@@ -199,7 +199,6 @@ class Truncated:
 
         def onward() -> TruncatedState:
             after = moved(space, problem, limits, core, old.ask, value, gradient)
-            after = after._replace(accepted=space.full(value, True))
             return self._begin(space, state._replace(core=after, radius=radius))
 
         def shortened() -> TruncatedState:

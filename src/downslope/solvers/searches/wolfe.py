@@ -111,7 +111,7 @@ class Wolfe:
         found = found | (enough & (t >= s.last) & (slope <= promised))
         return space.branch(
             found,
-            lambda: s._replace(verdict=space.full(t, FOUND), rounded=rounded),
+            lambda: Search(*s[:-2], space.full(t, FOUND), rounded),
             lambda: self._interval(space, s, fall, slope, enough, promised)._replace(rounded=rounded),
         )
 

@@ -125,6 +125,9 @@ class Arrays:
     def select(self, mask: Array, a: Array, b: Any) -> Array:
         return self.where(mask, a, b)
 
+    def positive(self, a: Array, otherwise: Array) -> Array:
+        return self.select((a > 0) & (a < float("inf")), a, otherwise)
+
     def least(self, a: Array, b: Array) -> Array:
         return self.lib.minimum(a, b)
 

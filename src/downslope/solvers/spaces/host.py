@@ -8,6 +8,7 @@ problems spends its time on.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from downslope.ops.protocol import Array
 T = TypeVar("T")
 
 
-class Host:
+class Host(ABC):
     """What does not depend on the kind of vector."""
 
     eps: float
@@ -53,6 +54,13 @@ class Host:
 
     def lanes_last(self, a: Array) -> Array:
         return a
+
+    @abstractmethod
+    def select(self, mask: Array, a: Array, b: Any) -> Array:
+        """See `Space.select`."""
+
+    def positive(self, a: Array, otherwise: Array) -> Array:
+        return self.select((a > 0) & (a < math.inf), a, otherwise)
 
     def size(self, a: Array) -> int:
         return int(a.shape[0])
@@ -118,6 +126,12 @@ class NumpyHost(Host):
 
     def select(self, mask: Array, a: Array, b: Array | float) -> Array:
         return np.where(mask, a, b)
+
+    def positive(self, a: Array, otherwise: Array) -> Array:
+        # Nearly always all of it is. Both searches stop at the first NaN.
+        if a[a.argmin()] > 0 and a[a.argmax()] < math.inf:
+            return a
+        return super().positive(a, otherwise)
 
     def least(self, a: Array, b: Array) -> Array:
         return np.minimum(a, b)

@@ -106,6 +106,9 @@ class Space(Protocol):
     def select(self, mask: Array, a: Array, b: Array | float) -> Array:
         """Entry by entry, `a` where the mask holds, else `b`."""
 
+    def positive(self, a: Array, otherwise: Array) -> Array:
+        """Entry by entry, `a` where it is positive and finite, else `otherwise`."""
+
     def least(self, a: Array, b: Array) -> Array:
         """Entry by entry, the smaller."""
 

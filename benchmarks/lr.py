@@ -1,7 +1,7 @@
 """Learning-rate searches against the best rate of a grid: how far off, how often, at what cost.
 
     python benchmarks/lr.py digits [--optimizers sgd,adamw,muon] [--repeats 5] [--steps N]
-        [--width N] [--grid-seeds 7] [--optuna]
+        [--width N] [--grid-seeds 7] [--first-seed 0] [--optuna]
 
 The grid is 13 rates, a factor 2 apart, full trainings with the schedule of `downslope compare`. All of
 them run on a first seed; those that keep at least 85 % of the best one's descent run on the other seeds too.
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("task")
     parser.add_argument("--optimizers", default="sgd,adamw,muon")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="of the searches; 50 gives five others")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--width", type=int, help="of the task's model")
     parser.add_argument("--grid-seeds", type=int, default=7)
@@ -220,7 +221,7 @@ def main() -> None:
     steps = args.steps or task.steps
     for name in args.optimizers.split(","):
         found: dict[str, list[tuple[float, float]]] = {"ours": [], "steepest": [], "valley": []}
-        for seed in range(0, 10 * args.repeats, 10):
+        for seed in range(args.first_seed, args.first_seed + 10 * args.repeats, 10):
             lr, cost = kept.get(
                 ["ours", task.name, name, seed, steps],
                 lambda name=name, seed=seed: (lambda r: (r.value, r.cost / steps))(

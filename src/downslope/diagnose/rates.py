@@ -6,6 +6,7 @@ schedule of the real one, compressed. A sweep is cheap and off by any factor up 
 model that is not yet trained, at a rate that is not yet there); so it only says where to look.
 Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
 for an eighth of the training, fewer for a quarter, the best few for half of it, on the same seeds.
+Where the best rate moves from one length to the next, it is carried on to that of the training.
 
 Rates are *scales*: one number that multiplies the learning rates of all groups, whose ratios stay.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from downslope.diagnose.trend import trend_of
 from downslope.diagnose.valley import (
     STEP,
     Outcome,
@@ -77,12 +79,12 @@ class Rates:
 
     Attributes:
         value: the rate to use; None where no rate trained the model.
-        low, high: between these, runs ended within 10 % of the best.
+        low, high: between these, runs ended within 10 % of the best; carried on with the value.
         diverges: the lowest rate above the value at which a run ended no better than it began; None if
             there was none.
         confidence: "high", "medium" or "low".
         reasons: why, a sentence each.
-        optima: the best rate of each seed by itself.
+        optima: the best rate of each seed by itself, carried on as the value is.
         cost: how many steps the search took; `steps` is the length of the training.
 
     """
@@ -300,17 +302,22 @@ def _concluded(
     """Return what the runs say."""
     lengths = sorted({r.steps for r in runs})
     last = [r for r in runs if r.steps == lengths[-1]]
-    value = pooled(runs)
+    middle, trend = pooled(runs), trend_of(runs, steps)
+    carry = trend.carry if trend else 1.0
+    value = None if middle is None else middle * carry
     seeds = sorted({r.seed for r in last})
     optima = [pooled([r for r in runs if r.seed == seed and r.steps in lengths[-2:]]) for seed in seeds]
-    own = [o for o in optima if o is not None]
+    own = [o * carry for o in optima if o is not None]
     failed = [r.scale for r in runs if r.failed and value is not None and r.scale > value]
     low, high = safe_range(runs)
-    if value is not None and low is not None and high is not None:
-        low, high = min(low, value), max(high, value)
+    if trend and value is not None and low is not None and high is not None:
+        low, high = trend.safe(low, high, value)
     ends = [optimum(medians_of([r for r in runs if r.steps == length])) for length in lengths[-2:]]
-    confidence, reasons = confidence_of(value, own, len(seeds), ends, lengths[-1] / steps, edge_of(runs))
     base = bases[0]
+    moved = trend.sentence(steps, base) if trend else ""
+    confidence, reasons = confidence_of(
+        value, own, len(seeds), ends, lengths[-1] / steps, edge_of(runs), moved
+    )
     return Rates(
         name=name,
         label=label,

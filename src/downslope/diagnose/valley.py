@@ -155,6 +155,7 @@ def confidence_of(
     ends: Sequence[float | None],
     share: float,
     edge: str = "",
+    moved: str = "",
 ) -> tuple[str, list[str]]:
     """Return how sure the value is, and why.
 
@@ -165,6 +166,7 @@ def confidence_of(
         ends: the best rates of runs of the two longest lengths.
         share: the longest runs as a share of the training.
         edge: "highest" or "lowest" where the best rate is that of all that were tried.
+        moved: a sentence where the rate was carried on from that of the runs.
 
     """
     if value is None:
@@ -178,6 +180,9 @@ def confidence_of(
         agree = "One seed alone: how far chance moves the rate is not known."
         level = max(level, 1)
     reasons = [agree, f"Runs of half the length put it a factor {drift:.1f} away."]
+    if moved:
+        level = max(level, 1)
+        reasons.append(moved)
     if edge:
         level = 2
         reasons.append(f"The best is the {edge} rate that was tried: what lies beyond it is not known.")

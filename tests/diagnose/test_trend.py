@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from downslope.diagnose.trend import trend_of
-from downslope.diagnose.valley import Outcome, Run, pooled
+from downslope.diagnose.valley import Run, pooled
 from tests.diagnose.test_rates import Valley, searched
 
 STEPS = 400
@@ -37,7 +37,7 @@ def rms(x):
     return math.sqrt(np.mean(np.square(x)))
 
 
-@pytest.mark.parametrize("drift", [0.4, 0.8, -0.4])
+@pytest.mark.parametrize("drift", [0.4, 0.8])
 def test_a_clean_drift_is_carried_on_exactly(drift):
     found = searched(Moving(lambda d: drift * d))
     assert found.value == pytest.approx(BEST, rel=0.02)
@@ -97,17 +97,11 @@ def test_it_goes_no_further_than_from_one_length_to_the_next():
     assert far.sentence(1_000_000).endswith("carried on to 800.")
 
 
-def test_it_does_not_rise_to_a_rate_that_failed():
-    class Cliff(Moving):
-        def run(self, scale, seed, steps):
-            end = super().run(scale, seed, steps)
-            return end if scale <= 0.8 * BEST else Outcome(math.inf, end.start)
-
-    found = searched(Cliff(lambda d: -0.8 * d))
-    assert found.diverges is not None
-    assert found.value < found.diverges
-    trained = [r.scale for r in found.runs if not r.failed and r.steps == STEPS // 2]
-    assert found.value <= max(trained) * (1 + 1e-9)
+def test_a_rise_is_not_carried_on():
+    """A rate somewhat too low trains, one too high may not."""
+    found = searched(Moving(lambda d: -0.8 * d))
+    assert found.value == pytest.approx(pooled(found.runs))
+    assert not any("with the length" in r for r in found.reasons)
 
 
 def test_with_one_seed_nothing_is_carried_on():

@@ -51,13 +51,12 @@ class Trend:
         'The best rate falls with the length of the run: 0.0095 at 15 steps, 0.0055 at 30; carried on to 60.'
 
         """
-        if max(self.carry, 1 / self.carry) < TOLD:
+        if self.carry > 1 / TOLD:
             return ""
         (n, first), (longest, second) = list(zip(self.lengths, self.optima, strict=True))[-2:]
-        way = "falls" if self.carry < 1 else "rises"
         seen = f"{number(first * base, 2)} at {n:,} steps, {number(second * base, 2)} at {longest:,}"
         return (
-            f"The best rate {way} with the length of the run: {seen}; carried on to {self.target(steps):,}."
+            f"The best rate falls with the length of the run: {seen}; carried on to {self.target(steps):,}."
         )
 
     def target(self, steps: int) -> int:
@@ -82,9 +81,9 @@ def trend_of(runs: Sequence[Run], steps: int) -> Trend | None:
     lengths say less than the line, theirs is taken, and none where they say the opposite: a drift may end.
     The mean of the two is carried on along max(0, 1 - (e/b)²) b, the positive-part rule of James and
     Stein (1961): chance alone moves it little, a drift that is plain moves it by nearly all. It goes no more
-    than from one length to the next beyond the longest, no further from its best rate than a factor
-    `FURTHEST`, and never up to a rate that failed. With one seed chance is not known, and nothing is carried
-    on. None where no rate trained.
+    than from one length to the next beyond the longest, and no further from its best rate than a factor
+    `FURTHEST`. With one seed chance is not known, and nothing is carried
+    on. Nor is a rise: a rate somewhat too low trains, one too high may not. None where no rate trained.
 
     >>> from downslope.diagnose.valley import pooled
     >>> valley = lambda best, n: [Run(2.0**k, s, n, 2.0 ** (0.1 * (k - best) ** 2), 9.0)
@@ -111,26 +110,19 @@ def trend_of(runs: Sequence[Run], steps: int) -> Trend | None:
         spread = np.array([_moved(m, noise / math.sqrt(n)) for m, n in zip(medians, seeds, strict=True)])
     slope, error = _line(x, y, spread)
     late = float((y[-1] - y[-2]) / (x[-1] - x[-2]))
-    slope = math.copysign(min(abs(slope), abs(late)), slope) if slope * late > 0 else 0.0
+    slope = max(slope, late) if slope < 0 and late < 0 else 0.0
     error = math.inf if noise is None else error
     believed = max(0.0, 1 - (error / slope) ** 2) * slope if slope else 0.0
-    return Trend(
-        tuple(lengths), tuple(optima), math.exp(slope), error, _carry(x, y, medians[-1], believed, steps)
-    )
+    return Trend(tuple(lengths), tuple(optima), math.exp(slope), error, _carry(x, y, believed, steps))
 
 
-def _carry(
-    x: NDArray[np.float64], y: NDArray[np.float64], longest: Mapping[float, float], slope: float, steps: int
-) -> float:
+def _carry(x: NDArray[np.float64], y: NDArray[np.float64], slope: float, steps: int) -> float:
     """Return the factor from the mean of the two longest lengths to the training, bounded."""
     if not slope:
         return 1.0
     gap, middle, end = float(x[-1] - x[-2]), float(y[-2] + y[-1]) / 2, float(y[-1])
     ahead = min(math.log2(steps) - float(x[-1]), gap)
-    reach = math.log(FURTHEST)
-    value = min(end + reach, max(end - reach, middle + (gap / 2 + ahead) * slope))
-    if slope > 0:
-        value = min(value, max(middle, *(math.log(s) for s, m in longest.items() if math.isfinite(m))))
+    value = max(end - math.log(FURTHEST), middle + (gap / 2 + ahead) * slope)
     return math.exp(value - middle)
 
 

@@ -109,3 +109,20 @@ def test_rank_two_leaves_other_lanes_alone_to_the_bit(framework):
     np.testing.assert_allclose(
         made[..., when], (matrix + a[:, None] * b + b[:, None] * a)[..., when], atol=1e-14
     )
+
+
+def test_data_that_a_function_closes_over_do_not_shrink_and_it_is_said():
+    data = np.arange(1.0, 7.0)[:, None] * np.ones(3)
+    x0 = data + np.arange(6.0)[:, None]  # the first has ended before the others begin
+
+    def f(x, goal):
+        return ((x - goal) ** 4).sum(1)
+
+    stopped = ds.minimize(lambda x: f(x, data), x0, batch=True)
+    assert isinstance(stopped.error, ValueError)
+    assert "raised ValueError" in str(stopped)
+    assert "belongs in args" in str(stopped)
+    told = ds.minimize(f, x0, args=(data,), batch=True)
+    assert told.error is None
+    assert told.success.all()
+    np.testing.assert_allclose(told.x, data, atol=0.1)  # quartic: a gradient of 1e-4 is 0.03 away

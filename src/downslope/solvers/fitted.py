@@ -12,7 +12,7 @@ import numpy as np
 from downslope.ops.protocol import Array
 from downslope.solvers import spaces
 from downslope.solvers.core import Core, Limits
-from downslope.solvers.result import at_iterate, chosen, picked
+from downslope.solvers.result import at_iterate, chosen, picked, raised
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
 
@@ -88,14 +88,15 @@ class LeastSquaresResult:
     def __str__(self) -> str:
         """Return a few lines for people."""
         if not isinstance(self.status, Status):
-            return f"{int(self.success.sum())} of {len(self.message)} fits solved, {self.seconds:.3g} s"
+            solved = f"{int(self.success.sum())} of {len(self.message)} fits solved"
+            return f"{solved}, {self.seconds:.3g} s{raised(self.error, many=True)}"
         return "\n".join(
             (
                 self.message,
                 f"  cost {self.cost:.10g}, offset {self.offset:.2e} (asked for {self.tolerance:.2e})",
                 f"  {self.nit} steps, {self.nfev} residuals and {self.njev} Jacobians, "
                 f"{self.seconds:.3g} s, {self.method}",
-                f"  Jacobian by {self.provenance}",
+                f"  Jacobian by {self.provenance}{raised(self.error)}",
             )
         )
 

@@ -91,16 +91,25 @@ class Result:
     def __str__(self) -> str:
         """Return a few lines for people."""
         if not isinstance(self.status, Status):
-            return f"{int(self.success.sum())} of {len(self.message)} problems solved, {self.seconds:.3g} s"
+            solved = f"{int(self.success.sum())} of {len(self.message)} problems solved"
+            return f"{solved}, {self.seconds:.3g} s{raised(self.error, many=True)}"
         return "\n".join(
             (
                 f"{self.message}",
                 f"  value {self.value:.10g}, gradient {self.gradient_size:.2e}, "
                 f"to be within {self.tolerance:.2e}",
                 f"  {self.steps} steps, {self.evaluations} evaluations, {self.seconds:.3g} s, {self.method}",
-                f"  gradient by {self.provenance}",
+                f"  gradient by {self.provenance}{raised(self.error)}",
             )
         )
+
+
+def raised(error: BaseException | None, many: bool = False) -> str:
+    """Return lines on the exception that ended a run, "" without one; of a batch with its likely cause."""
+    if error is None:
+        return ""
+    likely = "\n  what f knows of each problem belongs in args, which shrink as problems end" if many else ""
+    return f"\n  raised {type(error).__name__}: {error}{likely}"
 
 
 def of_one(

@@ -15,7 +15,12 @@ import downslope as ds
 from downslope.errors import UsageError
 
 RAY = pytest.param(
-    "ray", marks=pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
+    "ray",
+    marks=(
+        pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed"),
+        # Where another test has imported JAX, it warns of Ray's forks, which run nothing of JAX's.
+        pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+    ),
 )
 
 

@@ -113,3 +113,13 @@ def test_what_is_compiled_is_let_go_of(monkeypatch):
     del f
     gc.collect()
     assert [ref() is not None for ref in alive] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "around", [jax.vmap, lambda solve: lambda ds_: jnp.stack([jax.jit(solve)(d) for d in ds_])]
+)
+def test_what_the_function_knows_may_be_traced_alone(around):
+    """x0 is known, and what is minimised is not."""
+    goals = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    found = around(lambda goal: ds.minimize(lambda x: ((x - goal) ** 2).sum(), jnp.zeros(3)).x)(goals)
+    np.testing.assert_allclose(found, goals, atol=1e-6)

@@ -6,7 +6,7 @@ schedule of the real one, compressed. A sweep is cheap and off by any factor up 
 model that is not yet trained, at a rate that is not yet there); so it only says where to look.
 Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
 for an eighth of the training, fewer for a quarter, the best few for half of it, on the same seeds.
-Where the best rate moves from one length to the next, it is carried on to that of the training.
+Where the best rate falls from one length to the next, it is carried on to that of the training.
 
 Rates are *scales*: one number that multiplies the learning rates of all groups, whose ratios stay.
 """

@@ -64,7 +64,7 @@ class Trend:
         return min(steps, round(self.lengths[-1] ** 2 / self.lengths[-2]))
 
     def safe(self, low: float, high: float, value: float) -> tuple[float, float]:
-        """Return the safe range of the longest runs, carried down where the rate was, never up.
+        """Return the safe range of the longest runs, carried down where the rate was.
 
         It holds the value, and the best rate of the longest runs.
         """
@@ -82,8 +82,8 @@ def trend_of(runs: Sequence[Run], steps: int) -> Trend | None:
     The mean of the two is carried on along max(0, 1 - (e/b)²) b, the positive-part rule of James and
     Stein (1961): chance alone moves it little, a drift that is plain moves it by nearly all. It goes no more
     than from one length to the next beyond the longest, and no further from its best rate than a factor
-    `FURTHEST`. With one seed chance is not known, and nothing is carried
-    on. Nor is a rise: a rate somewhat too low trains, one too high may not. None where no rate trained.
+    `FURTHEST`. With one seed chance is not known, and nothing is carried on. Nor is a rise: a rate somewhat
+    too low trains, one too high may not. None where no rate trained.
 
     >>> from downslope.diagnose.valley import pooled
     >>> valley = lambda best, n: [Run(2.0**k, s, n, 2.0 ** (0.1 * (k - best) ** 2), 9.0)

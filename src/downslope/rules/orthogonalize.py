@@ -131,8 +131,9 @@ def restarts_of(name: str, steps: int, half: bool) -> list[int]:
     """Return the steps after which the Gram form computes R afresh.
 
     Found by experiment over spectra from flat to condition 1e8, as the fewest that keep singular
-    values in the set's range: within 0.02 in float32, and 0.04 to 0.08 in half precision, where the steep
-    first polynomials of the published sets leave no room to join them.
+    values in the set's range: within 0.02 in float32, and 0.04 in half precision, where the steep first
+    polynomials of the published sets leave no room to join them. `benchmarks/orthogonality.py --hard` shows
+    what harder matrices do there.
     """
     if half and name == "minimax":
         return list(range(2, steps, 2))

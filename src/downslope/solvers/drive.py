@@ -12,6 +12,7 @@ from downslope.errors import UsageError
 from downslope.solvers import spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Core, Limits, Problem
+from downslope.solvers.drivers import host, lanes
 from downslope.solvers.method import Method, Want
 from downslope.solvers.observe import Observer
 from downslope.solvers.second_look import after, nothing_suspect
@@ -42,11 +43,12 @@ def driven(
         if jax.is_traced(f.x0):
             return _looked(f, method, problem, limits, state, jax.JaxSpace(f.x0), traced=True), error
         return _looked_by_numpy(f, method, problem, limits, state, jax.looked_at(method, f)), error
-    kind = "host" if structure.batch is None else "lanes"
-    space = spaces.space_of(f.x0, structure.framework, kind)
-    driver = import_module(f"downslope.solvers.drivers.{kind}")
-    watch = observer if observer.needed else None
-    run = driver.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
+    space: Any = spaces.space_of(f.x0, structure.framework, "host" if structure.batch is None else "lanes")
+    if structure.batch is None:
+        watch = observer if observer.needed else None
+        run = host.run(method, space, problem, limits, f, start, seconds=stop.seconds, watch=watch)
+    else:
+        run = lanes.run(method, space, problem, limits, f, start, seconds=stop.seconds)
     return _looked(f, method, problem, limits, run.state, space), run.error
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ import numpy as np
 from downslope.ops.protocol import Array
 from downslope.solvers import spaces
 from downslope.solvers.core import Core, Limits
-from downslope.solvers.result import at_iterate, chosen, picked, raised
+from downslope.solvers.result import Named, at_iterate, chosen, picked, raised, told
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
 
 
 @dataclass(frozen=True)
-class LeastSquaresResult:
+class LeastSquaresResult(Named):
     """What `least_squares` returns, in SciPy's names; `result["x"]` works too.
 
     Of a batch every array has the problems along its leading axis, and numbers are arrays (B,); message is a
@@ -77,26 +76,18 @@ class LeastSquaresResult:
             raise KeyError(name)
         return getattr(self, name)
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self.keys())
-
-    def keys(self) -> list[str]:
-        """Return the names of what there is."""
-        return [f.name for f in fields(self)]
-
     def __str__(self) -> str:
         """Return a few lines for people."""
         if not isinstance(self.status, Status):
             solved = f"{int(self.success.sum())} of {len(self.message)} fits solved"
-            return f"{solved}, {self.seconds:.3g} s{raised(self.error, many=True)}"
+            return f"{solved}, {self.seconds:.3g} s{raised(self.error)}"
         return "\n".join(
             (
                 self.message,
                 f"  cost {self.cost:.10g}, offset {self.offset:.2e} (asked for {self.tolerance:.2e})",
                 f"  {self.nit} steps, {self.nfev} residuals and {self.njev} Jacobians, "
                 f"{self.seconds:.3g} s, {self.method}",
-                f"  Jacobian by {self.provenance}{raised(self.error)}",
+                f"  Jacobian by {self.provenance}",
             )
         )
 
@@ -134,12 +125,10 @@ def of_batch(
     r, jacobian = f.value_and_jacobian(x)
     mask, size = held(np, to_numpy(x), to_numpy(g), bounds)
     scale, steps = to_numpy(core.scale), to_numpy(core.steps)
-    messages = {int(s): s.message for s in Status}
     return LeastSquaresResult(
         f.structure.restore(x), picked(first, core.value, core.best_value), r, jacobian, g, size,
         to_numpy(core.size), np.maximum(limits.gradient * scale, limits.absolute), mask,
-        to_numpy(core.evaluations), steps + 1, steps, codes,
-        np.isin(codes, [int(s) for s in Status if s.success]), [messages[c] for c in codes.tolist()], method,
+        to_numpy(core.evaluations), steps + 1, steps, codes, *told(codes), method,
         str(f.provenance), time.perf_counter() - began, [], error,
     )  # fmt: skip
 

@@ -166,7 +166,7 @@ def minimize(  # noqa: D417
     )  # fmt: skip
     if hasattr(chosen, "fitted"):
         chosen = chosen.fitted(f.structure)
-    traced = f.structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").is_traced(f.x0)
+    traced = f.structure.framework == "jax" and import_module("downslope.solvers.drivers.jax").in_trace(f)
     if batch or traced:
         where = "batch=True" if batch else "a transformation of JAX's"
         check_alone(where, callback=callback, history=history, log=log, progress=progress)

@@ -13,14 +13,27 @@ from downslope.gradients import Objective
 from downslope.gradients.kinks import beside
 from downslope.solvers.core import Core, Limits, tolerance
 from downslope.solvers.spaces.host import NumpyHost
+from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
 
 SCIPY = {"fun": "value", "jac": "gradient", "nit": "steps", "nfev": "evaluations", "njev": "evaluations"}
 """SciPy's names."""
 
 
+class Named:
+    """A dataclass whose fields are listed by name, as SciPy's results are."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.keys())
+
+    def keys(self) -> list[str]:
+        """Return the names of what there is."""
+        return [f.name for f in fields(self)]  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Named):
     """What `minimize` returns; `result["x"]` and SciPy's `fun, jac, nit, nfev, njev` work too.
 
     Of a batch, x and gradient are (B, …), value, status, success, steps and evaluations arrays (B,),
@@ -80,36 +93,28 @@ class Result:
         """Whether `result[name]` exists."""
         return isinstance(name, str) and (name in SCIPY or name in self.keys())
 
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return iter(self.keys())
-
-    def keys(self) -> list[str]:
-        """Return the names of what there is."""
-        return [f.name for f in fields(self)]
-
     def __str__(self) -> str:
         """Return a few lines for people."""
         if not isinstance(self.status, Status):
             solved = f"{int(self.success.sum())} of {len(self.message)} problems solved"
-            return f"{solved}, {self.seconds:.3g} s{raised(self.error, many=True)}"
+            return f"{solved}, {self.seconds:.3g} s{raised(self.error)}"
         return "\n".join(
             (
                 f"{self.message}",
                 f"  value {self.value:.10g}, gradient {self.gradient_size:.2e}, "
                 f"to be within {self.tolerance:.2e}",
                 f"  {self.steps} steps, {self.evaluations} evaluations, {self.seconds:.3g} s, {self.method}",
-                f"  gradient by {self.provenance}{raised(self.error)}",
+                f"  gradient by {self.provenance}",
             )
         )
 
 
-def raised(error: BaseException | None, many: bool = False) -> str:
-    """Return lines on the exception that ended a run, "" without one; of a batch with its likely cause."""
+def raised(error: BaseException | None) -> str:
+    """Return lines on the exception that ended a batch and its likely cause, "" without one."""
     if error is None:
         return ""
-    likely = "\n  what f knows of each problem belongs in args, which shrink as problems end" if many else ""
-    return f"\n  raised {type(error).__name__}: {error}{likely}"
+    likely = "what f knows of each problem belongs in args, which shrink as problems end"
+    return f"\n  raised {type(error).__name__}: {error}\n  {likely}"
 
 
 def of_one(
@@ -159,30 +164,29 @@ def of_batch(
 ) -> Result:  # fmt: skip
     """Return the results of the problems of a batch."""
     core: Core = state.core
-    codes = np.asarray(_cpu(core.status)).astype(int)
+    codes = to_numpy(core.status).astype(int)
     restore = f.structure.restore
     iterate = at_iterate(codes, core)
     x, g = (picked(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
     value = picked(iterate, core.value, core.best_value)
-    asked = np.maximum(limits.gradient * np.asarray(_cpu(core.scale)), limits.absolute)
-    messages = {int(s): s.message for s in Status}
+    asked = np.maximum(limits.gradient * to_numpy(core.scale), limits.absolute)
     return Result(
-        restore(x), value, restore(g), codes, np.isin(codes, [int(s) for s in Status if s.success]),
-        [messages[c] for c in codes.tolist()], np.asarray(_cpu(core.steps)),
-        np.asarray(_cpu(core.evaluations)),
-        np.asarray(_cpu(core.size)), asked,
-        time.perf_counter() - began, method, str(f.provenance), history, error, state,
+        restore(x), value, restore(g), codes, *told(codes), to_numpy(core.steps), to_numpy(core.evaluations),
+        to_numpy(core.size), asked, time.perf_counter() - began, method, str(f.provenance), history, error,
+        state,
     )  # fmt: skip
+
+
+def told(codes: Any) -> tuple[Any, list[str]]:
+    """Return what statuses, as numbers, say of each problem: whether it is solved, and the message."""
+    messages = {int(s): s.message for s in Status}
+    return np.isin(codes, [int(s) for s in Status if s.success]), [messages[c] for c in codes.tolist()]
 
 
 def at_iterate(codes: Any, core: Core) -> Any:
     """Return whether the iterate of each problem is its result, and not the best point seen; NumPy's."""
     at = np.isin(codes, [int(s) for s in Status.at_iterate()])
-    return at | ~(np.asarray(_cpu(core.best_value)) < np.asarray(_cpu(core.value)))
-
-
-def _cpu(a: Any) -> Any:
-    return a.detach().cpu() if hasattr(a, "detach") else a
+    return at | ~(to_numpy(core.best_value) < to_numpy(core.value))
 
 
 def picked(first: Any, a: Any, b: Any) -> Any:

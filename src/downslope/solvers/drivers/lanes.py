@@ -8,7 +8,6 @@ that have ended leave, so that the rest goes on in smaller arrays.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ def run(
     start: Array | State,
     *,
     seconds: float | None = None,
-    watch: Callable[[Core], bool] | None = None,
 ) -> Run:
     """Turn a method on all problems; see `host.run`. The state returned is that of all problems."""
     deadline = None if seconds is None else time.perf_counter() + seconds

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from downslope.gradients.jax import Residuals
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem, settle
 from downslope.solvers.drivers.jax import queue
@@ -247,13 +248,14 @@ def looked_at(method: Method, objective: Any) -> Callable[[Any], tuple[Any, Any]
 
 
 def in_trace(f: Any) -> bool:
-    """Whether a transformation of JAX's is under way of x0, or of what the residuals know besides.
+    """Whether a transformation of JAX's is under way of x0, or of what the function knows besides.
 
     In the latter case x0 becomes a part of it too, so that whoever sees x0 knows.
     """
     if not is_traced(f.x0):
         try:
-            program = jax.make_jaxpr(f.kernels.plain_residuals)(f.x0, f.arrays)
+            plain = f.kernels.plain_residuals if isinstance(f, Residuals) else f.kernels.plain_value
+            program = jax.make_jaxpr(plain)(f.x0, f.arrays)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
             f.value(f.x0)  # says what is wrong
             raise

@@ -34,6 +34,9 @@ def test_float32_stays_float32_and_converges():
     assert result.success, result.message
     assert result.x.dtype == np.float32
     assert result.value < 1e-3  # of 724: the gradient asked for, 0.08, leaves g² / 2λ, λ about 0.4 here
+    closer = ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient, stop=ds.Stop(gradient=1e-5))
+    assert closer.success, closer.message
+    assert closer.value < 1e-4
 
 
 @pytest.mark.parametrize("method", ["L-BFGS-B", "BFGS", "CG", "Newton-CG", "trust-ncg", "trust-exact"])

@@ -222,3 +222,30 @@ def test_a_batch_of_numbers_has_no_leading_axis():
         ds.least_squares(lambda b: b, np.array(1.0), batch=True)
     with pytest.raises(UsageError, match="batches of two lengths"):
         ds.least_squares(lambda p: p["a"], {"a": np.ones((3, 1)), "b": np.ones((4, 1))}, batch=True)
+
+
+def test_differences_keep_to_the_bounds_of_their_own_problem():
+    """Also when others have ended: what is left of the bounds is that of the problems that are left."""
+    rng = np.random.default_rng(5)
+    count = 12
+    truth, y, x0 = decays(count)
+    # Every other problem has ended at once, so that those left are renumbered; their rates are held.
+    x0[::2] = truth[::2]
+    y[::2] = model(truth[::2])
+    low = np.tile([0.1, 0.1, -2.0], (count, 1))
+    high = np.column_stack(
+        [np.full(count, 9.0), rng.uniform(0.6, 0.9, count) * truth[:, 1], np.full(count, 2.0)]
+    )
+    high[::2, 1] = 50.0
+    outside: list[float] = []
+
+    def f(b, y, low, high):
+        outside.append(float(np.max(np.maximum(b - high, low - b))))
+        return residuals(b, y)
+
+    x0 = np.clip(x0, low, high)
+    found = ds.least_squares(f, x0, bounds=(low, high), args=(y, low, high), batch=True)
+    assert found.error is None
+    assert found.success.all()
+    assert np.allclose(found.x[1::2, 1], high[1::2, 1])
+    assert max(outside) <= 0

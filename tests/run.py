@@ -49,10 +49,6 @@ SOLVERS = ("methods", "endings", "bounds", "arguments", "lanes", "hostile", "eng
 # The longest first, so that the two lanes end together.
 SESSIONS = (
     Session(
-        "compare",
-        ("tests/compare", "tests/tasks", "tests/cli", "src/downslope/compare", "src/downslope/tasks"),
-    ),
-    Session(
         "jax",
         (
             "tests/jax",
@@ -63,6 +59,10 @@ SESSIONS = (
             "src/downslope/grouping/jax",
             "src/downslope/diagnose/watch/jax",
         ),
+    ),
+    Session(
+        "compare",
+        ("tests/compare", "tests/tasks", "tests/cli", "src/downslope/compare", "src/downslope/tasks"),
     ),
     Session("zoo", ("tests/zoo",)),
     Session(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 import solver_native
+import solver_optimistix
 from solver_problems import Counter
 
 from downslope.solvers import minimize
@@ -200,7 +201,7 @@ def solvers(family: str) -> dict[str, Solver]:
         made: dict[str, Solver] = {m: ours_least_squares(m) for m in ("levenberg-marquardt", "gauss-newton")}
         made |= {f"SciPy {m}": least_squares(m, 1e-15) for m in ("lm", "trf", "dogbox")}
         made |= {f"SciPy {m}, 1e-8": least_squares(m, 1e-8) for m in ("lm", "trf", "dogbox")}
-        return made | solver_native.peers(family)
+        return made | solver_native.peers(family) | solver_optimistix.peers(family)
     rules = ("gd", "momentum", "nesterov", "sgd", "adam", "adamw", "adagrad", "rmsprop", "muon")
     made = {m: ours(m) for m in known if m not in rules}
     if family == "bounded":
@@ -214,11 +215,11 @@ def solvers(family: str) -> dict[str, Solver]:
     if find_spec("nlopt"):
         names = ("LD_LBFGS", "LD_MMA") if family == "bounded" else ("LD_LBFGS", "LD_TNEWTON", "LD_VAR2")
         made |= {f"NLopt {m}": nlopts(m) for m in names}
-    made |= solver_native.peers(family)
-    if family == "large":
+    made |= solver_native.peers(family) | solver_optimistix.peers(family)
+    if family in ("large", "million"):
         dense = (
             "bfgs", "newton", "SciPy BFGS", "SciPy trust-exact", "torchmin bfgs", "NLopt LD_VAR2",
-            "Ceres BFGS", "dlib BFGS",
+            "Ceres BFGS", "dlib BFGS", "optimistix BFGS",
         )  # fmt: skip
         made = {k: v for k, v in made.items() if k not in dense}
     return made

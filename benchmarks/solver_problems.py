@@ -17,8 +17,9 @@ from downslope.tasks.problems.large import PROBLEMS as LARGE
 from downslope.tasks.problems.mgh import PROBLEMS as MGH
 from downslope.tasks.problems.nist import MODELS as NIST
 
-EVALUATIONS, SECONDS, SECONDS_LARGE = 3000, 5.0, 60.0
-"""What a solver may spend on a problem; the last is for more than 1000 unknowns."""
+EVALUATIONS = 3000
+SECONDS = {1000: 5.0, 100_000: 60.0, 1_000_000: 300.0}
+"""What a solver may spend on a problem; seconds of the processor, by the number of unknowns."""
 
 
 class SpentError(Exception):
@@ -73,7 +74,7 @@ class Counter:
     @property
     def seconds(self) -> float:
         """What may be spent, of the processor's time."""
-        return SECONDS if self.case.x0.size <= 1000 else SECONDS_LARGE
+        return next(seconds for n, seconds in SECONDS.items() if self.case.x0.size <= n)
 
     def value_and_gradient(self, x: Any) -> tuple[float, Any]:
         """F and its gradient; the same point asked for again (f, then g) is counted once."""
@@ -151,10 +152,10 @@ def nist() -> Iterator[Case]:
             yield of_problem(problem(f"nist:{name}:{start}"), "nist")
 
 
-def large() -> Iterator[Case]:
-    """Eight problems of a thousand, a hundred thousand and a million unknowns."""
-    for name in LARGE:
-        for n in (1000, 100_000, 1_000_000):
+def large(*sizes: int) -> Iterator[Case]:
+    """Eight problems of so many unknowns each."""
+    for n in sizes:
+        for name in LARGE:
             if name in ("chained-rosenbrock", "minimal-surface") and n > 1000:
                 continue  # as many steps as unknowns, for any method
             p = problem(f"large:{name}", n=n)
@@ -216,7 +217,10 @@ def _sif(p: Any, family: str) -> Case:
 
 def cases(family: str) -> list[Case]:
     """Return the cases of a family whose value at the start is finite."""
-    made = {"mgh": mgh, "nist": nist, "large": large, "sif": lambda: sif(False), "bounded": lambda: sif(True)}
+    made: dict[str, Callable[[], Iterator[Case]]] = {
+        "mgh": mgh, "nist": nist, "sif": lambda: sif(False), "bounded": lambda: sif(True),
+        "large": lambda: large(1000, 100_000), "million": lambda: large(1_000_000),
+    }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(made[family]())

@@ -1,13 +1,14 @@
 """Solvers against each other on published problems: who solves what, with how many evaluations.
 
-    python benchmarks/solvers.py mgh nist             # some families: mgh, nist, sif, bounded, large
+    python benchmarks/solvers.py mgh nist             # some families: mgh, nist, sif, bounded, large, million
     python benchmarks/solvers.py --only l-bfgs sif    # one solver anew; the others as they were
+    python benchmarks/solvers.py --missing large      # only what no run before has finished
     python benchmarks/solvers.py --table sif mgh      # the tables of what has been run
 
 A problem is solved where ‖g‖∞ ≤ 1e-6 max(1, ‖g₀‖∞) at the point returned, g computed here; the solver's
 own flag counts for nothing, but a flag of success on a problem that is not solved is a false one.
 Beside it: the share within a value gap, (f - f*) / (f₀ - f*), f* the lowest that is known or any met.
-Results go to runs/solvers/FAMILY.json.
+Results go to runs/solvers/FAMILY.json, each as soon as it is there.
 """
 
 from __future__ import annotations
@@ -21,34 +22,49 @@ from typing import Any
 import numpy as np
 from timing import show
 
+from downslope.solvers.methods import METHODS
+
 FOLDER = Path("runs/solvers")
 
 
-def evaluate(family: str, only: list[str]) -> None:
-    """Run the solvers on a family and keep what they found."""
+def evaluate(family: str, only: list[str], missing: bool) -> None:
+    """Run the solvers on a family, or of them what is missing, and keep what they found."""
     from solver_methods import run, solvers
+    from solver_optimistix import Peer
     from solver_problems import Counter, cases
 
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{family}.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"solvers": {}}
+    kept = read(family)
     chosen = {k: v for k, v in solvers(family).items() if not only or k in only}
-    made = cases(family)
+    made = [c for c in cases(family) if np.isfinite(c.first).all()]
     kept["problems"] = {
-        c.name: {"n": int(c.x0.size), "best": c.best, "start": c.first, "wanted": c.wanted}
-        for c in made
-        if np.isfinite(c.first).all()
+        c.name: {"n": int(c.x0.size), "best": c.best, "start": c.first, "wanted": c.wanted} for c in made
     }
     for name in chosen:
-        kept["solvers"][name] = {}
+        known = kept["solvers"].get(name, {}) if missing else {}
+        kept["solvers"][name] = {n: r for n, r in known.items() if n in kept["problems"]}
     for case in made:
-        if case.name not in kept["problems"]:
-            continue
-        if case.x0.size <= 100:  # compiled before the clock runs
+        left = {k: v for k, v in chosen.items() if case.name not in kept["solvers"][k]}
+        if left and case.x0.size <= 100:  # compiled before the clock runs
             case.hessian(case.x0), case.product(case.x0, case.x0)
-        for name, solver in chosen.items():
+        for name, solver in left.items():
+            if isinstance(solver, Peer):
+                solver.compile(case)
             kept["solvers"][name][case.name] = _one(run, solver, Counter(case))
-    path.write_text(json.dumps(kept))
+            write(family, kept)
+
+
+def read(family: str) -> dict[str, Any]:
+    """Return what has been found on a family so far."""
+    path = FOLDER / f"{family}.json"
+    return json.loads(path.read_text()) if path.exists() else {"problems": {}, "solvers": {}}
+
+
+def write(family: str, kept: dict[str, Any]) -> None:
+    """Keep it; a run that is killed leaves what was there before, or all of the new."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    whole = FOLDER / f"{family}.new"
+    whole.write_text(json.dumps(kept))
+    whole.replace(FOLDER / f"{family}.json")
 
 
 def _one(run: Any, solver: Any, counter: Any) -> dict[str, Any]:
@@ -95,21 +111,24 @@ def gaps(kept: dict[str, Any], solver: str) -> dict[str, float]:
 
 def table(family: str) -> None:
     """Print what a family's runs came to."""
-    kept = json.loads((FOLDER / f"{family}.json").read_text())
+    kept = read(family)
+    if not kept["problems"]:
+        print(f"{family}: nothing in {FOLDER} yet; run it without --table")
+        return
     if family == "nist":
         return certified(kept)
     rows = []
     names = list(kept["problems"])
-    first = {n: kept["solvers"]["SciPy L-BFGS-B"][n]["evaluations"] for n in names}
+    yardstick = kept["solvers"].get("SciPy L-BFGS-B", {})
     for solver, runs in kept["solvers"].items():
         gap = gaps(kept, solver)
         solved = [n for n in names if n in runs and runs[n]["solved"]]
         false = [n for n in names if n in runs and runs[n]["claimed"] and not runs[n]["solved"]]
         wrong = [n for n in false if gap[n] > 1e-8]
         near = [sum(runs[n]["solved"] and gap[n] <= g for n in solved) for g in (1e-3, 1e-8)]
-        both = [n for n in solved if kept["solvers"]["SciPy L-BFGS-B"][n]["solved"]]
+        both = [n for n in solved if n in yardstick and yardstick[n]["solved"]]
         counts = [runs[n]["evaluations"] for n in both]
-        ratio = [runs[n]["evaluations"] / first[n] for n in both]
+        ratio = [runs[n]["evaluations"] / yardstick[n]["evaluations"] for n in both]
         work = [runs[n]["products"] + runs[n]["hessians"] for n in solved]
         rows.append(
             [
@@ -124,7 +143,7 @@ def table(family: str) -> None:
     print("claimed, not solved. evals, ratio: to SciPy L-BFGS-B, medians over what both solve.")
     profile(kept, "evaluations")
     profile(kept, "seconds")
-    ours = [s for s in kept["solvers"] if s[0].islower() and not s.startswith("torch")]
+    ours = [s for s in kept["solvers"] if s in METHODS]
     union = {n for n in names if any(kept["solvers"][s].get(n, {}).get("solved") for s in ours)}
     everyone = {n for n in names if any(r.get(n, {}).get("solved") for r in kept["solvers"].values())}
     print(f"solved by one of ours: {len(union)}, by any: {len(everyone)}, of {len(names)}")
@@ -176,13 +195,14 @@ def certified(kept: dict[str, Any]) -> None:
 def main() -> None:
     """Run or show what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("families", nargs="*", default=["mgh", "nist", "large", "sif", "bounded"])
+    parser.add_argument("families", nargs="*", default=["mgh", "nist", "large", "million", "sif", "bounded"])
     parser.add_argument("--only", action="append", default=[], help="a solver; may be repeated")
+    parser.add_argument("--missing", action="store_true", help="run only what no run before has finished")
     parser.add_argument("--table", action="store_true", help="show what has been run")
     asked = parser.parse_args()
     for family in asked.families:
         if not asked.table:
-            evaluate(family, asked.only)
+            evaluate(family, asked.only, asked.missing)
         table(family)
 
 

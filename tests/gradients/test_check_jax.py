@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
@@ -48,6 +49,70 @@ def test_bfloat16_never_fails_a_right_gradient() -> None:
     x = jnp.linspace(-1, 1, 50).astype(jnp.bfloat16)
     assert ds.check_gradient(lambda x: jnp.sum(jnp.sin(x)), x).passed
     assert ds.check_gradient(lambda x: jnp.sum(jnp.sin(x)), x, precision="own").verdict is not Verdict.FAIL
+
+
+@jax.custom_vjp
+def rounded(x: Any) -> Any:
+    """Squares in bfloat16, forward and backward; the gradient of entry 2 is a tenth too large."""
+    return (x.astype(jnp.bfloat16) ** 2).astype(x.dtype)
+
+
+rounded.defvjp(
+    lambda x: (rounded(x), x),
+    lambda x, g: ((2 * x.astype(jnp.bfloat16)).astype(x.dtype) * g.at[2].mul(1.1),),
+)
+
+
+def test_casts_inside_are_taken_out_of_a_function_and_of_its_derivative_rule() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=4), jnp.float32)
+
+    def narrow(x: Any) -> Any:
+        return (30 + rounded(x).sum()).astype(jnp.bfloat16)
+
+    report = ds.check_gradient(narrow, x)
+    assert [f.index for f in report.findings] == [(2,)]
+    assert "f casts to bfloat16: checked with all of it in float64" in report.notes
+    unseen = ds.check_gradient(narrow, x, precision="own")
+    assert unseen.verdict is Verdict.INCONCLUSIVE
+
+
+HELD = np.random.default_rng(1).normal(size=(4, 4))
+NARROW = {
+    "held": lambda x: jnp.tanh(jax.lax.dot(x.astype(jnp.bfloat16), jnp.asarray(HELD, jnp.bfloat16))).sum(),
+    "scan": lambda x: jax.lax.scan(
+        lambda c, a: (jnp.sin(c * a).astype(jnp.bfloat16), c), jnp.bfloat16(1), x.astype(jnp.bfloat16)
+    )[0],
+    "loop": lambda x: jax.lax.fori_loop(0, 3, lambda i, c: jnp.sin(c), x.astype(jnp.bfloat16)).sum(),
+    "cond": lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.square, x.astype(jnp.bfloat16)).sum(),
+    "gather": lambda x: jnp.sin(x.astype(jnp.bfloat16)[jnp.array([0, 1, 1, 3])]).sum(),
+    "scatter": lambda x: jnp.sin(x.astype(jnp.bfloat16).at[1].set(3.0)).sum(),
+    "checkpoint": lambda x: jax.checkpoint(lambda y: jnp.sin(jnp.sin(y.astype(jnp.bfloat16))))(x).sum(),
+    "solve": lambda x: jnp.linalg.solve(
+        3 * jnp.eye(4) + x[:, None] * x, x.astype(jnp.bfloat16).astype(jnp.float32)
+    ).sum(),
+    "sort": lambda x: (jnp.sort(x.astype(jnp.bfloat16)) * jnp.arange(4)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_part_of_a_traced_function_is_taken_in_float64(name: str) -> None:
+    f, x = NARROW[name], jnp.asarray(np.random.default_rng(0).normal(size=4), jnp.float32)
+    report = ds.check_gradient(f, x)
+    assert report.passed
+    assert any("checked with all of it in float64" in note for note in report.notes)
+    right = jax.grad(lambda x: f(x).astype(jnp.float32))
+    wrong = ds.check_gradient(f, x, gradient=lambda x: right(x).at[2].add(0.1))
+    assert [w.index for w in wrong.findings] == [(2,)]
+
+
+def test_what_cannot_be_taken_to_float64_is_checked_as_it_is() -> None:
+    def looks_at_bits(x: Any) -> Any:
+        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+        return (x.astype(jnp.bfloat16).astype(jnp.float32) ** 2).sum() + 0 * bits.sum()
+
+    report = ds.check_gradient(looks_at_bits, jnp.ones(3))
+    assert report.verdict is not Verdict.FAIL
+    assert not any("all of it in float64" in note for note in report.notes)
 
 
 def test_functions_that_cannot_be_traced_are_called_as_they_are() -> None:

@@ -66,15 +66,17 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         j = int(np.flatnonzero(~np.isfinite(x))[0])
         raise UsageError(f"x holds {x[j]} (entry {j} of all): expected finite numbers")
     narrow = any(d != "float64" for d in dtypes)
-    _Bound(adapter, leaves, "").first(x)
-    wide = _widest(adapter, leaves, x) if narrow and precision != "own" else ""
+    own = _Bound(adapter, leaves, "").first(x)
+    wide = ""
+    if precision != "own":
+        wide = _without_casts(adapter, leaves, x, own) or (_widest(adapter, leaves, x, own) if narrow else "")
     if precision == "float64" and narrow and wide != "float64":
         raise UsageError(
             'precision = "float64": the function does not take float64 arrays through to its value; '
             'use "auto"'
         )
     bound = _Bound(adapter, leaves, wide)
-    if wide:
+    if wide and not getattr(adapter, "lifted", False):
         adapter.notes.append(f"checked in {wide}, which f takes in place of {_coarsest(dtypes)}")
     problem = Problem(
         x,
@@ -136,8 +138,8 @@ class _Bound:
     def rounded(self, x: Vector) -> Vector:
         return _joined([self.adapter.numbers(a) for a in self.arrays(x)])
 
-    def first(self, x: Vector) -> None:
-        """Call once, so that what is wrong with the function is told as bad input; notice writing to x."""
+    def first(self, x: Vector) -> float:
+        """Return the value; tell what is wrong with the function, writing to x too, as bad input."""
         arrays = self.arrays(x)
         try:
             value, _ = self.adapter.value(arrays, self.wide)
@@ -145,12 +147,13 @@ class _Bound:
             raise
         except Exception as error:
             raise UsageError(f"the function raised at the point: {one_line(error)}") from error
-        _number(value)
+        found = _number(value)
         after = _joined([self.adapter.numbers(a) for a in arrays])
         if not np.array_equal(after, x if self.wide == "float64" else self.rounded(x)):
             j = int(np.flatnonzero(after != x)[0])
             leaf = next(leaf for leaf in self.leaves if j < leaf.stop)
             raise UsageError(f"the function writes to its argument ({leaf.name}): let it work on a copy")
+        return found
 
 
 def _number(value: Any) -> float:
@@ -163,23 +166,44 @@ def _number(value: Any) -> float:
         ) from None
 
 
-def _widest(adapter: Adapter, leaves: Sequence[Leaf], x: Vector) -> str:
+def _without_casts(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float) -> str:
+    """Return float64 where f runs in it without its casts and would not run in it with them, else "".
+
+    Of the adapters that have `lifted`: what f casts to narrower dtypes, and holds in them, is then taken in
+    float64 too.
+    """
+    if not hasattr(adapter, "lifted"):
+        return ""
+    adapter.lifted = True
+    if not _refusal(adapter, leaves, x, own, "float64"):
+        casts, held = sorted(adapter.casts), sorted(adapter.held)  # type: ignore[attr-defined]
+        adapter.lifted = False
+        if casts or (held and _refusal(adapter, leaves, x, own, "float64")):
+            adapter.lifted = True
+            what = [f"casts to {' and '.join(casts)}"] if casts else []
+            what += [f"holds tensors of {' and '.join(held)}"] if held else []
+            adapter.notes.append(f"f {' and '.join(what)}: checked with all of it in float64")
+            return "float64"
+    adapter.lifted = False
+    return ""
+
+
+def _widest(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float) -> str:
     """Return the finest dtype that the function takes through to its value and gradient, "" if none."""
     given = {leaf.dtype for leaf in leaves}
     for dtype in ("float64", "float32"):
         if dtype in given:
             return ""
-        refused = _refusal(adapter, leaves, x, dtype)
+        refused = _refusal(adapter, leaves, x, own, dtype)
         if not refused:
             return dtype
         adapter.notes.append(f"checked in {_coarsest(sorted(given))}: in {dtype} {refused}")
     return ""
 
 
-def _refusal(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, dtype: str) -> str:
+def _refusal(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float, dtype: str) -> str:
     """Return what keeps the function from being checked in another dtype, "" where nothing does."""
     wide = _Bound(adapter, leaves, dtype)
-    own, _ = adapter.value(_Bound(adapter, leaves, "").arrays(x), "")
     try:
         value, found = adapter.value(wide.arrays(x), dtype)
         gradient = adapter.gradient(wide.arrays(x), dtype)
@@ -189,7 +213,7 @@ def _refusal(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, dtype: str) ->
         return f"the function returns {found}"
     if not {adapter.dtype_of(g) for g in gradient if g is not None} <= {dtype}:
         return "the gradient has another dtype"
-    return "" if _close(float(value), float(own)) else "the function has another value"
+    return "" if _close(float(value), own) else "the function has another value"
 
 
 def _close(a: float, b: float) -> bool:

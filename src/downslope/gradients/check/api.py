@@ -46,8 +46,8 @@ def check_gradient(
         evaluations: calls of function and gradient at most.
         findings: wrong entries, or groups of them, listed at most.
         rtol: relative differences up to this are let pass; 0.02 at least below float64.
-        precision: "auto" checks float32 and bfloat16 functions in float64 where they let it, "own" never,
-            "float64" raises where they do not.
+        precision: "auto" checks float32 and bfloat16 functions in float64 where they let it, of PyTorch and
+            JAX what they cast down inside too; "own" never, "float64" raises where they do not let it.
         seed: of the directions.
 
     Raises:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from downslope.errors import UsageError
 from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.jax_casts import Lifted
 from downslope.gradients.check.problem import Vector
 
 
@@ -33,6 +34,9 @@ class JaxAdapter:
         self.names = [called[i] for i in self.floating]
         self.arrays = [jnp.asarray(self.all[i]) for i in self.floating]
         self._compiled: dict[str, Callable[..., Any] | None] = {}
+        self.lifted = False
+        self.casts: set[str] = set()
+        self.held: set[str] = set()
 
     def dtype_of(self, array: Any) -> str:
         """See `Adapter`."""
@@ -50,15 +54,17 @@ class JaxAdapter:
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
         with jax.enable_x64(wide == "float64" or self._double()):
-            value = self._run("value", self._value, arrays)
+            value = self._run("value", self._value, list(arrays))
             return float(value), str(value.dtype)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
         with jax.enable_x64(wide == "float64" or self._double()):
             if self.given is None:
-                return list(self._run("gradient", jax.grad(self._value), arrays))
-            made = self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
+                return list(self._run("gradient", jax.grad(self._value), list(arrays)))
+            made = (
+                self._run("gradient", self._claimed, list(arrays)) if self.lifted else self._claimed(arrays)
+            )
             leaves: list[Any]
             nest: Any
             leaves, nest = jax.tree_util.tree_flatten(made)
@@ -69,18 +75,38 @@ class JaxAdapter:
     def _double(self) -> bool:
         return any(a.dtype == np.float64 for a in self.arrays)
 
-    def _run(self, name: str, function: Callable[..., Any], arrays: Arrays) -> Any:
-        """Call compiled, or as it is where the function cannot be traced."""
+    def _claimed(self, arrays: Arrays) -> Any:
+        return self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
+
+    def _run(self, name: str, function: Callable[..., Any], *lists: list[Any]) -> Any:
+        """Call compiled, or as it is where the function cannot be traced; in float64 where it is lifted."""
+        if self.lifted:
+            name, function = f"{name}, lifted", self._lift(name, function, lists)
         if name not in self._compiled:
             try:
                 compiled = jax.jit(function)
-                returned = compiled(list(arrays))
+                returned = compiled(*lists)
                 self._compiled[name] = compiled
+                self._note(function)
                 return returned
             except (jax.errors.JAXTypeError, TypeError):
                 self._compiled[name] = None
         compiled_one = self._compiled[name]
-        return (compiled_one or function)(list(arrays))
+        return (compiled_one or function)(*lists)
+
+    def _lift(self, name: str, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Any:
+        if self._compiled.get(f"{name}, lifted"):
+            return function  # the compiled one is called
+        narrow = [
+            [jnp.asarray(a, own.dtype) for a, own in zip(arrays, self.arrays, strict=True)]
+            for arrays in lists
+        ]
+        return Lifted(function, lists, narrow)
+
+    def _note(self, function: Any) -> None:
+        if isinstance(function, Lifted):
+            self.casts |= function.casts
+            self.held |= function.held
 
     def _value(self, arrays: list[Any]) -> Any:
         returned = self._call(self.fun, arrays)
@@ -116,17 +142,24 @@ class JaxAdapter:
         """Return the Hessian times a vector: as `hvp` gives it, or the gradient of ∇fᵀv."""
         with jax.enable_x64(wide == "float64" or self._double()):
             if self.hvp is not None:
-                made = self.hvp(
-                    *(jax.tree_util.tree_unflatten(self.nest, list(a)) for a in (arrays, vectors))
-                )
+                given, both = self.hvp, (list(arrays), list(vectors))
+
+                def hvp(*lists: list[Any]) -> Any:
+                    return given(*(jax.tree_util.tree_unflatten(self.nest, a) for a in lists))
+
+                made = self._run("product", hvp, *both) if self.lifted else hvp(*both)
+                leaves: list[Any]
                 leaves = jax.tree_util.tree_leaves(made)
                 return [leaves[i] for i in self.floating]
 
-            def along(points: list[Any]) -> Any:
-                first = jax.grad(self._value)(points)
-                return sum(jnp.vdot(g, v) for g, v in zip(first, vectors, strict=True))
+            def product(points: list[Any], vectors: list[Any]) -> Any:
+                def along(points: list[Any]) -> Any:
+                    first = jax.grad(self._value)(points)
+                    return sum(jnp.vdot(g, v) for g, v in zip(first, vectors, strict=True))
 
-            return list(jax.grad(along)(list(arrays)))
+                return jax.grad(along)(points)
+
+            return list(self._run("product", product, list(arrays), list(vectors)))
 
 
 def _is_float(a: Any) -> bool:

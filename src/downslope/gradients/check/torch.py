@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from downslope.errors import UsageError, one_line
 from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
+from downslope.gradients.check.torch_casts import Lifted
 from downslope.rules.loop import mapped, named
 
 
@@ -26,10 +28,24 @@ class _Common:
         self.arrays: list[Any] = []
         self.names: list[str] = []
         self._unused: set[str] = set()
+        self.lifted = False
+        self.casts: set[str] = set()
+        self.held: set[str] = set()
+
+    @contextmanager
+    def _lifting(self) -> Iterator[None]:
+        """Run what stands within in float64, casts and constants with it, where `lifted` says so."""
+        if not self.lifted:
+            yield
+            return
+        with Lifted(torch.float64) as mode:
+            yield
+        self.casts |= {_name(d) for d in mode.casts}
+        self.held |= {_name(d) for d in mode.held}
 
     def dtype_of(self, array: Any) -> str:
         """See `Adapter`."""
-        return str(array.dtype).removeprefix("torch.")
+        return _name(array.dtype)
 
     def numbers(self, array: Any) -> Vector:
         """See `Adapter`."""
@@ -100,14 +116,14 @@ class TorchAdapter(_Common):
 
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
-        with torch.no_grad():
+        with torch.no_grad(), self._lifting():
             value = self._scalar(self._returned(arrays))
         return value.item(), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
         if self.given is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self._lifting():
                 made = (
                     self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
                 )
@@ -115,7 +131,7 @@ class TorchAdapter(_Common):
             mapped(lambda _, a, g: flat.append(g), self.tree, made)
             return [flat[i] for i in self.floating]
         points = [a.requires_grad_(True) for a in arrays]
-        with torch.enable_grad():
+        with torch.enable_grad(), self._lifting():
             return self._differentiated(self._scalar(self._returned(points)), points)
 
     def _returned(self, arrays: Arrays) -> Any:
@@ -136,13 +152,13 @@ class TorchAdapter(_Common):
     def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
         """Return the Hessian times a vector: as `hvp` gives it, or by a second pass of autograd."""
         if self.hvp is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self._lifting():
                 made = self.hvp(self._tree(arrays), self._tree(vectors))
             flat: list[Any] = []
             mapped(lambda _, a, g: flat.append(g), self.tree, made)
             return [flat[i] for i in self.floating]
         points = [a.requires_grad_(True) for a in arrays]
-        with torch.enable_grad():
+        with torch.enable_grad(), self._lifting():
             value = self._scalar(self._returned(points))
             if not value.requires_grad:
                 return [None] * len(points)
@@ -185,13 +201,14 @@ class ModuleAdapter(_Common):
 
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
-        with torch.no_grad():
+        self._model(wide)  # made in float64 here, so that its casts are not taken for the function's
+        with torch.no_grad(), self._lifting():
             value = self._scalar(self._loss(arrays, wide)[0])
         return value.item(), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
-        with torch.enable_grad():
+        with torch.enable_grad(), self._lifting():
             returned, parameters = self._loss(arrays, wide)
             return self._differentiated(self._scalar(returned), parameters)
 
@@ -214,6 +231,10 @@ class ModuleAdapter(_Common):
             batch = mapped(lambda _, a: a.to(dtype) if _is_float(a) else a, self.batch)
             self._wide[wide] = (copy.deepcopy(self.own).to(dtype), batch)
         return self._wide[wide]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_float(a: Any) -> bool:

@@ -11,11 +11,12 @@ import downslope as ds
 from downslope.errors import UsageError
 from downslope.solvers import Status, Stop
 from downslope.solvers.drivers import lanes
-from downslope.solvers.methods import method_of
+from downslope.solvers.methods import lbfgs, method_of
 from downslope.solvers.methods.bfgs import BFGS
 from downslope.solvers.methods.lbfgs import LBFGS
 from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import NumpyHost
+from downslope.tasks.problems import problem
 from tests.solvers.functions import CLASSICS, rosenbrock, rosenbrock_gradient, start, starts
 
 QUICK = ("l-bfgs", "bfgs", "cg", "newton", "newton-cg", "trust-ncg")
@@ -183,6 +184,23 @@ def test_a_scale_that_is_lost_in_rounding_stays():
     memory = direction.update(space, memory, np.array([1.0, 1e-9]), np.array([0.0, 1.0]), g, False, True)
     np.testing.assert_allclose(memory.scales, [1.0, 2e9], rtol=1e-6)
     assert np.isfinite(direction.direction(space, memory, g)).all()
+
+
+def test_the_diagonal_is_used_where_it_foretells_steps(monkeypatch):
+    def evaluations(name, trusted=lbfgs.TRUSTED):
+        monkeypatch.setattr(lbfgs, "TRUSTED", trusted)
+        p = problem(name, n=196)
+        found = ds.minimize(p.value_and_gradient, p.start, gradient=True, stop=Stop(evaluations=20_000))
+        assert found.success
+        return found.evaluations
+
+    # Scales from 1 to 10⁶ are learned; a chain of equal links teaches a diagonal nothing but noise.
+    always, never, both = -1.0, 2.0, ("large:quadratic", "large:chained-rosenbrock")
+    scaled, alike = ([evaluations(name, t) for t in (always, never)] for name in both)
+    assert scaled[1] > 4 * scaled[0]  # 2473 and 272 when this was written
+    assert alike[0] > 1.3 * alike[1]  # 1691 and 1145
+    assert evaluations("large:quadratic") < 1.1 * scaled[0]
+    assert evaluations("large:chained-rosenbrock") < 1.1 * alike[1]
 
 
 @pytest.mark.parametrize("lost", [0.0, -1.0, np.inf, -np.inf, np.nan])

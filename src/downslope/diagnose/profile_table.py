@@ -16,10 +16,11 @@ COLOURS = {
     "data": "bright_black",
     "forward": "blue",
     "backward": "cyan",
+    "exchange": "magenta",
     "muon": "green",
     "adamw": "yellow",
 }
-OTHERS = ("magenta", "red", "bright_blue", "white")
+OTHERS = ("red", "bright_blue", "bright_magenta", "white")
 WORDS = {
     "zero_grad": "zero_grad",
     "check": "check of the gradients",

@@ -15,6 +15,7 @@ from downslope.diagnose.profile import LayerTime, PartTime, Profile, parts_of
 from downslope.diagnose.torch.clock import Clock, clock_of
 from downslope.diagnose.torch.layers import OUTSIDE, Layers
 from downslope.diagnose.torch.memory import memory_of
+from downslope.diagnose.torch.processes import agreed, alone, exchanges
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import Subject, of_objects
 from downslope.diagnose.torch.tape import Tape, self_times
@@ -35,6 +36,8 @@ class Windows:
 
     plain: list[float] = field(default_factory=list)
     """Seconds of a step in each unsynchronised window."""
+    alone: list[float] = field(default_factory=list)
+    """The same without the exchange between processes, where there is one."""
     composed: list[float] = field(default_factory=list)
     """Seconds of a step in each synchronised window."""
     summed: list[float] = field(default_factory=list)
@@ -60,7 +63,8 @@ def profile(
     """Return where the time and the memory of a training step go.
 
     Training steps are really taken; afterwards model, optimizer, gradients and random generators are
-    what they were, bit for bit.
+    what they were, bit for bit. Where the model is in DistributedDataParallel every process calls this, and
+    "exchange" is what a step takes longer than without the exchange of gradients.
 
     Args:
         model: in the mode in which it is to be measured.
@@ -149,13 +153,16 @@ def measured(subjects: Sequence[Subject], clock: Clock, seconds: float) -> list[
         for _ in range(WARM_UP):
             subject.step()
         step = seconds_of(subject, clock, 1)
-        counts.append(max(2, min(1000, int(seconds / (2 * ROUNDS * max(step, 1e-9))))))
+        counts.append(agreed(max(2, min(1000, int(seconds / (2 * ROUNDS * max(step, 1e-9)))))))
     for number in range(ROUNDS):
         for subject, windows, count in zip(subjects, found, counts, strict=True):
             # Which window goes first alternates, so that neither always finds the warmer cache.
             for kind in ("plain", "composed") if number % 2 == 0 else ("composed", "plain"):
                 if kind == "plain":
                     windows.plain.append(seconds_of(subject, clock, count))
+                    if exchanges(subject.model):
+                        with alone(subject.model):
+                            windows.alone.append(seconds_of(subject, clock, count))
                 else:
                     _compose(subject, windows, clock, count)
     return found
@@ -182,7 +189,7 @@ def _compose(subject: Subject, windows: Windows, clock: Clock, steps: int) -> No
 
 def _profile_of(subject: Subject, windows: Windows) -> Profile:
     whole = statistics.median(windows.plain)
-    own = middle_half(windows.own)
+    own = with_exchange(middle_half(windows.own), windows)
     parts = parts_of([(_said(path), s) for path, s in own.items()], 1e3 * whole)
     ratios = [c / p for c, p in zip(windows.composed, windows.plain, strict=True)]
     return Profile(
@@ -214,6 +221,20 @@ def middle_half(own: Sequence[dict[tuple[str, ...], float]]) -> dict[tuple[str, 
     return {path: statistics.fmean(parts.get(path, 0.0) for parts in middle) for path in paths}
 
 
+def with_exchange(own: dict[tuple[str, ...], float], windows: Windows) -> dict[tuple[str, ...], float]:
+    """Return the parts with the exchange between processes taken out of the backward pass that it is in.
+
+    That is the time by which a step is longer than without it: what runs beside the backward pass costs
+    nothing.
+    """
+    if not windows.alone:
+        return own
+    backward = ("step", "backward")
+    longer = statistics.median(p - a for p, a in zip(windows.plain, windows.alone, strict=True))
+    exchange = min(max(0.0, longer), own[backward])
+    return {**own, backward: own[backward] - exchange, ("step", "exchange"): exchange}
+
+
 def _said(path: tuple[str, ...]) -> tuple[str, ...]:
     """Return a part's path as it is shown: without the step itself, and with the optimizer's rules on top."""
     inner = path[1:]
@@ -222,7 +243,7 @@ def _said(path: tuple[str, ...]) -> tuple[str, ...]:
     return inner or ("between parts",)
 
 
-_ORDER = ("data", "forward", "backward", "muon")
+_ORDER = ("data", "forward", "backward", "exchange", "muon")
 _LAST = ("check", "optimizer", "zero_grad", "between parts")
 _INNER = ("momentum", "orthogonalise", "write")
 

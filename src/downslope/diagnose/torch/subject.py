@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from downslope.compare.optimizers import Candidate
 from downslope.compare.torch.faults import example_inputs, making, part, require_module, require_scalar
@@ -91,15 +92,16 @@ def of_objects(
 
     """
     unused: Any = lambda *_: 0.0  # noqa: E731
-    named = Task(type(model).__name__, unused, unused, unused, unused)
+    own = model.module if isinstance(model, DistributedDataParallel) else model
+    named = Task(type(own).__name__, unused, unused, unused, unused)
     require_module(named, model)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UsageError(
             f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
             "as in profile(model, batch, optimizer, loss)"
         )
-    own = {id(p) for p in model.parameters()}
-    if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+    known = {id(p) for p in model.parameters()}
+    if not any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
         raise UsageError(
             "the optimizer holds no parameter of this model: make it from model.parameters(), "
             "or pass the model it was made for"

@@ -14,6 +14,7 @@ import torch
 
 from downslope.diagnose.profile import WhatIf
 from downslope.diagnose.torch.clock import Clock
+from downslope.diagnose.torch.processes import agreed
 from downslope.diagnose.torch.subject import Subject
 from downslope.errors import UsageError, closest, one_line
 from downslope.rules.orthogonalize import coefficients_of, published_range
@@ -97,7 +98,7 @@ def _pairs(
         with _left(subject, change):
             before = seconds_of(subject, clock, steps)
         pairs.append((before, after))
-        steps = max(1, min(200, int(seconds / (ROUNDS * (before + after)))))
+        steps = agreed(max(1, min(200, int(seconds / (ROUNDS * (before + after))))))
     return pairs[1:]
 
 

@@ -98,13 +98,13 @@ class Judge:
     def _judge_coverage(self) -> None:
         """A pass needs the entries that make up the gradient to be resolved.
 
-        And that none claimed to be zero can be as large as the largest of them.
+        And that none claimed to be zero can be as large as the largest of them, or of any size at all.
         """
         size = np.abs(self.meter.claimed)
         top = float(np.max(size, initial=0.0))
         important = (size > IMPORTANT * top) & (size > 0)
         missed = important & (self.resolution > self.share * size)
-        missed |= (size == 0) & (self.resolution > top) & (top > 0)
+        missed |= (size == 0) & (self.resolution > (top or np.finfo(np.float64).max))
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(

@@ -26,7 +26,11 @@ Arrays = Sequence[Any]
 
 
 class Adapter(Protocol):
-    """A function of one framework, and its point."""
+    """A function of one framework, and its point.
+
+    Where a framework lets a function be run without its casts, `lifted` says whether it is, and `casts` and
+    `held` name the dtypes that it casts to and that arrays of its own have.
+    """
 
     names: Sequence[str]
     arrays: Arrays

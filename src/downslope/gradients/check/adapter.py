@@ -28,8 +28,9 @@ Arrays = Sequence[Any]
 class Adapter(Protocol):
     """A function of one framework, and its point.
 
-    Where a framework lets a function be run without its casts, `lifted` says whether it is, and `casts` and
-    `held` name the dtypes that it casts to and that arrays of its own have.
+    Where a framework lets a function be run without its casts, `lifted` says whether it is, and
+    `look_for_casts(arrays)` notes in `casts` and `held` the dtypes that it casts to and that arrays of its
+    own have.
     """
 
     names: Sequence[str]
@@ -173,23 +174,26 @@ def _number(value: Any) -> float:
 def _without_casts(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float) -> str:
     """Return float64 where f runs in it without its casts and would not run in it with them, else "".
 
-    Of the adapters that have `lifted`: what f casts to narrower dtypes, and holds in them, is then taken in
+    Of the adapters that look for them: what f casts to narrower dtypes, and holds in them, is then taken in
     float64 too.
     """
-    if not hasattr(adapter, "lifted"):
+    if not hasattr(adapter, "look_for_casts"):
         return ""
-    adapter.lifted = True
-    if not _refusal(adapter, leaves, x, own, "float64"):
-        casts, held = sorted(adapter.casts), sorted(adapter.held)  # type: ignore[attr-defined]
-        adapter.lifted = False
-        if casts or (held and _refusal(adapter, leaves, x, own, "float64")):
-            adapter.lifted = True
-            what = [f"casts to {' and '.join(casts)}"] if casts else []
-            what += [f"holds tensors of {' and '.join(held)}"] if held else []
-            adapter.notes.append(f"f {' and '.join(what)}: checked with all of it in float64")
-            return "float64"
-    adapter.lifted = False
-    return ""
+    try:
+        adapter.look_for_casts(_Bound(adapter, leaves, "float64").arrays(x))
+    except Exception:  # whatever a function says to arrays of another dtype
+        return ""
+    casts, held = sorted(adapter.casts), sorted(adapter.held)  # type: ignore[attr-defined]
+    if not (casts or (held and _refusal(adapter, leaves, x, own, "float64"))):
+        return ""
+    adapter.lifted = True  # type: ignore[attr-defined]
+    if _refusal(adapter, leaves, x, own, "float64"):
+        adapter.lifted = False  # type: ignore[attr-defined]
+        return ""
+    what = [f"casts to {' and '.join(casts)}"] if casts else []
+    what += [f"holds tensors of {' and '.join(held)}"] if held else []
+    adapter.notes.append(f"f {' and '.join(what)}: checked with all of it in float64")
+    return "float64"
 
 
 def _widest(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float) -> str:

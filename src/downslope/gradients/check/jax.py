@@ -94,9 +94,21 @@ class JaxAdapter:
         compiled_one = self._compiled[name]
         return (compiled_one or function)(*lists)
 
+    def look_for_casts(self, arrays: Arrays) -> None:
+        """See `Adapter`; nothing is compiled, nor computed."""
+        claimed = jax.grad(self._value) if self.given is None else self._claimed
+        with jax.enable_x64(True):
+            for function in (self._value, claimed):
+                lifted = self._lifted(function, (list(arrays),))
+                jax.eval_shape(lifted, list(arrays))
+                self._note(lifted)
+
     def _lift(self, name: str, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Any:
         if self._compiled.get(f"{name}, lifted"):
             return function  # the compiled one is called
+        return self._lifted(function, lists)
+
+    def _lifted(self, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Lifted:
         narrow = [
             [jnp.asarray(a, own.dtype) for a, own in zip(arrays, self.arrays, strict=True)]
             for arrays in lists

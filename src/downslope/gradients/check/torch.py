@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from downslope.gradients.check.torch_casts import Lifted
 from downslope.rules.loop import mapped, named
 
 
-class _Common:
+class _Common(ABC):
     """How tensors become numbers, and numbers tensors."""
 
     def __init__(self) -> None:
@@ -31,6 +32,23 @@ class _Common:
         self.lifted = False
         self.casts: set[str] = set()
         self.held: set[str] = set()
+
+    def look_for_casts(self, arrays: Arrays) -> None:
+        """See `Adapter`; those of the backward pass count too."""
+        self.lifted = True
+        try:
+            self.value(arrays, "float64")
+            self.gradient(arrays, "float64")
+        finally:
+            self.lifted = False
+
+    @abstractmethod
+    def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
+        """See `Adapter`."""
+
+    @abstractmethod
+    def gradient(self, arrays: Arrays, wide: str) -> Arrays:
+        """See `Adapter`."""
 
     @contextmanager
     def _lifting(self) -> Iterator[None]:

@@ -60,7 +60,7 @@ def read(family: str) -> dict[str, Any]:
 
 
 def write(family: str, kept: dict[str, Any]) -> None:
-    """Keep it; a run that is killed leaves what was there before, or all of the new."""
+    """Keep it; wherever a run is killed, the file is whole."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     whole = FOLDER / f"{family}.new"
     whole.write_text(json.dumps(kept))

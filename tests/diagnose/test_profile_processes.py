@@ -50,7 +50,7 @@ def work(rank: int, store: str) -> None:
     part = {p.name: p for p in found.parts if len(p.path) == 1}
     assert list(part)[:4] == ["data", "forward", "backward", "exchange"]
     assert 0.8 * SLOW <= part["exchange"].milliseconds / 1e3 <= 0.5 * found.milliseconds / 1e3 + SLOW
-    assert part["exchange"].share > part["backward"].share  # of itself a backward pass takes 2 ms
+    assert part["exchange"].share > 2 * part["backward"].share  # of itself a backward pass takes 2 ms
     assert sum(p.share for p in found.parts) == pytest.approx(1.0)
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     counted: list[Any] = [None, None]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-T = TypeVar("T", int, float)
 
 
 def exchanges(model: nn.Module) -> bool:
@@ -22,7 +20,7 @@ def alone(model: nn.Module) -> AbstractContextManager[Any]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def agreed(number: T) -> T:
+def agreed(number: int) -> int:
     """Return the number that the first process has: who takes more steps than the others waits for ever."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return number

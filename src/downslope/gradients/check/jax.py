@@ -87,7 +87,6 @@ class JaxAdapter:
                 compiled = jax.jit(function)
                 returned = compiled(*lists)
                 self._compiled[name] = compiled
-                self._note(function)
                 return returned
             except (jax.errors.JAXTypeError, TypeError):
                 self._compiled[name] = None
@@ -101,7 +100,8 @@ class JaxAdapter:
             for function in (self._value, claimed):
                 lifted = self._lifted(function, (list(arrays),))
                 jax.eval_shape(lifted, list(arrays))
-                self._note(lifted)
+                self.casts |= lifted.casts
+                self.held |= lifted.held
 
     def _lift(self, name: str, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Any:
         if self._compiled.get(f"{name}, lifted"):
@@ -114,11 +114,6 @@ class JaxAdapter:
             for arrays in lists
         ]
         return Lifted(function, lists, narrow)
-
-    def _note(self, function: Any) -> None:
-        if isinstance(function, Lifted):
-            self.casts |= function.casts
-            self.held |= function.held
 
     def _value(self, arrays: list[Any]) -> Any:
         returned = self._call(self.fun, arrays)

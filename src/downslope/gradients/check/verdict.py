@@ -104,7 +104,7 @@ class Judge:
         top = float(np.max(size, initial=0.0))
         important = (size > IMPORTANT * top) & (size > 0)
         missed = important & (self.resolution > self.share * size)
-        missed |= (size == 0) & (self.resolution > (top or np.finfo(np.float64).max))
+        missed |= (size == 0) & (self.resolution > top if top else np.isinf(self.resolution))
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(

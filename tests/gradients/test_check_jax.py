@@ -105,12 +105,28 @@ def test_every_part_of_a_traced_function_is_taken_in_float64(name: str) -> None:
     assert [w.index for w in wrong.findings] == [(2,)]
 
 
-def test_what_cannot_be_taken_to_float64_is_checked_as_it_is() -> None:
-    def looks_at_bits(x: Any) -> Any:
-        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
-        return (x.astype(jnp.bfloat16).astype(jnp.float32) ** 2).sum() + 0 * bits.sum()
+def of_bits(x: Any) -> Any:
+    return x + 0 * jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32).sum()
 
-    report = ds.check_gradient(looks_at_bits, jnp.ones(3))
+
+def of_few_digits(x: Any) -> Any:
+    return jax.lax.reduce_precision(x, 8, 7)
+
+
+@pytest.mark.parametrize("kept", [of_bits, of_few_digits])
+def test_what_cannot_be_taken_to_float64_is_checked_as_it_is(kept: Any) -> None:
+    report = ds.check_gradient(lambda x: (kept(x).astype(jnp.bfloat16) ** 2).sum(), jnp.ones(3))
+    assert report.verdict is not Verdict.FAIL
+    assert not any("all of it in float64" in note for note in report.notes)
+
+
+def test_a_callback_computes_in_its_own_dtype() -> None:
+    def f(x: Any) -> Any:
+        whole = jax.ShapeDtypeStruct((), jnp.float32)
+        value = jax.pure_callback(lambda a: np.float32((np.asarray(a) ** 2).sum()), whole, x)
+        return value.astype(jnp.bfloat16)
+
+    report = ds.check_gradient(f, jnp.ones(3), gradient=lambda x: 2 * x)
     assert report.verdict is not Verdict.FAIL
     assert not any("all of it in float64" in note for note in report.notes)
 

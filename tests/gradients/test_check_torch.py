@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import downslope as ds
 from downslope.errors import UsageError
 from downslope.gradients.check import Reason, Verdict
+from downslope.gradients.check.torch_casts import Lifted
 from tests.gradients.expressions import Expression, gradient, spoiled
 
 
@@ -226,6 +227,14 @@ def test_narrow_tensors_that_a_function_holds_or_makes_are_taken_in_float64() ->
     assert wrong.verdict is Verdict.FAIL
     assert held.dtype is torch.bfloat16
     assert ds.check_hvp(lambda x: (x.bfloat16() ** 3).sum(), x).passed
+
+
+def test_what_is_written_to_stays_the_function_s_own() -> None:
+    kept = torch.zeros(3, dtype=torch.bfloat16)
+    with Lifted(torch.float64):
+        kept += torch.ones(3, dtype=torch.bfloat16)
+    assert kept.dtype is torch.bfloat16
+    assert kept.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_module_with_a_norm_in_float32_is_checked_in_float64() -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from downslope.grouping.view import MatrixView
 from downslope.ops.torch import TorchOps
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,
@@ -163,6 +164,45 @@ def test_portions_stay_in_their_budget() -> None:
     finally:
         stacks_module._gather = original
     assert seen == [4, 4, 4, 4]
+
+
+def test_a_stack_of_experts_is_cut_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three experts at a time, of eight, take the steps that all take together, to the bit."""
+    generator = torch.Generator().manual_seed(8)
+    start, g = (torch.randn(8, 16, 24, generator=generator) for _ in range(2))
+    seen = []
+    original = stacks_module._orthogonalised
+
+    def watched(rule, stack, *rest):  # type: ignore[no-untyped-def]
+        seen.append(len(stack))
+        return original(rule, stack, *rest)
+
+    monkeypatch.setattr(stacks_module, "_orthogonalised", watched)
+
+    def stepped(**options: int) -> torch.Tensor:
+        p = torch.nn.Parameter(start.clone())
+        optimizer = Muon([{"params": [p], "view": MatrixView((1,), (2,), batch=(0,))}], lr=0.1, **options)
+        for _ in range(2):
+            p.grad = g.clone()
+            optimizer.step()
+        return p.detach()
+
+    whole = stepped()
+    assert seen == [8, 8]
+    assert torch.equal(stepped(max_stack_bytes=3 * 2 * 16 * 24 * 4), whole)
+    assert seen[2:] == [2, 3, 3] * 2
+
+
+def test_matrices_that_lie_the_other_way_keep_their_own_stack() -> None:
+    """On a CPU, where copying a large one across takes longer than launches; small ones are turned."""
+    counts = {(768, 3072): 1, (3072, 768): 1, (8, 24): 1, (24, 8): 1}
+    of = stacks_module._shared_of
+    spare, turn = stacks_module._SPARE["cpu"], stacks_module._TURN["cpu"]
+    found = of(tuple(counts.items()), "minimax", None, True, spare, turn)
+    assert found[768, 3072] != found[3072, 768]
+    assert found[8, 24] == found[24, 8]
+    free = of(tuple(counts.items()), "minimax", None, True, spare, 0.0)
+    assert free[768, 3072] == free[3072, 768], "it is the copy that keeps them apart"
 
 
 MEASURE = """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from downslope.grouping.view import MatrixView
@@ -64,6 +65,22 @@ class Item:
         return self.layout.in_order and self.p.is_contiguous()
 
 
+def cut(item: Item, max_stack_bytes: int) -> list[Item]:
+    """Return an item as several that each fit the budget, where it is a stack of matrices; one is the least.
+
+    What is gathered of an element is there twice: in the stack, and on the way. An item whose first axis does
+    not count matrices is left whole, and one whose rows are remembered.
+    """
+    elements = max_stack_bytes // (2 * item.momentum.element_size())
+    count, total = item.p.shape[0], item.p.numel()
+    stacked = item.view.batch[:1] == (0,) and item.layout.in_order
+    if total <= elements or not stacked or item.row_square is not None:
+        return [item]
+    many = max(1, elements * count // total)
+    parts = zip(*(torch.split(t, many) for t in (item.p, item.g, item.momentum)), strict=True)
+    return [Item(p, g, m, item.view, layout_of(item.view, tuple(p.shape))) for p, g, m in parts]
+
+
 class Place(NamedTuple):
     """Some matrices of one shape, one after the other in a stack."""
 
@@ -86,7 +103,7 @@ def turned(shape: Shape, stack: Shape) -> bool:
 
 
 def shared(
-    counts: Mapping[Shape, int], work: Callable[[int, int], float], spare: float
+    counts: Mapping[Shape, int], work: Callable[[int, int], float], spare: float, turn: float = 0.0
 ) -> dict[Shape, Shape]:
     """Return the shape of the stack in which matrices of each shape stand.
 
@@ -97,10 +114,13 @@ def shared(
         counts: how many matrices there are of each (fan_out, fan_in).
         work: multiply-adds of an (m, n) matrix, m <= n.
         spare: multiply-adds that a stack less is worth.
+        turn: multiply-adds that an element costs which lies transposed in its stack.
 
     >>> counts = {(64, 576): 3, (64, 512): 2, (576, 60): 1, (8, 8): 1}
     >>> shared(counts, lambda m, n: m * m * n, spare=1e6)
     {(64, 576): (64, 576), (64, 512): (64, 576), (576, 60): (64, 576), (8, 8): (8, 8)}
+    >>> shared(counts, lambda m, n: m * m * n, spare=1e6, turn=1e3)[576, 60]
+    (576, 60)
 
     """
     chosen: dict[Shape, Shape] = {}
@@ -110,7 +130,8 @@ def shared(
         best, least = None, spare
         for founder in founders:
             M, N = sorted(founder)
-            waste = counts[shape] * (work(M, N) - work(m, n))
+            across = turn * m * n if turned(shape, founder) else 0.0
+            waste = counts[shape] * (work(M, N) - work(m, n) + across)
             if m <= M and n <= N and waste <= least:
                 best, least = founder, waste
         if best is None:

@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations, newton_schulz
-from downslope.torch.blocks import BLOCK, for_each_block
+from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
-from downslope.torch.places import Item, Place, Shape, lay, padded, shared
+from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared
 from downslope.torch.regions import region
 
 _AT_ONCE = 1 << 18
@@ -34,6 +35,10 @@ _AT_ONCE = 1 << 18
 _SPARE = {"cpu": 2e7}
 _SPARE_ELSEWHERE = 5e10
 """Multiply-adds that take as long as the launches of a stack: 0.1 ms on two cores and on an H200."""
+
+_TURN = {"cpu": 1.4e3}
+"""Multiply-adds that take as long as copying an element to where it lies transposed, and back: 7 ns on two
+cores, as long as a hundred elements take in order. Elsewhere it is left out: there launches cost more."""
 
 
 def step_stacks(
@@ -57,7 +62,7 @@ def step_stacks(
         for portion, stacks in _portions(rule, fast, dtype, max_stack_bytes):
             steps.take(rule, portion, stacks, t, how, dtype or torch.float32, engine)
     kept = set(map(id, fast))
-    slow = [item for item in items if id(item) not in kept]
+    slow = [part for item in items if id(item) not in kept for part in cut(item, max_stack_bytes)]
     for portion, stacks in _portions(rule, slow, dtype, max_stack_bytes):
         _take(rule, portion, stacks, t, how, dtype, engine)
 
@@ -143,16 +148,22 @@ def _shared(rule: Muon, items: Sequence[Item], ns_dtype: torch.dtype | None) -> 
     if len(counts) < 2 or rule.normuon:  # whose rows are those of each shape
         return {shape: shape for shape in counts}
     half = ns_dtype in (torch.bfloat16, torch.float16)
-    spare = _SPARE.get(items[0].p.device.type, _SPARE_ELSEWHERE)
-    return _shared_of(tuple(counts.items()), rule.coefficients, rule.ns_steps, half, spare)
+    device = items[0].p.device.type
+    spare, turn = _SPARE.get(device, _SPARE_ELSEWHERE), _TURN.get(device, 0.0)
+    return _shared_of(tuple(counts.items()), rule.coefficients, rule.ns_steps, half, spare, turn)
 
 
 @lru_cache
 def _shared_of(
-    counts: tuple[tuple[Shape, int], ...], coefficients: str, steps: int | None, half: bool, spare: float
+    counts: tuple[tuple[Shape, int], ...],
+    coefficients: str,
+    steps: int | None,
+    half: bool,
+    spare: float,
+    turn: float,
 ) -> Mapping[Shape, Shape]:
     work = partial(least_operations, name=coefficients, steps=steps, half=half)
-    return MappingProxyType(shared(dict(counts), work, spare))
+    return MappingProxyType(shared(dict(counts), work, spare, turn))
 
 
 def _gather(
@@ -219,21 +230,14 @@ def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> 
     """Return each matrix divided by its Frobenius norm, rounded once; a zero matrix stays zero.
 
     Where the norms' squares are far from over- and underflow, which is nearly always, one pass
-    finds them; asking costs nothing on a CPU, and would wait for the device on a GPU.
+    finds them, row by row, since one number is found on one core; asking costs nothing on a CPU, and
+    would wait for the device on a GPU.
     """
     look = look and stack.device.type == "cpu"
-    size = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True) if look else None
+    size = vector_norm(vector_norm(stack, dim=-1, keepdim=True), dim=-2, keepdim=True) if look else None
     if size is None or not bool(((size > 1e-12) & (size < 1e12)).all()):
         size = OPS.norm(stack)
         size = torch.where(size > 0, size, 1.0)
     if dtype is None or dtype == stack.dtype:
         return stack.div_(size)
-    out = torch.empty_like(stack, dtype=dtype)
-    if stack.device.type != "cpu":
-        return torch.div(stack, size, out=out)  # one launch, cast on the way
-    rows = max(1, BLOCK // stack.shape[-1])
-    pieces = zip(torch.split(stack.flatten(0, 1), rows), torch.split(out.flatten(0, 1), rows), strict=True)
-    norms = size.expand(-1, stack.shape[1], 1).reshape(-1, 1)
-    for (source, target), norm in zip(pieces, torch.split(norms, rows), strict=True):
-        target.copy_(source / norm)
-    return out
+    return torch.div(stack, size, out=torch.empty_like(stack, dtype=dtype))  # cast on the way

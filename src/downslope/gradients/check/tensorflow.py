@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from downslope.errors import UsageError
 from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
+from downslope.gradients.check.tensorflow_casts import Lifted
 from downslope.rules.loop import mapped, named
 
 
@@ -23,6 +24,10 @@ class _Common:
         self.notes: list[str] = []
         self.arrays: list[Any] = []
         self.names: list[str] = []
+        self.lifted = False
+        self.casts: set[str] = set()
+        self.held: set[str] = set()
+        self._graphs: dict[str, Lifted] = {}
 
     def dtype_of(self, array: Any) -> str:
         """See `Adapter`."""
@@ -38,13 +43,22 @@ class _Common:
         """See `Adapter`."""
         return tf.cast(tf.constant(np.array(numbers)), wide or like.dtype)
 
+    def _graph(self, name: str, function: Callable[..., Any], *lists: list[Any]) -> Lifted:
+        """Return a function as it is run without its casts, traced once."""
+        if name not in self._graphs:
+            narrow = [[tf.cast(a, own.dtype) for a, own in zip(of, self.arrays, strict=True)] for of in lists]
+            self._graphs[name] = made = Lifted(function, lists, narrow)
+            self.casts |= made.casts
+            self.held |= made.held
+        return self._graphs[name]
+
     def _scalar(self, returned: Any) -> Any:
         found = [tf.convert_to_tensor(a) for _, a in named(returned) if _is_float(a)]
         if not found:
             raise UsageError(
                 f"the function returned a {type(returned).__name__}: expected a tensor of a floating dtype"
             )
-        count = sum(int(tf.size(a)) for a in found)
+        count = sum(a.shape.num_elements() for a in found)
         if count == 1:
             return tf.reshape(found[0], ())
         if "outputs" not in self.facts:
@@ -52,8 +66,8 @@ class _Common:
             self.notes.append(weighting([a.shape for a in found]))
         weights, total, start = weights_for(count), None, 0
         for a in found:
-            size = int(tf.size(a))
-            w = tf.reshape(tf.cast(weights[start : start + size], a.dtype), a.shape)
+            size = a.shape.num_elements()
+            w = tf.constant(weights[start : start + size], a.dtype, a.shape)
             part, start = tf.reduce_sum(w * a), start + size
             total = part if total is None else total + part
         return total
@@ -80,20 +94,39 @@ class TensorflowAdapter(_Common):
 
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
-        value = self._scalar(self._returned(arrays))
+        value = self._run("value", self._value, list(arrays))
         return float(value), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
+        return list(self._run("gradient", self._claimed, list(arrays)))
+
+    def look_for_casts(self, arrays: Arrays) -> None:
+        """See `Adapter`; nothing is computed."""
+        self._graph("value", self._value, list(arrays))
+        self._graph("gradient", self._claimed, list(arrays))
+
+    def _run(self, name: str, function: Callable[..., Any], *lists: list[Any]) -> Any:
+        """Call a function, in float64 where it is lifted."""
+        return self._graph(name, function, *lists)(*lists) if self.lifted else function(*lists)
+
+    def _value(self, arrays: list[Any]) -> Any:
+        return self._scalar(self._returned(arrays))
+
+    def _claimed(self, arrays: list[Any]) -> list[Any]:
         if self.given is not None:
             made = self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
-            flat: list[Any] = []
-            mapped(lambda _, a, g: flat.append(g), self.tree, made)
-            return [flat[i] for i in self.floating]
+            return self._flat(made)
         with tf.GradientTape() as tape:
-            tape.watch(list(arrays))
-            value = self._scalar(self._returned(arrays))
-        return list(tape.gradient(value, list(arrays)))
+            tape.watch(arrays)
+            value = self._value(arrays)
+        return _dense(tape.gradient(value, arrays), arrays)
+
+    def _flat(self, made: Any) -> list[Any]:
+        """Return the arrays of a nest like x that belong to its floating arrays."""
+        flat: list[Any] = []
+        mapped(lambda _, a, g: flat.append(g), self.tree, made)
+        return [flat[i] for i in self.floating]
 
     def _returned(self, arrays: Arrays) -> Any:
         returned = self._call(self.fun, arrays)
@@ -112,21 +145,20 @@ class TensorflowAdapter(_Common):
 
     def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
         """Return the Hessian times a vector: as `hvp` gives it, or by a second tape."""
+        return list(self._run("product", self._product, list(arrays), list(vectors)))
+
+    def _product(self, points: list[Any], vectors: list[Any]) -> list[Any]:
         if self.hvp is not None:
-            made = self.hvp(self._tree(arrays), self._tree(vectors))
-            flat: list[Any] = []
-            mapped(lambda _, a, g: flat.append(g), self.tree, made)
-            return [flat[i] for i in self.floating]
-        points = list(arrays)
+            return self._flat(self.hvp(self._tree(points), self._tree(vectors)))
         with tf.GradientTape() as outer:
             outer.watch(points)
             with tf.GradientTape() as inner:
                 inner.watch(points)
-                value = self._scalar(self._returned(points))
+                value = self._value(points)
             first = inner.gradient(value, points)
             terms = [tf.reduce_sum(g * v) for g, v in zip(first, vectors, strict=True) if g is not None]
             total = tf.add_n(terms)
-        return list(outer.gradient(total, points))
+        return _dense(outer.gradient(total, points), points)
 
 
 class ModelAdapter(_Common):
@@ -148,20 +180,34 @@ class ModelAdapter(_Common):
 
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
-        value = self._at(arrays, wide, lambda model, batch, _: self._scalar(self.loss(model, batch)))
+        value = self._run(
+            "value", arrays, wide, lambda model, batch, _: self._scalar(self.loss(model, batch))
+        )
         return float(value), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
+        return list(self._run("gradient", arrays, wide, self._taken))
 
-        def taken(model: Any, batch: Any, variables: list[Any]) -> Arrays:
-            own = [getattr(v, "value", v) for v in variables]
-            with tf.GradientTape() as tape:
-                value = self._scalar(self.loss(model, batch))
-            return list(tape.gradient(value, own))
+    def look_for_casts(self, arrays: Arrays) -> None:
+        """See `Adapter`; nothing is computed."""
+        variables = list(self.model.trainable_variables)
+        self._graph("value", lambda: self._scalar(self.loss(self.model, self.batch)))
+        self._graph("gradient", lambda: self._taken(self.model, self.batch, variables))
 
-        made: Arrays = self._at(arrays, wide, taken)
-        return made
+    def _taken(self, model: Any, batch: Any, variables: list[Any]) -> list[Any]:
+        own = [getattr(v, "value", v) for v in variables]
+        with tf.GradientTape() as tape:
+            value = self._scalar(self.loss(model, batch))
+        return _dense(tape.gradient(value, own), own)
+
+    def _run(self, name: str, arrays: Arrays, wide: str, what: Callable[[Any, Any, list[Any]], Any]) -> Any:
+        """Call what is given with the model at these arrays, in float64 where it is lifted."""
+        if not self.lifted:
+            return self._at(arrays, wide, what)
+        variables = list(self.model.trainable_variables)
+        handles = [id(getattr(v, "value", v).handle) for v in variables]
+        return self._graphs[name](known=dict(zip(handles, arrays, strict=True)))
 
     def _at(self, arrays: Arrays, wide: str, what: Callable[[Any, Any, list[Any]], Any]) -> Any:
         model, batch = self._widened(wide) if wide else (self.model, self.batch)
@@ -192,6 +238,14 @@ class ModelAdapter(_Common):
                 new.assign(tf.cast(tf.convert_to_tensor(old), new.dtype))
             self._wide[dtype] = (model, batch)
         return self._wide[dtype]
+
+
+def _dense(gradients: list[Any], arrays: list[Any]) -> list[Any]:
+    """Return gradients as tensors: whole where an embedding has slices, zero where there is none."""
+    return [
+        tf.zeros_like(a) if g is None else tf.convert_to_tensor(g)
+        for g, a in zip(gradients, arrays, strict=True)
+    ]
 
 
 def _is_float(a: Any) -> bool:

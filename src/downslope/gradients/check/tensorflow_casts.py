@@ -1,0 +1,242 @@
+"""What a TensorFlow function casts down, kept in float64 while it is checked.
+
+As `jax_casts` for JAX: the function is traced, and its gradient by `tf.GradientTape` with its own derivative
+rules; the operations of the graph are run one by one, with float64 in the place of each narrower dtype.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+LOOPS = ("While", "StatelessWhile")
+BRANCHES = ("If", "StatelessIf")
+CASES = ("Case", "StatelessCase")
+WRITES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
+FIXED = ("Bitcast", "PyFunc", "PyFuncStateless", "EagerPyFunc")
+"""Operations that look at bits, or call back to Python."""
+
+
+class Lifted:
+    """A function of a list of tensors, run in float64 throughout.
+
+    `casts` are the dtypes that it casts floating tensors down to, `held` those of tensors that it holds.
+    Variables in `known`, by the identity of their handles, are read as what is said there; what the function
+    writes to variables is seen by its own later reads, and by nobody else.
+
+    Raises:
+        TypeError: of the call, where an operation cannot be taken to float64.
+
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], examples: Sequence[Any], narrow: Sequence[Any] | None = None
+    ) -> None:
+        self.casts, self.held = set[str](), set[str]()
+        try:  # as it would run in float64
+            traced = _traced(function, examples)
+        except Exception:  # whatever it says to float64, or what of it cannot be traced at all
+            if narrow is None:
+                raise
+            traced = _traced(function, narrow)
+        self.graph, self.outputs, self.structure = traced.graph, traced.outputs, traced.structured_outputs
+        self.captured = {inside.name: outside for outside, inside in self.graph.captures}
+        _look(self.graph, self.casts, self.held)
+        self.held |= {_name(t) for t in self.captured.values() if _narrow(getattr(t, "dtype", None))}
+
+    def __call__(self, *examples: Any, known: Mapping[int, Any] | None = None) -> Any:
+        """Return what the function returns, in float64."""
+        own = [t for t in self.graph.inputs if t.name not in self.captured]
+        values = dict(zip((t.name for t in own), tf.nest.flatten(examples), strict=True)) | self.captured
+        made = _Run(dict(known or {})).graph(self.graph, [values[t.name] for t in self.graph.inputs])
+        return tf.nest.pack_sequence_as(self.structure, made, expand_composites=True)
+
+
+class _Run:
+    """One run of a graph, with the variables as it sees them."""
+
+    def __init__(self, variables: dict[int, Any]) -> None:
+        self.variables = variables
+
+    def graph(self, graph: Any, inputs: Sequence[Any]) -> list[Any]:
+        """Return the outputs of a graph whose inputs are given, those that it captured at the end."""
+        known = {t.name: _wide(v) for t, v in zip(graph.inputs, inputs, strict=True)}
+        waiting = [op for op in graph.get_operations() if op.type != "Placeholder"]
+        while waiting:
+            later = []
+            for op in waiting:  # in the order of making, but that the gradient of a loop adds inputs to it
+                if all(t.name in known for t in op.inputs):
+                    made = self._operation(op, [known[t.name] for t in op.inputs])
+                    known.update(zip((t.name for t in op.outputs), made, strict=True))
+                else:
+                    later.append(op)
+            if len(later) == len(waiting):
+                raise TypeError(f"{later[0].name} waits for what nothing makes")
+            waiting = later
+        return [known[t.name] for t in graph.outputs]
+
+    def _operation(self, op: Any, values: list[Any]) -> list[Any]:
+        name = op.type
+        if name in CALLS:
+            return self._called(op, "f", values)
+        if name in LOOPS:
+            while bool(self.graph(_graph_of(op, op.get_attr("cond").name), values)[0]):
+                values = self._called(op, "body", values)
+            return values
+        if name in BRANCHES:
+            return self._called(op, "then_branch" if bool(values[0]) else "else_branch", values[1:])
+        if name in CASES:
+            names = [f.name for f in op.get_attr("branches")]
+            chosen = int(values[0]) if 0 <= int(values[0]) < len(names) else -1
+            return self._function(op, names[chosen], values[1:])
+        if name == "ReadVariableOp":
+            return [self._read(op, values[0])]
+        if name in WRITES:
+            self._write(op, *values)
+            return []
+        if name in FIXED:
+            raise TypeError(f"{name} keeps its dtype")
+        return _computed(op, values)
+
+    def _called(self, op: Any, which: str, values: Sequence[Any]) -> list[Any]:
+        return self._function(op, op.get_attr(which).name, values)
+
+    def _function(self, op: Any, name: str, values: Sequence[Any]) -> list[Any]:
+        made = self.graph(_graph_of(op, name), values)
+        return made[: len(op.outputs)]  # a gradient that was taken since has added outputs
+
+    def _read(self, op: Any, handle: Any) -> Any:
+        if id(handle) not in self.variables:
+            read = tf.raw_ops.ReadVariableOp(resource=handle, dtype=op.get_attr("dtype"))
+            self.variables[id(handle)] = _wide(read)
+        return self.variables[id(handle)]
+
+    def _write(self, op: Any, handle: Any, value: Any) -> None:
+        if op.type != "AssignVariableOp":
+            value = self._read(op, handle) + (value if op.type == "AssignAddVariableOp" else -value)
+        self.variables[id(handle)] = value
+
+
+def _traced(function: Callable[..., Any], examples: Sequence[Any]) -> Any:
+    return tf.function(function, autograph=False).get_concrete_function(*examples)
+
+
+def _look(graph: Any, casts: set[str], held: set[str]) -> None:
+    """Note what a graph, and what it calls, casts floating tensors down to, and which constants it has."""
+    for op in graph.get_operations():
+        if op.type == "Cast":
+            before, after = op.inputs[0].dtype, op.outputs[0].dtype
+            if _narrow(after) and _inexact(before) and after.size < before.size:
+                casts.add(_name(op.outputs[0]))
+        elif op.type == "Const" and _narrow(op.outputs[0].dtype) and _has_entries(op.outputs[0].shape):
+            held.add(_name(op.outputs[0]))
+        for name in _functions(op):
+            _look(_graph_of(op, name), casts, held)
+
+
+def _has_entries(shape: Any) -> bool:
+    """Whether a constant is an array; a lone number is not, nor is the empty shape of one."""
+    return bool(shape.rank and shape.num_elements())
+
+
+def _functions(op: Any) -> list[str]:
+    """Return the names of the functions that an operation calls."""
+    found = []
+    for attribute in op.node_def.attr.values():
+        found += [attribute.func.name] if attribute.HasField("func") else []
+        found += [f.name for f in attribute.list.func]
+    return found
+
+
+def _graph_of(op: Any, name: str) -> Any:
+    graph = op.graph
+    while graph is not None:
+        found = graph._functions.get(name)  # no public way leads from the name of a function to its graph
+        if found is not None:
+            return found.graph
+        graph = getattr(graph, "outer_graph", None)
+    raise TypeError(f"the function {name} has no graph")
+
+
+def _computed(op: Any, values: list[Any]) -> list[Any]:
+    """Run one operation on tensors in float64."""
+    raw = getattr(tf.raw_ops, op.type, None)
+    if raw is None:
+        raise TypeError(f"{op.type} cannot be run by itself")
+    drawn = op.outputs and not op.inputs and op.type != "Const"
+    keep = drawn or "Random" in op.type  # other numbers would be drawn in another dtype
+    inputs, names = _inputs(op, values), list(inspect.signature(raw).parameters)[:-1]  # the last is "name"
+    arguments = _named(inputs, names, [a.name for a in op.op_def.attr])
+    attributes = {a.name: None for a in op.op_def.attr if a.name not in _inferred(op)}
+    for name, own in _named({a: a for a in attributes}, names, list(arguments)).items():
+        value = op.get_attr(own)
+        arguments[name] = value if keep else _wide_attribute(value)
+    if op.type == "Const":
+        return [_wide(tf.constant(tf.make_ndarray(op.get_attr("value")), op.outputs[0].dtype))]
+    made = raw(**arguments)
+    if made is None or isinstance(made, tf.Operation):
+        return []
+    found = list(made) if isinstance(made, (list, tuple)) else [made]
+    return [_wide(t) for t in found]
+
+
+def _named(given: Mapping[str, Any], names: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
+    """Return what is given by the names that `tf.raw_ops` has for it: reduction_indices are its axis."""
+    renamed = iter([n for n in names if n not in given and n not in others])
+    return {n if n in names else next(renamed): value for n, value in given.items()}
+
+
+def _inferred(op: Any) -> set[str]:
+    """Return the attributes of an operation that its inputs tell."""
+    arguments = op.op_def.input_arg
+    return {a for i in arguments for a in (i.type_attr, i.number_attr, i.type_list_attr) if a}
+
+
+def _inputs(op: Any, values: list[Any]) -> dict[str, Any]:
+    """Return the inputs of an operation by name, lists of them together."""
+    definition, at, found = op.op_def, 0, {}
+    for argument in definition.input_arg:
+        if argument.number_attr or argument.type_list_attr:
+            count = (
+                op.get_attr(argument.number_attr)
+                if argument.number_attr
+                else len(op.get_attr(argument.type_list_attr))
+            )
+            found[argument.name] = values[at : at + count]
+            at += count
+        else:
+            found[argument.name] = values[at]
+            at += 1
+    return found
+
+
+def _wide_attribute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wide_attribute(v) for v in value]
+    return _wide_dtype(value) if isinstance(value, tf.DType) and _narrow(value) else value
+
+
+def _wide(value: Any) -> Any:
+    """Return a tensor in float64 (or complex128) where it is narrower; all else as it is."""
+    dtype = getattr(value, "dtype", None)
+    return tf.cast(value, _wide_dtype(dtype)) if _narrow(dtype) else value
+
+
+def _wide_dtype(dtype: Any) -> Any:
+    return tf.complex128 if dtype.is_complex else tf.float64
+
+
+def _inexact(dtype: Any) -> bool:
+    return isinstance(dtype, tf.DType) and (dtype.is_floating or dtype.is_complex)
+
+
+def _narrow(dtype: Any) -> bool:
+    return _inexact(dtype) and dtype not in (tf.float64, tf.complex128)
+
+
+def _name(tensor: Any) -> str:
+    return str(tensor.dtype.name)

@@ -87,7 +87,8 @@ def test_casts_inside_are_taken_out_of_a_function_and_of_its_derivative_rule() -
     assert unseen.verdict is Verdict.INCONCLUSIVE
 
 
-HELD = tf.constant(np.random.default_rng(1).normal(size=(4, 4)), tf.bfloat16)
+HELD = tf.constant(np.random.default_rng(1).normal(size=(40, 4)), tf.bfloat16)
+"""Large enough that TensorFlow does not write it into the graph."""
 SINE = tf.function(lambda x: tf.reduce_sum(tf.sin(x)))
 VARIABLE = tf.Variable([1.0, 2.0, 3.0, 4.0])
 WRITTEN = tf.Variable([1.0, 2.0, 3.0, 4.0])
@@ -99,6 +100,7 @@ def writes(x: Any) -> Any:
     WRITTEN.assign_add([1.0, 1.0, 1.0, 1.0])
     total = tf.reduce_sum(tf.sin(narrow(x) + narrow(WRITTEN)))
     WRITTEN.assign_sub([1.0, 1.0, 1.0, 1.0])
+    total += tf.reduce_sum(narrow(x) * narrow(WRITTEN) ** 2)
     return total
 
 

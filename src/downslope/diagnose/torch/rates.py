@@ -68,6 +68,7 @@ class TaskBench:
     def __init__(self, task: Task, candidate: Candidate, weight_decay: float, schedule: Factors) -> None:
         self.task, self.candidate, self.schedule = task, candidate, schedule
         self.weight_decay = weight_decay
+        self.starts: dict[int, float] = {}
 
     def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
         """See `Bench`."""
@@ -78,7 +79,9 @@ class TaskBench:
     def run(self, scale: float, seed: int, steps: int) -> Outcome:
         """See `Bench`."""
         trainer = TorchTrainer(self.task, self.candidate, seed, scale, self.weight_decay)
-        start = trainer.evaluate()
+        if seed not in self.starts:
+            self.starts[seed] = trainer.evaluate()
+        start = self.starts[seed]
         for factor in self.schedule(steps):
             if not math.isfinite(trainer.step(factor)):
                 return Outcome(math.inf, start)

@@ -276,8 +276,8 @@ def lr(
     warmup: Annotated[float, typer.Option(help="Share of the training in which the rate grows.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of the runs.")] = 0.0,
     longest: Annotated[
-        int, typer.Option(help="Steps of the longest run; never more than half the training.")
-    ] = 1000,
+        int, typer.Option(help="Steps of the longest run; never more than the training.")
+    ] = 2000,
     widths: Annotated[
         str, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
     ] = "",

@@ -283,7 +283,7 @@ def find_lr(
         warmup: share of the training in which the rate grows.
         low: where the sweep begins, as a learning rate of the first group.
         high: where it ends.
-        longest: steps of the longest run; at most half of `steps` are taken.
+        longest: steps of the longest runs; at most `steps` are taken.
         told: is called with a line before each part of the search.
 
     Raises:

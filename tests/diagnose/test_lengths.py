@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from downslope.diagnose.lengths import DRIFT, FALL, NOISE, SHAPE, estimate, noise_of
-from downslope.diagnose.rates import FEWEST_STEPS, SWEEP_SEEDS
+from downslope.diagnose.rungs import FEWEST_STEPS, SWEEP_SEEDS
 from downslope.diagnose.valley import Outcome, Run, optimum
 from tests.diagnose.test_rates import Valley, searched
 

@@ -13,7 +13,8 @@ from downslope.compare.command import print_json
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile_command import _write_file
-from downslope.diagnose.rates import LONGEST, MORE, RUNGS, SWEEP_SEEDS, Rates, sweep_steps
+from downslope.diagnose.rates import Rates
+from downslope.diagnose.rungs import LONGEST, MORE, RUNGS, SWEEP_SEEDS, sweep_steps
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import SCHEDULES
 from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, seed_everything
-from downslope.diagnose.rates import LONGEST, Rates, search
+from downslope.diagnose.rates import Rates, search
+from downslope.diagnose.rungs import LONGEST
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import forever, of_objects
 from downslope.diagnose.valley import Outcome
@@ -276,7 +277,7 @@ def find_lr(
         steps: the length of the training.
         evaluate: `evaluate(model)` returns what a run is judged by, lower is better; by default the
             mean loss over its last tenth.
-        seeds: how many seeds the runs have.
+        seeds: how many seeds the runs of a quarter of the length have; the others take the first.
         seed: the first of them.
         schedule: "linear", "cosine" (to zero), "constant", or a function from the share of the
             training that is over to a factor.

@@ -270,14 +270,16 @@ def lr(
     steps: Annotated[
         int | None, typer.Option(help="Length of the training the rate is for. Default: the task's.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds on which every rate is tried.")] = 2,
+    seeds: Annotated[
+        int, typer.Option(help="Seeds of the runs of a quarter of the length; others take the first.")
+    ] = 2,
     seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     schedule: Annotated[str, typer.Option(help="Of the training: linear, cosine or constant.")] = "linear",
     warmup: Annotated[float, typer.Option(help="Share of the training in which the rate grows.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of the runs.")] = 0.0,
     longest: Annotated[
-        int, typer.Option(help="Steps of the longest run; never more than half the training.")
-    ] = 1000,
+        int, typer.Option(help="Steps of the longest run; never more than the training.")
+    ] = 2000,
     widths: Annotated[
         str, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
     ] = "",

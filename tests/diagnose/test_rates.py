@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from downslope.compare.plan import Plan
 from downslope.compare.torch.trainer import TorchTrainer
 from downslope.diagnose.rates import search, steepest
 from downslope.diagnose.rates_table import text
-from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, schedule_of
+from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, of_task, schedule_of
 from downslope.diagnose.valley import Outcome, Run, optimum, safe_range
 from downslope.diagnose.widths import check
 from downslope.errors import UsageError
@@ -136,11 +137,11 @@ def test_the_search_costs_what_it_says_and_less_than_ten_trainings():
     steps = sum(n for _, _, n in bench.asked) + sum(len(s) for s, _ in found.sweeps)
     assert found.cost == steps
     assert found.cost < 9.75 * 400  # a quarter of 13 rates on 3 seeds
-    assert {n for _, _, n in bench.asked} == {50, 100, 200}
+    assert {n for _, _, n in bench.asked} == {50, 100, 400}
     assert json.loads(json.dumps(found.to_dict()))["cost"] == steps
 
 
-def test_a_long_training_is_not_run_to_half():
+def test_a_long_training_is_not_run_to_its_end():
     found = searched(Valley(0.01), steps=100_000, longest=600)
     assert max(r.steps for r in found.runs) == 600
     assert found.confidence == "medium"
@@ -276,8 +277,6 @@ def test_a_search_is_the_same_again():
 
 def test_a_real_training_at_the_rate_ends_near_the_best_of_a_grid():
     task = load("tests/compare/tiny.py:regression")
-    from downslope.diagnose.torch.rates import TaskBench, of_task
-
     for name in ("sgd", "adamw"):
         bench = TaskBench(task, CANDIDATES[name], 0.0, schedule_of("linear", 0.1))
         found = of_task(task, CANDIDATES[name], steps=160)
@@ -286,6 +285,16 @@ def test_a_real_training_at_the_rate_ends_near_the_best_of_a_grid():
         assert bench.run(found.value, 7, 160).final < 1.5 * min(grid)
         # The grid has a valley to miss.
         assert sum(end > 1.5 * min(grid) for end in grid) >= 8
+
+
+def test_the_untrained_model_of_a_seed_is_judged_once():
+    task, judged = load(TASK), []
+    counting = replace(task, evaluate=lambda model: judged.append(1) or task.evaluate(model))
+    found = of_task(counting, CANDIDATES["adamw"], steps=16)
+    assert all(math.isfinite(r.final) for r in found.runs)
+    assert len(judged) == len(found.runs) + 2
+    with torch.no_grad():
+        assert {r.start for r in found.runs if r.seed == 0} == {task.evaluate(task.build(0))}
 
 
 def test_bad_input_is_told_in_a_line():
@@ -310,8 +319,6 @@ def test_bad_input_is_told_in_a_line():
 
 def rates_at(*values, scatter=1.1):
     made = [searched(Valley(v)) for v in values]
-    from dataclasses import replace
-
     return [replace(r, optima=(r.value / scatter, r.value * scatter)) for r in made]
 
 

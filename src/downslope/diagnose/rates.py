@@ -5,8 +5,9 @@ the rate grows from step to step until the loss explodes, and *runs*, short trai
 schedule of the real one, compressed. A sweep is cheap and off by any factor up to ten (it sees a
 model that is not yet trained, at a rate that is not yet there); so it only says where to look.
 Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
-for an eighth of the training, fewer for a quarter, the best few for half of it, on the same seeds.
-Where the best rate falls from one length to the next, it is carried on to that of the training.
+for an eighth of the training, fewer for a quarter, three or four for the whole of it. The best rate
+moves with the length of the run, so the whole ones settle it where they can; where the valley is so
+flat that chance decides them, the shorter ones do (`lengths`).
 
 Rates are *scales*: one number that multiplies the learning rates of all groups, whose ratios stay.
 """
@@ -15,59 +16,29 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from downslope.diagnose.trend import trend_of
-from downslope.diagnose.valley import (
-    STEP,
-    Outcome,
-    Run,
-    confidence_of,
-    edge_of,
-    medians_of,
-    optimum,
-    pooled,
-    safe_range,
+from downslope.diagnose.lengths import estimate
+from downslope.diagnose.rungs import (
+    ABOVE,
+    BELOW,
+    LONGEST,
+    MORE,
+    RUNGS,
+    SWEEP_SEEDS,
+    Bench,
+    around,
+    climbed,
+    sweep_steps,
+    window,
 )
+from downslope.diagnose.valley import STEP, Run, confidence_of, edge_of, medians_of, optimum, safe_range
 from downslope.errors import UsageError
-
-SWEEP_STEPS = 50
-SWEEP_SEEDS = 3
-BELOW, ABOVE = 4, 3
-"""Rates tried at first below and above the one that the sweep points to."""
-
 
 Sweep = tuple[tuple[float, ...], tuple[float, ...]]
 """Scales, and the loss at each."""
-
-
-class Rung(NamedTuple):
-    """Runs of a `share` of the training: of how many rates, on one seed or all.
-
-    `more` is how many rates the search may add where the best lies at the edge.
-    """
-
-    share: float
-    rates: int
-    every_seed: bool
-    more: int
-
-
-RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False, 4), Rung(1 / 4, 5, True, 2), Rung(1 / 2, 3, True, 0))
-LONGEST = 1000
-"""Steps of the longest run, unless asked for more: a rate is not worth a training."""
-
-
-class Bench(Protocol):
-    """Trains."""
-
-    def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
-        """Return the loss of each batch while the scale grows from low to high, until it explodes."""
-
-    def run(self, scale: float, seed: int, steps: int) -> Outcome:
-        """Train with the real schedule, in so many steps."""
 
 
 _KEYS = ("name", "label", "steps", "value", "low", "high", "diverges", "confidence", "metric", "cost", "base")
@@ -79,12 +50,13 @@ class Rates:
 
     Attributes:
         value: the rate to use; None where no rate trained the model.
-        low, high: between these, runs ended within 10 % of the best; carried on with the value.
+        low, high: between these, runs ended within 10 % of the best.
         diverges: the lowest rate above the value at which a run ended no better than it began; None if
             there was none.
         confidence: "high", "medium" or "low".
         reasons: why, a sentence each.
-        optima: the best rate of each seed by itself, carried on as the value is.
+        optima: the best rate of each seed by itself, in the longest runs that all seeds had, moved as the
+            value is from that of all.
         cost: how many steps the search took; `steps` is the length of the training.
 
     """
@@ -180,10 +152,10 @@ def search(
         name: of the training.
         label: of the optimizer.
         steps: the length of the real training.
-        seeds: of the runs; every rate is tried on the same ones.
+        seeds: of the runs of a quarter of the length; the others take the first.
         low: where the sweep begins, as a rate of the first group.
         high: where it ends.
-        longest: steps of the longest run.
+        longest: steps of the longest run, at most `steps` of them.
         bases: learning rates of the groups at scale 1.
         metric: what runs are judged by.
         told: is called with a line before each part.
@@ -193,77 +165,37 @@ def search(
 
     """
     if steps < 4:
-        raise UsageError(f"steps = {steps}: expected at least 4, for runs of a half and a quarter of them")
+        raise UsageError(f"steps = {steps}: expected at least 4, for runs of a quarter of them")
     if not 0 < low < high:
         raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high")
     if not seeds:
         raise UsageError("seeds = 0: expected at least 1")
     base = bases[0]
     low, high = low / base, high / base
-    spent = 0
+    longest = min(longest, steps)
     sweeps: list[Sweep] = []
+    length = sweep_steps(longest)
     for seed in range(seeds[0], seeds[0] + SWEEP_SEEDS):
         told(f"sweep {len(sweeps) + 1} of {SWEEP_SEEDS}")
-        losses = bench.sweep(low, high, SWEEP_STEPS, seed)
-        scales = [low * (high / low) ** (i / (SWEEP_STEPS - 1)) for i in range(len(losses))]
+        losses = bench.sweep(low, high, length, seed)
+        scales = [low * (high / low) ** (i / (length - 1)) for i in range(len(losses))]
         sweeps.append((tuple(scales), tuple(losses)))
-        spent += len(losses)
-    start = statistics.median(math.log(steepest(*sweep)) for sweep in sweeps)
-    centre = math.exp(start)
-    scales = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
+    centre = math.exp(statistics.median(math.log(steepest(*sweep)) for sweep in sweeps))
+    tried = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
     runs: list[Run] = []
-    longest = min(longest, max(2, steps // 2))
+    found: list[Run] = []
+    room = MORE * longest
     for rung in RUNGS:
-        length = max(2, round(longest * 2 * rung.share))
+        length = rung.length(longest)
         own = seeds if rung.every_seed else seeds[:1]
-        found, scales = _rung(bench, rung, scales, own, length, (low, high), told)
-        runs += found
-        spent += length * len(found)
-        scales = _window(scales, medians_of(found), RUNGS[min(RUNGS.index(rung) + 1, len(RUNGS) - 1)].rates)
-    return _concluded(name, label, steps, runs, sweeps, spent, bases, metric)
-
-
-def _rung(
-    bench: Bench,
-    rung: Rung,
-    scales: Sequence[float],
-    seeds: Sequence[int],
-    length: int,
-    within: tuple[float, float],
-    told: Callable[[str], None],
-) -> tuple[list[Run], list[float]]:
-    """Run every rate on every seed, and further ones where the best is at the edge."""
-    waiting, runs, more = sorted(scales), [], rung.more
-    tried = list(waiting)
-    while waiting:
-        for i, scale in enumerate(waiting):
-            told(f"runs of {length} steps, rate {i + 1} of {len(waiting)}")
-            runs += [Run(scale, seed, length, *bench.run(scale, seed, length)) for seed in seeds]
-        medians = medians_of(runs)
-        best = min(tried, key=lambda s: (medians[s], s))
-        trained = math.isfinite(medians[best])
-        lower, upper = tried[0] / STEP, tried[-1] * STEP
-        waiting = []
-        if more and (best == tried[0] or not trained) and lower >= within[0]:
-            waiting = [lower]
-        elif more and best == tried[-1] and upper <= within[1]:
-            waiting = [upper]
-        more -= 1
-        tried = sorted([*tried, *waiting])
-    return runs, tried
-
-
-def _window(scales: Sequence[float], medians: Mapping[float, float], count: int) -> list[float]:
-    """Return the best rate with its better neighbours, so many in all."""
-    first = last = min(range(len(scales)), key=lambda i: (medians[scales[i]], i))
-    while last - first + 1 < min(count, len(scales)):
-        below = medians[scales[first - 1]] if first > 0 else math.inf
-        above = medians[scales[last + 1]] if last + 1 < len(scales) else math.inf
-        if first > 0 and (below <= above or last + 1 >= len(scales)):
-            first -= 1
+        if rung.share < 1:
+            scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
-            last += 1
-    return list(scales[first : last + 1])
+            scales = around(tried, runs, longest, rung.rates)
+        found, tried = climbed(bench, scales, own, length, room, (low, high), told)
+        room -= length * (len(found) - len(scales) * len(own))
+        runs += found
+    return _concluded(name, label, steps, runs, sweeps, bases, metric)
 
 
 def steepest(scales: Sequence[float], losses: Sequence[float], keep: float = 0.7) -> float:
@@ -295,29 +227,23 @@ def _concluded(
     steps: int,
     runs: Sequence[Run],
     sweeps: Sequence[Sweep],
-    spent: int,
     bases: Sequence[float],
     metric: str,
 ) -> Rates:
     """Return what the runs say."""
-    lengths = sorted({r.steps for r in runs})
-    last = [r for r in runs if r.steps == lengths[-1]]
-    middle, trend = pooled(runs), trend_of(runs, steps)
-    carry = trend.carry if trend else 1.0
-    value = None if middle is None else middle * carry
-    seeds = sorted({r.seed for r in last})
-    optima = [pooled([r for r in runs if r.seed == seed and r.steps in lengths[-2:]]) for seed in seeds]
-    own = [o * carry for o in optima if o is not None]
+    last = max(r.steps for r in runs)
+    known = estimate(runs)
+    value = known.value if known else None
+    seeds = {r.seed for r in runs}
+    own = _own(runs, seeds, value) if value else []
     failed = [r.scale for r in runs if r.failed and value is not None and r.scale > value]
     low, high = safe_range(runs)
-    if trend and value is not None and low is not None and high is not None:
-        low, high = trend.safe(low, high, value)
-    ends = [optimum(medians_of([r for r in runs if r.steps == length])) for length in lengths[-2:]]
+    if value and low and high:
+        low, high = min(low, value), max(high, value)
+    ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
+    short_of = edge_of([r for r in runs if r.steps == last])
+    confidence, reasons = confidence_of(value, own, len(seeds), ends, last / steps, edge_of(runs), short_of)
     base = bases[0]
-    moved = trend.sentence(steps, base) if trend else ""
-    confidence, reasons = confidence_of(
-        value, own, len(seeds), ends, lengths[-1] / steps, edge_of(runs), moved
-    )
     return Rates(
         name=name,
         label=label,
@@ -332,7 +258,16 @@ def _concluded(
         groups=tuple(b * value for b in bases) if value is not None else (),
         runs=tuple(sorted(runs, key=lambda r: (r.steps, r.scale, r.seed))),
         sweeps=tuple((tuple(s * base for s in scales), losses) for scales, losses in sweeps),
-        cost=spent,
+        cost=sum(len(losses) for _, losses in sweeps) + sum(r.steps for r in runs),
         base=base,
         metric=metric,
     )
+
+
+def _own(runs: Sequence[Run], seeds: Collection[int], value: float) -> list[float]:
+    """Return the best rate of each seed, as far from `value` as in the longest runs that all seeds had."""
+    shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
+    of = [r for r in runs if r.steps == shared]
+    middle = optimum(medians_of(of)) or value
+    optima = [optimum(medians_of([r for r in of if r.seed == seed])) for seed in sorted(seeds)]
+    return [o * value / middle for o in optima if o is not None]

@@ -13,7 +13,8 @@ from downslope.compare.command import print_json
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile_command import _write_file
-from downslope.diagnose.rates import LONGEST, RUNGS, SWEEP_SEEDS, SWEEP_STEPS, Rates
+from downslope.diagnose.rates import Rates
+from downslope.diagnose.rungs import LONGEST, MORE, RUNGS, SWEEP_SEEDS, sweep_steps
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -85,15 +86,16 @@ def plan_line(steps: int, longest: int, seeds: int, searches: int) -> str:
     """Return what a search takes, in steps.
 
     >>> plan_line(200, 1000, 2, 1)
-    '1 search of about 1,450 steps, as much as 7.2 trainings of 200 steps'
+    '1 search of 1,450 to 1,750 steps, as much as 7.2 to 8.8 trainings of 200 steps'
 
     """
-    half = min(longest, max(2, steps // 2))
-    runs = sum(r.rates * (seeds if r.every_seed else 1) * round(2 * half * r.share) for r in RUNGS)
-    total = SWEEP_SEEDS * SWEEP_STEPS + runs
+    longest = min(longest, steps)
+    runs = sum(r.rates * (seeds if r.every_seed else 1) * r.length(longest) for r in RUNGS)
+    least = SWEEP_SEEDS * sweep_steps(longest) + runs
+    most = round(least + MORE * longest)
     word = "search" if searches == 1 else "searches"
-    as_much = f"as much as {total / steps:.1f} trainings of {steps} steps"
-    return f"{searches} {word} of about {total:,} steps, {as_much}"
+    as_much = f"as much as {least / steps:.1f} to {most / steps:.1f} trainings of {steps} steps"
+    return f"{searches} {word} of {least:,} to {most:,} steps, {as_much}"
 
 
 def at_widths(task: Task, widths: Sequence[int]) -> list[Task]:

@@ -81,17 +81,6 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
 
 
-def pooled(runs: Sequence[Run]) -> float | None:
-    """Return the geometric mean of the optima of the two longest lengths of runs.
-
-    The shorter runs have the sharper valley, the longer ones are nearer to the training.
-    """
-    lengths = sorted({r.steps for r in runs})[-2:]
-    found = [optimum(medians_of([r for r in runs if r.steps == length])) for length in lengths]
-    known = [math.log(o) for o in found if o is not None]
-    return math.exp(statistics.fmean(known)) if known and found[-1] is not None else None
-
-
 def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
     """Return the lowest and the highest of the rates around the best that end within 10 % of it.
 
@@ -152,10 +141,10 @@ def confidence_of(
     value: float | None,
     optima: Sequence[float],
     seeds: int,
-    ends: Sequence[float | None],
+    ends: Sequence[tuple[int, float]],
     share: float,
     edge: str = "",
-    moved: str = "",
+    short_of: str = "",
 ) -> tuple[str, list[str]]:
     """Return how sure the value is, and why.
 
@@ -163,29 +152,33 @@ def confidence_of(
         value: the rate found.
         optima: that of each seed by itself.
         seeds: how many there were.
-        ends: the best rates of runs of the two longest lengths.
+        ends: the two longest lengths, and the best rate of the runs of each.
         share: the longest runs as a share of the training.
         edge: "highest" or "lowest" where the best rate is that of all that were tried.
-        moved: a sentence where the rate was carried on from that of the runs.
+        short_of: the same of those that the longest runs tried.
 
     """
     if value is None:
         return "low", ["No rate that was tried ended below where it began."]
     spread = max(optima) / min(optima) if optima else math.inf
-    known = [end for end in ends if end is not None]
-    drift = max(known) / min(known)
-    level = 0 if max(spread, drift) <= 2.01 else 1 if max(spread, drift) <= 4.01 else 2
+    drift = ends[0][1] / ends[-1][1]
+    apart = max(spread, drift, 1 / drift)
+    level = 0 if apart <= 2.01 else 1 if apart <= 4.01 else 2
     agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f}."
     if seeds == 1:
         agree = "One seed alone: how far chance moves the rate is not known."
         level = max(level, 1)
-    reasons = [agree, f"Runs of half the length put it a factor {drift:.1f} away."]
-    if moved:
-        level = max(level, 1)
-        reasons.append(moved)
+    reasons = [agree]
+    if len(ends) > 1:
+        off = f"a factor {max(drift, 1 / drift):.1f} {'higher' if drift > 1 else 'lower'}"
+        reasons.append(f"Runs of {ends[0][0]:,} steps put it {off} than those of {ends[1][0]:,}.")
     if edge:
         level = 2
         reasons.append(f"The best is the {edge} rate that was tried: what lies beyond it is not known.")
+    elif short_of:
+        level = max(level, 1)
+        way = "lower" if short_of == "lowest" else "higher"
+        reasons.append(f"The best of the longest runs had the {short_of} rate of theirs: it may lie {way}.")
     if share < 0.1:
         level = max(level, 1)
         reasons.append(f"The longest runs are {share:.1%} of the training: it may want a lower rate.")

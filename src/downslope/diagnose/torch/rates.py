@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import SCHEDULES
 from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, seed_everything
-from downslope.diagnose.rates import LONGEST, Rates, search
+from downslope.diagnose.rates import Rates, search
+from downslope.diagnose.rungs import LONGEST
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import forever, of_objects
 from downslope.diagnose.valley import Outcome
@@ -68,6 +69,7 @@ class TaskBench:
     def __init__(self, task: Task, candidate: Candidate, weight_decay: float, schedule: Factors) -> None:
         self.task, self.candidate, self.schedule = task, candidate, schedule
         self.weight_decay = weight_decay
+        self.starts: dict[int, float] = {}
 
     def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
         """See `Bench`."""
@@ -78,7 +80,9 @@ class TaskBench:
     def run(self, scale: float, seed: int, steps: int) -> Outcome:
         """See `Bench`."""
         trainer = TorchTrainer(self.task, self.candidate, seed, scale, self.weight_decay)
-        start = trainer.evaluate()
+        if seed not in self.starts:
+            self.starts[seed] = trainer.evaluate()
+        start = self.starts[seed]
         for factor in self.schedule(steps):
             if not math.isfinite(trainer.step(factor)):
                 return Outcome(math.inf, start)
@@ -273,14 +277,14 @@ def find_lr(
         steps: the length of the training.
         evaluate: `evaluate(model)` returns what a run is judged by, lower is better; by default the
             mean loss over its last tenth.
-        seeds: how many seeds the runs have.
+        seeds: how many seeds the runs of a quarter of the length have; the others take the first.
         seed: the first of them.
         schedule: "linear", "cosine" (to zero), "constant", or a function from the share of the
             training that is over to a factor.
         warmup: share of the training in which the rate grows.
         low: where the sweep begins, as a learning rate of the first group.
         high: where it ends.
-        longest: steps of the longest run; at most half of `steps` are taken.
+        longest: steps of the longest runs; at most `steps` are taken.
         told: is called with a line before each part of the search.
 
     Raises:

@@ -1,0 +1,107 @@
+"""Which rates run for how long: rungs of successive halving, and the rates that are added at an edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from downslope.diagnose.lengths import estimate
+from downslope.diagnose.valley import STEP, Outcome, Run, medians_of
+
+SWEEP_SEEDS = 3
+MOST_STEPS, FEWEST_STEPS = 50, 20
+"""Of a sweep: half the longest run, within these."""
+
+BELOW, ABOVE = 4, 3
+"""Rates tried at first below and above the one that the sweep points to."""
+
+
+class Rung(NamedTuple):
+    """Runs of a `share` of the longest: of how many rates, on one seed or all."""
+
+    share: float
+    rates: int
+    every_seed: bool
+
+    def length(self, longest: int) -> int:
+        """Return the steps of its runs."""
+        return max(2, round(longest * self.share))
+
+
+RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False), Rung(1 / 4, 5, True), Rung(1, 3, False))
+MORE = 1.5
+"""Where the best rate lies at the edge, others are added, in all for so many times the longest run.
+
+With two seeds the rungs take 6.5 times its steps and the sweeps at most 1.5. With the added ones that is 9.5,
+less than a quarter of a grid of 13 rates on three seeds.
+"""
+
+LONGEST = 2000
+"""Steps of the longest run, unless asked for more: a rate is not worth a training."""
+
+
+def sweep_steps(longest: int) -> int:
+    """Return the steps of a sweep."""
+    return max(FEWEST_STEPS, min(MOST_STEPS, longest // 2))
+
+
+class Bench(Protocol):
+    """Trains."""
+
+    def sweep(self, low: float, high: float, steps: int, seed: int) -> list[float]:
+        """Return the loss of each batch while the scale grows from low to high, until it explodes."""
+
+    def run(self, scale: float, seed: int, steps: int) -> Outcome:
+        """Train with the real schedule, in so many steps."""
+
+
+def climbed(
+    bench: Bench,
+    scales: Sequence[float],
+    seeds: Sequence[int],
+    length: int,
+    room: float,
+    within: tuple[float, float],
+    told: Callable[[str], None],
+) -> tuple[list[Run], list[float]]:
+    """Run every rate on every seed, and where the best is at the edge further ones, in `room` steps."""
+    waiting, runs, planned = sorted(scales), [], len(scales) * len(seeds)
+    tried = list(waiting)
+    while waiting:
+        for i, scale in enumerate(waiting):
+            told(f"runs of {length} steps, rate {i + 1} of {len(waiting)}")
+            runs += [Run(scale, seed, length, *bench.run(scale, seed, length)) for seed in seeds]
+        medians = medians_of(runs)
+        best = min(tried, key=lambda s: (medians[s], s))
+        trained = math.isfinite(medians[best])
+        lower, upper = tried[0] / STEP, tried[-1] * STEP
+        waiting = []
+        if length * (len(runs) + len(seeds) - planned) > room:
+            break
+        if (best == tried[0] or not trained) and lower >= within[0]:
+            waiting = [lower]
+        elif best == tried[-1] and upper <= within[1]:
+            waiting = [upper]
+        tried = sorted([*tried, *waiting])
+    return runs, tried
+
+
+def around(scales: Sequence[float], runs: Sequence[Run], longest: int, count: int) -> list[float]:
+    """Return so many rates about the best for runs of `longest` steps, or the lowest where none trained."""
+    known = estimate(runs, longest)
+    at = min(scales, key=lambda s: abs(math.log(s / known.value))) if known else scales[0]
+    return [at * STEP**k for k in range(-(count // 2), count - count // 2)]
+
+
+def window(scales: Sequence[float], medians: Mapping[float, float], count: int) -> list[float]:
+    """Return the best rate with its better neighbours, so many in all."""
+    first = last = min(range(len(scales)), key=lambda i: (medians[scales[i]], i))
+    while last - first + 1 < min(count, len(scales)):
+        below = medians[scales[first - 1]] if first > 0 else math.inf
+        above = medians[scales[last + 1]] if last + 1 < len(scales) else math.inf
+        if first > 0 and (below <= above or last + 1 >= len(scales)):
+            first -= 1
+        else:
+            last += 1
+    return list(scales[first : last + 1])

@@ -22,8 +22,8 @@ SHAPE = 0.05
 FALL, DRIFT = 0.85, 0.15
 """By what factor the best rate changes each time that runs get twice as long, and the error of its logarithm.
 
-Mean and standard deviation from a quarter to the whole length in `benchmarks/lr.py`, `digits` and `text` with SGD,
-AdamW and Muon: 0.63 to 1.0. For language models it is 0.8 (Bjorck et al., 2024, arXiv:2409.19913).
+Mean and standard deviation from a quarter to the whole length in `benchmarks/lr.py`, `digits` and `text` with
+SGD, AdamW and Muon: 0.63 to 1.0. For language models it is 0.8 (Bjorck et al., 2024, arXiv:2409.19913).
 """
 
 NEARBY = 6
@@ -51,11 +51,12 @@ class Estimate:
 def estimate(runs: Sequence[Run], longest: int | None = None) -> Estimate | None:
     """Return the best rate of runs of `longest` steps (None: of the longest there are).
 
-    Each length that is not far below foretells it: from d doublings below, its optimum times FALL**d. The variance of the logarithm
-    is e² + SHAPE² + (DRIFT d)², where e is how far the scatter between seeds would move the optimum.
-    What they foretell is averaged in the logarithms, weighted by the inverses of the variances (Cochran,
-    1937). So the longest runs decide where their ends differ by more than chance, and where the valley is
-    so flat that they cannot, the shorter and sharper ones do. None where no rate of the longest runs trained.
+    Each length that is not far below foretells it: from d doublings below, its optimum times FALL**d. The
+    variance of the logarithm is e² + SHAPE² + (DRIFT d)², where e is how far the scatter between seeds would
+    move the optimum. What they foretell is averaged in the logarithms, weighted by the inverses of the
+    variances (Cochran, 1937). So the longest runs decide where their ends differ by more than chance, and
+    where the valley is so flat that they cannot, the shorter and sharper ones do. None where no rate of the
+    longest runs trained.
 
     >>> valley = lambda best, n: [Run(2.0**k, s, n, 2.0 ** (0.1 * (k - best) ** 2), 9.0)
     ...     for k in range(-3, 4) for s in (0, 1)]

@@ -73,8 +73,7 @@ def cut(item: Item, max_stack_bytes: int) -> list[Item]:
     """
     elements = max_stack_bytes // (2 * item.momentum.element_size())
     count, total = item.p.shape[0], item.p.numel()
-    stacked = item.view.batch[:1] == (0,) and item.layout.in_order
-    if total <= elements or not stacked or item.row_square is not None:
+    if total <= elements or item.view.batch[:1] != (0,) or item.row_square is not None:
         return [item]
     many = max(1, elements * count // total)
     parts = zip(*(torch.split(t, many) for t in (item.p, item.g, item.momentum)), strict=True)

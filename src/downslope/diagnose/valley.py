@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A short run."""
+    """A run of some steps."""
 
     scale: float
     seed: int

@@ -69,7 +69,7 @@ def _answers(rates: Sequence[Found]) -> Section:
         Column("confidence"),
         Column("why"),
     ]
-    caption = "Short runs with the schedule of the real training decide; the sweep only says where to look."
+    caption = "Runs with the schedule of the real training decide; the sweep only says where to look."
     return Section("The rate", [Table("Learning rates", heads, rows)], caption)
 
 

@@ -290,7 +290,7 @@ def lr(
 ) -> int:
     """A learning rate for a task, with a safe range and how sure it is.
 
-    A sweep says where to look, short runs with the real schedule decide. Exits with 1 where no rate
+    A sweep says where to look, runs with the real schedule decide. Exits with 1 where no rate
     trained the model.
     """
     from downslope.compare.terminal import command_line

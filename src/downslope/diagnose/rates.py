@@ -1,4 +1,4 @@
-"""A learning rate for a training: found by a sweep, settled by short real runs, told with how sure it is.
+"""A learning rate for a training: found by a sweep, settled by real runs, told with how sure it is.
 
 The search knows neither model nor framework. It asks a `Bench` for two things: a *sweep*, in which
 the rate grows from step to step until the loss explodes, and *runs*, short trainings with the

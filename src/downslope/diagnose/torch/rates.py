@@ -262,7 +262,7 @@ def find_lr(
 ) -> Rates:
     """Return a learning rate for a training, with a safe range and how sure it is.
 
-    A sweep on three seeds says where to look; short runs with the real schedule decide, by successive
+    A sweep on three seeds says where to look; runs with the real schedule decide, by successive
     halving. All groups are scaled together, so that the ratios of their learning rates stay. The model
     is trained on the way; afterwards model, optimizer, gradients, random generators and the position in
     the data are what they were, bit for bit.

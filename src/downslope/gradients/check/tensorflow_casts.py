@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import tensorflow as tf
@@ -100,7 +101,7 @@ class _Run:
             return []
         if name in FIXED:
             raise TypeError(f"{name} keeps its dtype")
-        return _computed(op, values)
+        return [_wide(t) for t in _computed(op, values)]
 
     def _called(self, op: Any, which: str, values: Sequence[Any]) -> list[Any]:
         return self._function(op, op.get_attr(which).name, values)
@@ -163,25 +164,22 @@ def _graph_of(op: Any, name: str) -> Any:
 
 
 def _computed(op: Any, values: list[Any]) -> list[Any]:
-    """Run one operation on tensors in float64."""
+    """Run one operation on tensors in float64; what it makes of no floating tensor may be narrower."""
+    if op.type == "Const":
+        return [tf.constant(tf.make_ndarray(op.get_attr("value")), op.outputs[0].dtype)]
     raw = getattr(tf.raw_ops, op.type, None)
     if raw is None:
         raise TypeError(f"{op.type} cannot be run by itself")
-    drawn = op.outputs and not op.inputs and op.type != "Const"
-    keep = drawn or "Random" in op.type  # other numbers would be drawn in another dtype
-    inputs, names = _inputs(op, values), list(inspect.signature(raw).parameters)[:-1]  # the last is "name"
-    arguments = _named(inputs, names, [a.name for a in op.op_def.attr])
-    attributes = {a.name: None for a in op.op_def.attr if a.name not in _inferred(op)}
-    for name, own in _named({a: a for a in attributes}, names, list(arguments)).items():
-        value = op.get_attr(own)
+    keep = not op.inputs or "Random" in op.type  # other numbers would be drawn in another dtype
+    names = list(inspect.signature(raw).parameters)[:-1]  # the last is "name"
+    arguments = _named(_inputs(op, values), names, [a.name for a in op.op_def.attr])
+    attributes = {a.name: op.get_attr(a.name) for a in op.op_def.attr if a.name not in _inferred(op)}
+    for name, value in _named(attributes, names, list(arguments)).items():
         arguments[name] = value if keep else _wide_attribute(value)
-    if op.type == "Const":
-        return [_wide(tf.constant(tf.make_ndarray(op.get_attr("value")), op.outputs[0].dtype))]
     made = raw(**arguments)
     if made is None or isinstance(made, tf.Operation):
         return []
-    found = list(made) if isinstance(made, (list, tuple)) else [made]
-    return [_wide(t) for t in found]
+    return list(made) if isinstance(made, (list, tuple)) else [made]
 
 
 def _named(given: Mapping[str, Any], names: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
@@ -198,19 +196,14 @@ def _inferred(op: Any) -> set[str]:
 
 def _inputs(op: Any, values: list[Any]) -> dict[str, Any]:
     """Return the inputs of an operation by name, lists of them together."""
-    definition, at, found = op.op_def, 0, {}
-    for argument in definition.input_arg:
-        if argument.number_attr or argument.type_list_attr:
-            count = (
-                op.get_attr(argument.number_attr)
-                if argument.number_attr
-                else len(op.get_attr(argument.type_list_attr))
-            )
-            found[argument.name] = values[at : at + count]
-            at += count
+    rest, found = iter(values), {}
+    for argument in op.op_def.input_arg:
+        if argument.number_attr:
+            found[argument.name] = list(islice(rest, op.get_attr(argument.number_attr)))
+        elif argument.type_list_attr:
+            found[argument.name] = list(islice(rest, len(op.get_attr(argument.type_list_attr))))
         else:
-            found[argument.name] = values[at]
-            at += 1
+            found[argument.name] = next(rest)
     return found
 
 

@@ -2,7 +2,7 @@
 
 Python blocks of one page run in one process, in order, in an empty folder; a block that begins
 with `# file: NAME` is written to that file instead. Of shell blocks, `make TARGET` must be a target
-of the Makefile, and `downslope …` is run: a command that trains is run with `--dry-run`.
+of the Makefile, and `downslope …` and `torchrun …` are run: a command that trains, with `--dry-run`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def run_line(line: str, folder: Path, env: dict[str, str]) -> None:
     elif words[0] == "downslope":
         dry = ["--dry-run"] if words[1] in TRAINS else []
         check([sys.executable, "-m", "downslope", *words[1:], *dry], folder, env)
+    elif words[0] == "torchrun":
+        check([sys.executable, "-m", "torch.distributed.run", *words[1:]], folder, env)
     elif words[0] == "python" and words[1].startswith("benchmarks/"):
         assert (ROOT / words[1]).exists(), f"{line}: no such file"
     else:

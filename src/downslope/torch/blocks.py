@@ -71,6 +71,9 @@ def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> Non
 
 def _small(kernel: Kernel, pack: Sequence[Row], written: Sequence[bool]) -> None:
     """Gather rows into one block, and scatter what was written."""
+    if len(pack) == 1:  # which is its own block: gathering would make no copy of it
+        _large(kernel, pack[0], written, BLOCK)
+        return
     columns = [list(column) for column in zip(*pack, strict=True)]
     unstages = []
     if not all(t.is_contiguous() for column in columns for t in column):

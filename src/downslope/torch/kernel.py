@@ -12,6 +12,7 @@ from torch import Tensor
 from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
+from downslope.torch.spread import local
 
 
 class PureOps(TorchOps):
@@ -51,7 +52,7 @@ def first_state(
     made = {}
     for name in state_fields(rule):
         shape = tuple(p.shape) if shape_of is None else shape_of(name, p)
-        made[name] = parts[name] if shape == tuple(p.shape) else like.new_zeros(shape)
+        made[name] = parts[name] if shape == tuple(p.shape) else local(like).new_zeros(shape)
     return made
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
@@ -14,6 +15,7 @@ from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
 from downslope.torch.engine import Engine, Write
+from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, layout_of
@@ -220,19 +222,17 @@ class Muon(RuleOptimizer):
         group = job.group
         asked = NS_DTYPES[group["ns_dtype"]]
         rows = zip(job.params, job.grads, *job.columns, strict=True)
-        items = []
-        for p, g, momentum, *rest in rows:
-            view = self._views[p]
-            items.append(Item(p, g, momentum, view, layout_of(view, tuple(p.shape)), *rest))
-        step_stacks(
-            job.rule,
-            items,
-            t=job.t,
-            how=Write(group["lr"], decoupled_decay(group), group["cautious"]),
-            dtype=fast_dtype(job.params[0]) if asked is None else asked,
-            max_stack_bytes=self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
-            engine=self._engine_of(job),
-        )
+        placed_all = [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
+        options = {
+            "t": job.t,
+            "how": Write(group["lr"], decoupled_decay(group), group["cautious"]),
+            "dtype": fast_dtype(job.params[0]) if asked is None else asked,
+            "max_stack_bytes": self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
+            "engine": self._engine_of(job),
+        }
+        step_stacks(job.rule, [item for item in placed_all if isinstance(item, Item)], **options)
+        if parts := [part for part in placed_all if isinstance(part, Part)]:
+            step_parts(job.rule, parts, **options)
 
     def _engine_of(self, job: Job) -> Engine:
         """Return what a job is stepped with."""
@@ -256,7 +256,9 @@ class Muon(RuleOptimizer):
         shapes = {shape[1:] for layout in layouts for shape in layout.matrices}
         made = f"stacks of {len(shapes)} shapes in {dtype}"
         why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
-        return f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels"
+        shared = sum(isinstance(q, DTensor) for q in group["params"])
+        apart = f", {shared} parameters spread over processes" if shared else ""
+        return (f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels") + apart
 
 
 def _partition_of(

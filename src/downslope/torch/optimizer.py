@@ -14,6 +14,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.distributed.device_mesh import DeviceMesh
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
@@ -33,6 +34,7 @@ from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_
 from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite
 from downslope.torch.regions import region
+from downslope.torch.spread import gradient_of, local, meshes_of, most
 
 
 @dataclass
@@ -40,8 +42,9 @@ class Job:
     """Parameters of one group, dtype, device and step count, with what the rule needs.
 
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
-    order of `state_fields(rule)`. `t` is the number of this step, from 1. Of a capturable job it is a
-    tensor on the device, which all slots share, and where the bool `ok` there is False nothing changes.
+    order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
+    parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
+    all slots share, and where the bool `ok` there is False nothing changes.
     """
 
     rule: Rule
@@ -173,25 +176,29 @@ class RuleOptimizer(torch.optim.Optimizer):
                     t = count if isinstance(count, Tensor) else count + 1
                     job = alike[key] = Job(rule, group, [], [], [], [], t, capturable)
                 job.params.append(p)
-                job.grads.append(g)
+                job.grads.append(gradient_of(p, g))
                 job.slots.append(slot)
             jobs += alike.values()
         return jobs
 
     def _all_finite(self, jobs: Sequence[Job]) -> bool:
-        """Whether to go on: look at the gradients as each group asks."""
+        """Whether to go on: look at the gradients as each group asks. Processes with one mesh agree."""
         bad: list[tuple[Job, int]] = []
         for job in jobs:
             if job.group["on_nonfinite"] != "ignore" and not job.capturable:
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
-        if to_raise:
-            names = listed(to_raise)
+        meshes = meshes_of(p for group in self.param_groups for p in group["params"])
+        raised, seen = bool(to_raise), bool(bad)
+        if meshes and meshes[0].device_type == "cpu":
+            raised, seen = (bool(most(torch.tensor(here), meshes)) for here in (raised, seen))
+        if raised:
+            names = listed(to_raise) or "a parameter, in another process,"
             raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
-        self._ledger.skipped += bool(bad)
-        return not bad and self._let_devices_decide(jobs)
+        self._ledger.skipped += seen
+        return not seen and self._let_devices_decide(jobs, meshes)
 
-    def _let_devices_decide(self, jobs: Sequence[Job]) -> bool:
+    def _let_devices_decide(self, jobs: Sequence[Job], meshes: Sequence[DeviceMesh]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
         found = []
         for job in jobs:
@@ -203,6 +210,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not found:
             return True
         any_bad = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).any()
+        any_bad = most(any_bad, meshes).bool() if meshes else any_bad
         self._ledger.count(any_bad)
         for job in jobs:
             if job.capturable:
@@ -229,7 +237,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             job.t.add_(1 if job.ok is None else job.ok)
         for slot in job.slots:
             slot["step"] = job.t
-        job.columns = [[slot[field] for slot in job.slots] for field in state_fields(job.rule)]
+        job.columns = [[local(slot[field]) for slot in job.slots] for field in state_fields(job.rule)]
         self._update(job)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
@@ -238,16 +246,16 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        group = job.group
+        group, params = job.group, [local(p) for p in job.params]
         weight_decay, cautious = decoupled_decay(group), group["cautious"]
         launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
-        if launch is not None and fused.fits(job.params, job.grads, job.columns):
+        if launch is not None and fused.fits(params, job.grads, job.columns):
             bad = None if job.ok is None else job.ok.logical_not().float()
             lr = group["lr"] if job.capturable else float(group["lr"])
-            launch(job.params, job.grads, job.columns, job.t, lr, bad)
+            launch(params, job.grads, job.columns, job.t, lr, bad)
             return
         kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
-        rows = list(zip(job.params, job.grads, *job.columns, strict=True))
+        rows = list(zip(params, job.grads, *job.columns, strict=True))
         for_each_block(kernel, rows, (True, False) + (True,) * len(job.columns))
 
     # -- states ------------------------------------------------------------------------------

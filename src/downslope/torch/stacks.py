@@ -26,7 +26,7 @@ from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
-from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared
+from downslope.torch.places import Item, Layout, Place, Shape, cut, lay, padded, shared
 from downslope.torch.regions import region
 
 _AT_ONCE = 1 << 18
@@ -81,25 +81,66 @@ def _take(
     with region("momentum"):
         made = _gather(rule, portion, places, counts, t, engine.ok)
     with region("orthogonalise"):
-        for shape, stack in made.items():
-            polar = _orthogonalised(rule, stack, dtype, engine)
-            made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
+        _orthogonalise(rule, portion, made, dtype, engine)
     with region("write"):
-        rows: dict[float, list[tuple[Tensor, Tensor]]] = {}
-        for item, own in zip(portion, places, strict=True):
-            pieces = [place.of(made[place.stack]) for place in own]
-            scales = [rule.scale_of(*place.shape) for place in own]
-            scale = scales[0]
-            for piece, other in zip(pieces, scales, strict=True):
-                if other != scale:
-                    piece.mul_(other / scale)
-            if item.in_place and pieces[0].is_contiguous():
-                direction = pieces[0].view(item.p.shape)
-            else:
-                direction = item.view.join(OPS, pieces, tuple(item.p.shape))
-            rows.setdefault(scale, []).append((item.p, direction))
-        for scale, alike in rows.items():
-            for_each_block(partial(_write_block, how, engine.ok, scale), alike, (True, False))
+        directions = _directions(rule, portion, places, made)
+        written(
+            rule,
+            [(item.p, item.layout, d) for item, d in zip(portion, directions, strict=True)],
+            how,
+            engine.ok,
+        )
+
+
+def directions_of(
+    rule: Muon, items: Sequence[Item], dtype: torch.dtype | None, max_stack_bytes: int, engine: Engine
+) -> list[Tensor]:
+    """Return each item's direction, but for its scale; its `momentum` is what is to be orthogonalised."""
+    found: dict[int, Tensor] = {}
+    for portion, stacks in _portions(rule, items, dtype, max_stack_bytes):
+        places, counts = lay(portion, stacks)
+        made = _empty(portion, places, counts)
+        _fill(made, [(item, item.momentum, own) for item, own in zip(portion, places, strict=True)])
+        _orthogonalise(rule, portion, made, dtype, engine)
+        directions = _directions(rule, portion, places, made)
+        found |= {id(item): d for item, d in zip(portion, directions, strict=True)}
+    return [found[id(item)] for item in items]
+
+
+def written(
+    rule: Muon, rows: Sequence[tuple[Tensor, Layout, Tensor]], how: Write, ok: Tensor | None = None
+) -> None:
+    """Step parameters along their directions; the layout says by which scale."""
+    alike: dict[float, list[tuple[Tensor, Tensor]]] = {}
+    for p, layout, direction in rows:
+        alike.setdefault(_scale_of(rule, layout), []).append((p, direction))
+    for scale, pairs in alike.items():
+        for_each_block(partial(_write_block, how, ok, scale), pairs, (True, False))
+
+
+def _scale_of(rule: Muon, layout: Layout) -> float:
+    """Return the scale of a parameter's first matrices, to which `_directions` refers the others."""
+    _, fan_out, fan_in = layout.matrices[0]
+    return rule.scale_of(fan_out, fan_in)
+
+
+def _directions(
+    rule: Muon, portion: Sequence[Item], places: Sequence[Sequence[Place]], made: Mapping[Shape, Tensor]
+) -> list[Tensor]:
+    """Return the directions of a portion from its stacks, in the shapes of the parameters."""
+    directions = []
+    for item, own in zip(portion, places, strict=True):
+        pieces = [place.of(made[place.stack]) for place in own]
+        scale = _scale_of(rule, item.layout)
+        for piece, place in zip(pieces, own, strict=True):
+            other = rule.scale_of(*place.shape)
+            if other != scale:
+                piece.mul_(other / scale)
+        if item.in_place and pieces[0].is_contiguous():
+            directions.append(pieces[0].view(item.p.shape))
+        else:
+            directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
+    return directions
 
 
 def _write_block(how: Write, ok: Tensor | None, scale: float, p: Tensor, d: Tensor) -> None:
@@ -175,21 +216,25 @@ def _gather(
     ok: Tensor | None,
 ) -> dict[Shape, Tensor]:
     """Update the momenta; return the stacks to be orthogonalised, in the precision of the momenta."""
-    with_zeros, like = padded(places), portion[0].momentum
-    stacks = {
-        shape: (like.new_zeros if shape in with_zeros else like.new_empty)((count, *shape))
-        for shape, count in counts.items()
-    }
+    stacks = _empty(portion, places, counts)
     rows, late = [], []
     for item, own in zip(portion, places, strict=True):
-        targets = [place.of(stacks[place.stack]) for place in own]
-        if item.in_place and targets[0].is_contiguous():
-            out = targets[0].view(item.p.shape)
+        first = own[0].of(stacks[own[0].stack])
+        if item.in_place and first.is_contiguous():
+            out = first.view(item.p.shape)
         else:
             out = torch.empty_like(item.momentum)
-            late.append((item, out, targets))
+            late.append((item, out, own))
         rows.append((item.p, item.g, item.momentum, out))
+    update_momenta(rule, rows, t, ok)
+    _fill(stacks, late)
+    return stacks
 
+
+def update_momenta(
+    rule: Muon, rows: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], t: Any, ok: Tensor | None
+) -> None:
+    """Update the momenta of rows (p, g, momentum, out); write to `out` what is to be orthogonalised."""
     plain = ok is None and not rule.l2 and rule.nesterov
 
     def kernel(p: Tensor, g: Tensor, momentum: Tensor, out: Tensor) -> None:
@@ -204,10 +249,33 @@ def _gather(
         assign(momentum, new.momentum_buffer, ok)
 
     for_each_block(kernel, rows, (False, False, True, True))
-    for item, out, targets in late:
-        for target, piece in zip(targets, item.view.split(OPS, out), strict=True):
-            target.copy_(piece)
-    return stacks
+
+
+def _empty(
+    portion: Sequence[Item], places: Sequence[Sequence[Place]], counts: Mapping[Shape, int]
+) -> dict[Shape, Tensor]:
+    """Return the stacks of a portion, zero where not all of it is a matrix."""
+    with_zeros, like = padded(places), portion[0].momentum
+    return {
+        shape: (like.new_zeros if shape in with_zeros else like.new_empty)((count, *shape))
+        for shape, count in counts.items()
+    }
+
+
+def _fill(stacks: Mapping[Shape, Tensor], rows: Sequence[tuple[Item, Tensor, Sequence[Place]]]) -> None:
+    """Copy arrays of the items' shapes to their places."""
+    for item, array, own in rows:
+        for place, piece in zip(own, item.view.split(OPS, array), strict=True):
+            place.of(stacks[place.stack]).copy_(piece)
+
+
+def _orthogonalise(
+    rule: Muon, portion: Sequence[Item], made: dict[Shape, Tensor], dtype: torch.dtype | None, engine: Engine
+) -> None:
+    """Replace the stacks by their polar factors."""
+    for shape, stack in made.items():
+        polar = _orthogonalised(rule, stack, dtype, engine)
+        made[shape] = evened(rule, polar, portion, shape, engine.ok) if rule.normuon else polar
 
 
 def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, engine: Engine) -> Tensor:

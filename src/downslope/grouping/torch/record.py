@@ -48,7 +48,10 @@ class Record(Uses):
 
     def get(self, tensor: torch.Tensor) -> Info:
         """Return what is known; a tensor never seen before is what `unknown` says."""
-        info: Info = self.infos[tensor] if tensor in self.infos else self._first_seen(tensor)
+        known: Info | None = self.infos.get(tensor)
+        if known is None or (isinstance(tensor, torch.nn.Parameter) and not known.weights):
+            known = self._first_seen(tensor, known or self.unknown)
+        info = known
         key = _storage(tensor) if self._written else None
         if key is None or key[0] not in self._written:
             return info
@@ -65,17 +68,17 @@ class Record(Uses):
             info.choices | late.choices,
         )
 
-    def _first_seen(self, tensor: torch.Tensor) -> Info:
+    def _first_seen(self, tensor: torch.Tensor, otherwise: Info) -> Info:
         """Return what a tensor is that no operation made: a part of another, a parameter, a literal."""
+        number = self.slot(tensor) if isinstance(tensor, torch.nn.Parameter) else None
+        if number is not None:  # FSDP has put an unsharded parameter in the place of its shard
+            self.infos[tensor] = Info(weights=(Trace(number, of_shape(tuple(tensor.shape))),))
+            info: Info = self.infos[tensor]
+            return info
         inner = getattr(tensor, "_local_tensor", None)  # a distributed tensor, made from a local one
         if inner is not None and inner in self.infos:
             return _resized(self.infos[inner], tuple(inner.shape) == tuple(tensor.shape))
-        number = self.slot(tensor) if isinstance(tensor, torch.nn.Parameter) else None
-        if number is None:
-            return self.unknown
-        info = Info(weights=(Trace(number, of_shape(tuple(tensor.shape))),))
-        self.infos[tensor] = info  # FSDP has put an unsharded parameter in the place of its shard
-        return info
+        return otherwise
 
     def set(self, tensor: torch.Tensor, info: Info) -> None:
         """Say what a new tensor is."""

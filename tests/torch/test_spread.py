@@ -1,0 +1,398 @@
+"""Parameters spread over processes take the steps that they would take in one: any mesh, any placement."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import (
+    DeviceMesh,
+    DTensor,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    init_device_mesh,
+)
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from downslope.diagnose.torch.clock import HostClock
+from downslope.diagnose.torch.tape import Tape
+from downslope.grouping.view import MatrixView
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
+from downslope.torch.exchange import Part, placed
+from downslope.torch.places import Item
+from downslope.torch.regions import heard_by
+from downslope.torch.spread import gradient_of
+
+PROCESSES = 4
+STEPS = 4
+CLOSE = 1e-12
+"""In float64: sums of the iterations in another order where stacks differ, 1e-14 a step."""
+
+Case = Callable[[int, Path], Any]
+CASES: dict[str, Case] = {}
+
+PLACEMENTS: dict[str, tuple[tuple[int, ...], list[Any]]] = {
+    "rows": ((4,), [Shard(0)]),
+    "columns": ((4,), [Shard(1)]),
+    "whole": ((4,), [Replicate()]),
+    "replicas of rows": ((2, 2), [Replicate(), Shard(0)]),
+    "rows and columns": ((2, 2), [Shard(0), Shard(1)]),
+    "rows of rows": ((2, 2), [Shard(0), Shard(0)]),
+    "columns of replicas": ((2, 2), [Shard(1), Replicate()]),
+}
+VIEWS = {
+    (10, 7): MatrixView((0,), (1,)),
+    (7, 10): MatrixView((0,), (1,)),
+    (3, 5): MatrixView((0,), (1,)),  # fewer rows than processes
+    (12, 6): MatrixView((0,), (1,), blocks=(4, 4, 4)),  # Q, K and V
+    (9, 6): MatrixView((0,), (1,), blocks=(6, 3)),  # of two shapes, with scales of their own
+    (5, 4, 3, 3): MatrixView.of_kernel(4),
+    (6, 8, 4): MatrixView((1,), (2,), batch=(0,)),  # experts
+    (4, 8, 6): MatrixView((2,), (1,), batch=(0,)),
+}
+
+
+def case(function: Case) -> Case:
+    CASES[function.__name__] = function
+    return function
+
+
+def arrays(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    r = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=r, dtype=dtype) for shape in VIEWS]
+
+
+def trained(make: Callable[[list[nn.Parameter]], Any], spread: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return parameters after some steps on given gradients."""
+    params = [nn.Parameter(spread(a)) for a in arrays(0)]
+    optimizer = make(params)
+    for k in range(STEPS):
+        for p, g in zip(params, arrays(1 + k), strict=True):
+            p.grad = spread(g)
+        optimizer.step()
+    return [p.detach().full_tensor() if isinstance(p.detach(), DTensor) else p.detach() for p in params]
+
+
+def mesh_of(shape: tuple[int, ...]) -> DeviceMesh:
+    return init_device_mesh("cpu", shape, mesh_dim_names=tuple("ab"[: len(shape)]))
+
+
+def apart(make: Callable[[list[nn.Parameter]], Any], name: str) -> float:
+    """Return how far the parameters end from those of one process."""
+    shape, placements = PLACEMENTS[name]
+    mesh = mesh_of(shape)
+    found = trained(make, lambda a: distribute_tensor(a, mesh, placements))
+    alone = trained(make, lambda a: a.clone())
+    return max(float((a - b).abs().max()) for a, b in zip(found, alone, strict=True))
+
+
+def muon(**options: Any) -> Callable[[list[nn.Parameter]], Any]:
+    return lambda params: Muon([{"params": params, "views": list(VIEWS.values())}], lr=0.1, **options)
+
+
+@case
+def every_placement(rank: int, folder: Path) -> Any:
+    return {name: apart(muon(), name) for name in PLACEMENTS}
+
+
+@case
+def variants(rank: int, folder: Path) -> Any:
+    options: dict[str, dict[str, Any]] = {
+        "normuon": {"normuon": True},
+        "cautious": {"cautious": True},
+        "heavy ball": {"nesterov": False},
+        "spectral": {"scale": "spectral", "momentum_warmup": 3},
+        "many portions": {"max_stack_bytes": 1},
+    }
+    names = ("rows", "rows and columns")
+    return {f"{key}, {name}": apart(muon(**value), name) for key, value in options.items() for name in names}
+
+
+@case
+def elementwise(rank: int, folder: Path) -> Any:
+    rules: dict[str, Any] = {
+        "sgd": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        "adagrad": lambda p: AdaGrad(p, lr=0.1),
+        "rmsprop": lambda p: RMSProp(p, lr=0.1),
+        "adam": lambda p: Adam(p, lr=0.1, amsgrad=True),
+        "adamw": lambda p: AdamW(p, lr=0.1, weight_decay=0.1, cautious=True),
+    }
+    return {
+        f"{key}, {name}": apart(make, name)
+        for key, make in rules.items()
+        for name in ("rows", "columns", "rows and columns")
+    }
+
+
+@case
+def parts_by_themselves(rank: int, folder: Path) -> Any:
+    """What a rule that does not ask where the rest is would do."""
+    mesh = mesh_of((4,))
+    (a,), (g,) = ([x[0]] for x in (arrays(0), arrays(1)))
+    whole, part = (
+        nn.Parameter(a.clone()),
+        nn.Parameter(distribute_tensor(a, mesh, [Shard(0)]).to_local().clone()),
+    )
+    whole.grad, part.grad = g.clone(), distribute_tensor(g, mesh, [Shard(0)]).to_local()
+    for p in (whole, part):
+        if p.numel():
+            Muon([p], lr=0.1).step()
+    off = (distribute_tensor(whole.detach(), mesh, [Shard(0)]).to_local() - part.detach()).abs()
+    return float(off.max()) if off.numel() else None
+
+
+@case
+def experts_stay(rank: int, folder: Path) -> Any:
+    """Whole matrices are not sent anywhere; cut ones are, and rows that are remembered."""
+    mesh, view = mesh_of((4,)), MatrixView((1,), (2,), batch=(0,))
+    kinds = {}
+    for name, placements, square in (
+        ("experts", [Shard(0)], None),
+        ("rows", [Shard(1)], None),
+        ("remembered", [Shard(0)], torch.zeros(48)),
+    ):
+        p = distribute_tensor(torch.zeros(6, 8, 4), mesh, placements)
+        made = placed(p, p.to_local(), p.to_local(), view, square)
+        kinds[name] = type(made).__name__
+    assert {Item.__name__, Part.__name__} == set(kinds.values())
+    return kinds
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 9), nn.Tanh(), nn.Linear(9, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().double()
+
+
+def inputs() -> Tensor:
+    return torch.randn(8, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def sharded(mesh: DeviceMesh, model: nn.Module) -> nn.Module:
+    for layer in model.inner:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)  # type: ignore[no-any-return]
+
+
+def trained_net(
+    model: nn.Module, optimizer: Any, mine: Callable[[Tensor], Tensor], steps: int = STEPS
+) -> dict[str, Tensor]:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(mine(inputs())).square().mean().backward()
+        optimizer.step()
+    found = {}
+    for name, p in model.named_parameters():
+        full = p.detach().full_tensor() if isinstance(p.detach(), DTensor) else p.detach()
+        found[name.removeprefix("module.")] = full.clone()
+    return found
+
+
+def nets_apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in b)
+
+
+@case
+def models(rank: int, folder: Path) -> Any:
+    """Each process has its own quarter of the batch, or all of it where it has a part of the layers."""
+    x = inputs()
+    alone = net()
+    expected = trained_net(alone, Muon(alone, x, lr=0.1), lambda x: x)
+    found = {}
+
+    def quarter(x: Tensor) -> Tensor:
+        return x[2 * rank : 2 * rank + 2]
+
+    ddp = net()
+    optimizer = Muon(ddp, x, lr=0.1)
+    found["ddp"] = nets_apart(trained_net(DistributedDataParallel(ddp), optimizer, quarter), expected)
+
+    fsdp = sharded(mesh_of((4,)), net())
+    found["fsdp"] = nets_apart(trained_net(fsdp, Muon(fsdp, x, lr=0.1), quarter), expected)
+
+    seen = partition(net(), x)  # before it is cut
+    mesh = mesh_of((2, 2))
+    both = parallelize_module(net(), mesh["b"], {"inner.0": ColwiseParallel(), "inner.2": RowwiseParallel()})
+    half = slice(4 * (rank // 2), 4 * (rank // 2) + 4)
+    for model in (both, sharded(mesh["a"], both)):
+        assert partition(model, x) == seen
+    optimizer = Muon(both, lr=0.1, partition=seen)
+    found["fsdp and tp"] = nets_apart(trained_net(both, optimizer, lambda x: x[half]), expected)
+    return found
+
+
+@case
+def a_bad_gradient_is_everybodys(rank: int, folder: Path) -> Any:
+    """NaN in the part of one process: all raise, or all leave the step out, and nothing has changed."""
+    mesh = mesh_of((4,))
+    found: dict[str, Any] = {}
+    for way in ("raise", "skip"):
+        params = [nn.Parameter(distribute_tensor(a, mesh, [Shard(0)])) for a in arrays(0)[:2]]
+        optimizer = Muon(params, lr=0.1, on_nonfinite=way)
+        for p, g in zip(params, arrays(1)[:2], strict=True):
+            p.grad = distribute_tensor(g, mesh, [Shard(0)])
+        if rank == 1:
+            params[1].grad.to_local()[0, 0] = torch.nan
+        try:
+            optimizer.step()
+        except ValueError as error:
+            found["said"] = str(error)
+        found[way] = all(
+            torch.equal(p.detach().full_tensor(), a) for p, a in zip(params, arrays(0)[:2], strict=True)
+        )
+        found["skipped"] = optimizer.skipped_steps
+    every: list[Any] = [None] * PROCESSES
+    dist.all_gather_object(every, found)
+    return every
+
+
+@case
+def gradients_of_a_parameter(rank: int, folder: Path) -> Any:
+    """Placed otherwise they are moved; one that is not spread is refused."""
+    mesh = mesh_of((4,))
+    a, g = arrays(0)[0], arrays(1)[0]
+    p = distribute_tensor(a, mesh, [Shard(0)])
+    mine = distribute_tensor(g, mesh, [Shard(0)]).to_local()
+    right = [
+        torch.equal(gradient_of(p, distribute_tensor(g, mesh, [how])), mine)
+        for how in (Shard(0), Shard(1), Replicate())
+    ]
+    said = []
+    for parameter, gradient in ((p, g), (a, distribute_tensor(g, mesh, [Shard(0)]))):
+        with pytest.raises(ValueError, match="is not: expected both") as caught:
+            gradient_of(parameter, gradient)
+        said.append(str(caught.value))
+    return {"right": all(right), "said": said, "shown": repr(Muon([nn.Parameter(p)], lr=0.1))}
+
+
+@case
+def checkpoints(rank: int, folder: Path) -> Any:
+    """Saved by all processes and read by as many in another arrangement, the training goes on the same."""
+    x = inputs()
+
+    def make(mesh: DeviceMesh) -> tuple[nn.Module, Any]:
+        model = sharded(mesh, net())
+        return model, Muon(model, x, lr=0.1, normuon=True)
+
+    model, optimizer = make(mesh_of((4,)))
+    trained_net(model, optimizer, lambda x: x, steps=2)
+    state = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.save(state, checkpoint_id=folder / "saved")
+    expected = trained_net(model, optimizer, lambda x: x, steps=2)
+
+    again, other = make(mesh_of((2, 2)))
+    trained_net(again, other, lambda x: -x, steps=1)  # so that there is a state to load into
+    state = {"model": again.state_dict(), "optimizer": get_optimizer_state_dict(again, other)}
+    dcp.load(state, checkpoint_id=folder / "saved")
+    again.load_state_dict(state["model"])
+    set_optimizer_state_dict(again, other, state["optimizer"])
+    return nets_apart(trained_net(again, other, lambda x: x, steps=2), expected)
+
+
+@case
+def what_a_profiler_hears(rank: int, folder: Path) -> Any:
+    mesh = mesh_of((4,))
+    p = nn.Parameter(distribute_tensor(arrays(0)[0], mesh, [Shard(0)]))
+    p.grad = distribute_tensor(arrays(1)[0], mesh, [Shard(0)])
+    optimizer = Muon([p], lr=0.1)
+    tape = Tape(HostClock(torch.device("cpu")))
+    with heard_by(tape.part):
+        optimizer.step()
+    return sorted({path[-1] for path, _, _ in tape.spans()})
+
+
+def work(rank: int, folder: str, store: str) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=60)
+    )
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for name, function in CASES.items():
+        try:
+            found[name] = function(rank, Path(folder))
+        except Exception:
+            found["failed"] = f"{name}: {traceback.format_exc()}"
+            break  # the others may be somewhere else now
+        finally:
+            (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("spread")
+    mp.spawn(work, args=(str(folder), str(folder / "store")), nprocs=PROCESSES)
+    all_of_them = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(PROCESSES)]
+    failures = [one.pop("failed") for one in all_of_them if "failed" in one]
+    # Where one fails the others hear that it is gone.
+    assert not failures, "\n".join(sorted(failures, key=lambda text: "closed by peer" in text))
+    return {name: [one[name] for one in all_of_them] for name in CASES}
+
+
+@pytest.mark.parametrize("name", ["every_placement", "variants", "elementwise", "models"])
+def test_steps_are_those_of_one_process(found: dict[str, Any], name: str) -> None:
+    for one in found[name]:
+        assert max(one.values()) < CLOSE, one
+
+
+def test_steps_of_the_parts_by_themselves_are_others(found: dict[str, Any]) -> None:
+    """So the tolerance tells them apart."""
+    assert max(off for off in found["parts_by_themselves"] if off is not None) > 1e-3
+
+
+def test_matrices_that_a_process_has_whole_stay_there(found: dict[str, Any]) -> None:
+    expected = {"experts": "Item", "rows": "Part", "remembered": "Part"}
+    assert found["experts_stay"] == [expected] * PROCESSES
+
+
+def test_a_bad_gradient_stops_every_process(found: dict[str, Any]) -> None:
+    for rank, one in enumerate(found["a_bad_gradient_is_everybodys"][0]):
+        assert one["raise"] is one["skip"] is True
+        assert one["skipped"] == 1
+        assert "holds NaN or infinity: nothing was changed" in one["said"]
+        assert ("parameter 1 of shape (7, 10)" if rank == 1 else "in another process") in one["said"]
+
+
+def test_gradients_are_placed_as_their_parameters(found: dict[str, Any]) -> None:
+    for one in found["gradients_of_a_parameter"]:
+        assert one["right"]
+        assert (
+            "a parameter of shape (10, 7) is spread over processes and its gradient is not" in one["said"][0]
+        )
+        assert (
+            "a gradient of shape (10, 7) is spread over processes and its parameter is not" in one["said"][1]
+        )
+        assert "1 parameters spread over processes" in one["shown"]
+
+
+def test_a_checkpoint_is_read_by_another_arrangement(found: dict[str, Any]) -> None:
+    assert max(found["checkpoints"]) < CLOSE
+
+
+def test_the_exchange_is_a_part_of_the_rule(found: dict[str, Any]) -> None:
+    for heard in found["what_a_profiler_hears"]:
+        assert {"momentum", "exchange", "orthogonalise", "write"} <= set(heard)

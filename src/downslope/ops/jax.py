@@ -72,11 +72,14 @@ class JaxOps:
     def mm(self, a: Array, b: Array) -> Array:
         return a @ b
 
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        return beta * c + alpha * (a @ b)
+
     def mm_symmetric(self, a: Array, b: Array) -> Array:
         return a @ b
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        return beta * c + alpha * (a @ b)
+        return self.addmm(c, a, b, beta, alpha)
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         return combine(*terms)

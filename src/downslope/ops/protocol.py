@@ -64,11 +64,14 @@ class Ops(Protocol):
     def mm(self, a: Array, b: Array) -> Array:
         """`a @ b`."""
 
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        """`beta · c + alpha · (a @ b)`."""
+
     def mm_symmetric(self, a: Array, b: Array) -> Array:
-        """`a @ b` where it is known to be symmetric: half may be mirrored."""
+        """`a @ b` where of these very numbers it is symmetric but for rounding: half may be mirrored."""
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        """`beta · c + alpha · (a @ b)`, where both are known to be symmetric."""
+        """`beta · c + alpha · (a @ b)`, where both are symmetric in that sense."""
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         """The sum of number · array, of two or more."""

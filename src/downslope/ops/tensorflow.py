@@ -71,12 +71,15 @@ class TensorflowOps:
     def mm(self, a: Array, b: Array) -> Array:
         return tf.matmul(a, b)
 
+    def addmm(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
+        product = tf.matmul(a, b)
+        return (c if beta == 1 else beta * c) + (product if alpha == 1 else alpha * product)
+
     def mm_symmetric(self, a: Array, b: Array) -> Array:
         return tf.matmul(a, b)
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
-        product = tf.matmul(a, b)
-        return (c if beta == 1 else beta * c) + (product if alpha == 1 else alpha * product)
+        return self.addmm(c, a, b, beta, alpha)
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         return combine(*terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -73,17 +74,20 @@ class TorchOps:
     def mm(self, a: Tensor, b: Tensor) -> Tensor:
         return _one_at_a_time(torch.mm, a, b) if _is_large(a) and _is_large(b) else torch.matmul(a, b)
 
-    def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
-        return _mirrored(a, b) if _is_large(a) else torch.matmul(a, b)
-
-    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+    def addmm(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
         if _is_large(a):
-            return _mirrored(a, b, c, beta, alpha)
+            return _one_at_a_time(partial(torch.addmm, beta=beta, alpha=alpha), c, a, b)
         if a.ndim == 2:
             return torch.addmm(c, a, b, beta=beta, alpha=alpha)
         if a.ndim == 3:
             return torch.baddbmm(c, a, b, beta=beta, alpha=alpha)
         return beta * c + alpha * (a @ b)
+
+    def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
+        return _mirrored(a, b) if _is_large(a) else torch.matmul(a, b)
+
+    def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
+        return _mirrored(a, b, c, beta, alpha) if _is_large(a) else self.addmm(c, a, b, beta, alpha)
 
     def combine(self, *terms: tuple[float, Tensor]) -> Tensor:
         (first, array), (second, other), *rest = terms
@@ -130,11 +134,11 @@ def _is_large(a: Tensor) -> bool:
 
 
 def _one_at_a_time(product: Callable[..., Tensor], *operands: Tensor) -> Tensor:
-    """Return the product of each matrix of a stack."""
+    """Return the product of each matrix of a stack, of the shape of its last two operands' product."""
     if operands[0].ndim == 2:
         return product(*operands)
     flat = [t.reshape(-1, *t.shape[-2:]) for t in operands]
-    rows, columns = operands[0].shape[-2], operands[1].shape[-1]
+    rows, columns = operands[-2].shape[-2], operands[-1].shape[-1]
     out = operands[0].new_empty((flat[0].shape[0], rows, columns))
     for i, matrices in enumerate(zip(*flat, strict=True)):
         product(*matrices, out=out[i])
@@ -147,9 +151,8 @@ def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, 
     count = _stripes(m, inner)
     edges = [*(m * i // count // 32 * 32 for i in range(count)), m]  # whole vectors
 
-    def product(
-        left: Tensor, right: Tensor, added: Tensor | None = None, *, out: Tensor | None = None
-    ) -> Tensor:
+    def product(*operands: Tensor, out: Tensor | None = None) -> Tensor:
+        (added, left, right) = operands if c is not None else (None, *operands)
         out = left.new_empty((m, m)) if out is None else out
         for low, high in pairwise(edges):
             block, rest = out[low:, low:high], (left[low:], right[:, low:high])
@@ -161,4 +164,4 @@ def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, 
                 out[low:high, high:] = block[high - low :].mT
         return out
 
-    return _one_at_a_time(product, a, b, *(() if c is None else (c,)))
+    return _one_at_a_time(product, *(() if c is None else (c,)), a, b)

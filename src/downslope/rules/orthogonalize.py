@@ -108,7 +108,7 @@ def newton_schulz(
     if form == "auto":
         form = "gram" if operations(m, n, rows, restarts) < operations(m, n, rows) else "standard"
     cuts = restarts if form == "gram" else range(1, len(rows))
-    return _iterate(x, X, rows, cuts, rescale=coefficients in RESCALED and not half)
+    return _iterate(x, X, rows, cuts, half, rescale=coefficients in RESCALED and not half)
 
 
 def operations(m: int, n: int, rows: Sequence[Step], restarts: Sequence[int] | None = None) -> float:
@@ -144,10 +144,16 @@ def restarts_of(name: str, steps: int, half: bool) -> list[int]:
     return list(range(3, steps, 4)) if name == "minimax" else list(range(1, steps, 4))
 
 
-def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], rescale: bool) -> Array:
+def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: bool, rescale: bool) -> Array:
     """Take the steps, X multiplied after each of `cuts` and after the last: after all, the standard form.
 
     A tall X is multiplied from the right, by polynomials of its columns' products: nothing is transposed.
+
+    Of exact numbers every product here is symmetric, since polynomials of R commute; of rounded ones R Z is not.
+    Mirrored, it would give a matrix of low rank eigenvalues beside its range, as large as the rounding, which
+    the next steps blow up; whole, the error stays within the range. So R Z is computed whole. Z (R Z),
+    symmetric but for the rounding of R Z, is mirrored in half precision alone, where that rounding is like
+    chance; otherwise nothing is from then on.
     """
     tall = X.shape[-2] > X.shape[-1]
     R, scale = _gram(x, X, tall), None
@@ -155,18 +161,21 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], rescal
         size = x.sqrt(x.norm(R))
         scale = 1 / x.where(size > 0, size, x.full_like(size, 1.0))
         R = R * (scale * scale)
-    Q = None  # the product of the steps since X was multiplied
+    Q, symmetric = (
+        None,
+        True,
+    )  # the product of the steps since X was multiplied; whether R is, to the last digit
     for k, row in enumerate(rows, start=1):
-        Z = row.of(x, R)
-        Q = Z if Q is None else x.mm_symmetric(Q, Z)
+        Z = row.of(x, R, symmetric)
+        Q = Z if Q is None else x.mm(Q, Z)
         if k < len(rows) and k not in cuts:
-            R = x.mm_symmetric(x.mm_symmetric(R, Z), Z)
+            R, symmetric = (x.mm_symmetric(Z, x.mm(R, Z)) if half else x.mm(x.mm(R, Z), Z)), half
             continue
         if scale is not None:
             Q, scale = Q * scale, None
         X, Q = x.mm(X, Q) if tall else x.mm(Q, X), None
         if k < len(rows):
-            R = _gram(x, X, tall)
+            R, symmetric = _gram(x, X, tall), True
     return X
 
 

@@ -23,8 +23,8 @@ class Step(Protocol):
     def products(self) -> int:
         """How many products of m × m matrices `of` takes."""
 
-    def of(self, x: Ops, R: Array) -> Array:
-        """Return q(R)."""
+    def of(self, x: Ops, R: Array, mirrored: bool = True) -> Array:
+        """Return q(R); R is symmetric to the last digit where products may be `mirrored`."""
 
     def at(self, y: Any) -> Any:
         """Return q(y) of a number, or of numbers."""
@@ -41,8 +41,9 @@ class Degree5(NamedTuple):
     def products(self) -> int:
         return 1
 
-    def of(self, x: Ops, R: Array) -> Array:
-        return x.add_identity(x.addmm_symmetric(R, R, R, self.b, self.c), self.a)
+    def of(self, x: Ops, R: Array, mirrored: bool = True) -> Array:
+        addmm = x.addmm_symmetric if mirrored else x.addmm
+        return x.add_identity(addmm(R, R, R, self.b, self.c), self.a)
 
     def at(self, y: Any) -> Any:
         return self.a + y * (self.b + self.c * y)
@@ -64,9 +65,10 @@ class Degree9(NamedTuple):
     def products(self) -> int:
         return 2
 
-    def of(self, x: Ops, R: Array) -> Array:
-        W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
-        return x.add_identity(x.addmm_symmetric(W, W, W, self.c, 1.0), self.a)
+    def of(self, x: Ops, R: Array, mirrored: bool = True) -> Array:
+        addmm = x.addmm_symmetric if mirrored else x.addmm
+        W = addmm(R, R, R, self.w1, self.w2)
+        return x.add_identity(addmm(W, W, W, self.c, 1.0), self.a)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)
@@ -96,13 +98,14 @@ class Degree17(NamedTuple):
     def products(self) -> int:
         return 3
 
-    def of(self, x: Ops, R: Array) -> Array:
-        W = x.addmm_symmetric(R, R, R, self.w1, self.w2)
-        T = x.mm_symmetric(W, x.combine((self.c1, R), (self.c2, W)))
+    def of(self, x: Ops, R: Array, mirrored: bool = True) -> Array:
+        addmm, mm = (x.addmm_symmetric, x.mm_symmetric) if mirrored else (x.addmm, x.mm)
+        W = addmm(R, R, R, self.w1, self.w2)
+        T = mm(W, x.combine((self.c1, R), (self.c2, W)))
         left = x.combine((1.0, T), (self.d1, R), (self.d2, W))
         right = x.combine((1.0, T), (self.e, W))
         low = x.combine((self.f1, R), (self.f2, W), (self.f3, T))
-        return x.add_identity(x.addmm_symmetric(low, left, right, 1.0, 1.0), self.f0)
+        return x.add_identity(addmm(low, left, right, 1.0, 1.0), self.f0)
 
     def at(self, y: Any) -> Any:
         W = y * (self.w1 + self.w2 * y)

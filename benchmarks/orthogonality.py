@@ -8,7 +8,8 @@ value of the result over matrices whose singular values, from flat to condition 
 square matrices and for 1:4. The table is printed as Markdown, as it stands in docs/muon.md.
 
 With --hard: what bfloat16 leaves of 3,360 matrices of 30 spectra, down to condition 1e8, in random bases,
-permutations, and bases with a column of nearly equal entries, whose rounding errors all point one way.
+permutations, and bases with a column of nearly equal entries, whose rounding errors all point one way; as they
+are computed, and with symmetric products computed by halves, as those of 512 rows and more are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 
 import torch
 
+from downslope.ops import torch as torch_ops
 from downslope.ops.torch import TorchOps
 from downslope.rules.orthogonalize import coefficients_of, newton_schulz, operations, restarts_of
 
@@ -114,21 +116,32 @@ def hard() -> None:
     """Print where sets leave the singular values of hard matrices, and the largest of all, in bfloat16."""
     shapes = [(24, 96), (96, 24), (16, 16), (12, 40), (48, 64), (160, 256), (64, 64), (128, 512)] * 2
     shapes += [(24, 32), (8, 64), (32, 48)] * 4
-    print("| set | form | singular values, bfloat16 |")
-    print("|---|---|---|")
+    print("| set | form | products | singular values, bfloat16 |")
+    print("|---|---|---|---|")
+    rows = torch_ops._LARGE_FROM, torch_ops._stripes
     for name in ("minimax", "keller5", "polar_express"):
         for form in ("gram", "standard"):
-            low, high = float("inf"), 0.0
-            generator = torch.Generator().manual_seed(0)
-            for m, n in shapes:
-                for s in hard_spectra(min(m, n), generator):
-                    for U, V in bases(m, n, generator):
-                        g = ((U * s) @ V.mT).float()
-                        done = newton_schulz(X, (g / g.norm()).bfloat16(), name, form=form).double()
-                        along = (U.mT @ done @ V).diagonal()[s >= 1e-3]
-                        low = min(low, float(along.min()))
-                        high = max(high, float(torch.linalg.matrix_norm(done, 2)))
-            print(f"| {name} | {form} | {low:.3f} – {high:.3f} |", flush=True)
+            for products in ("whole", "by halves"):
+                if products == "by halves":
+                    torch_ops._LARGE_FROM, torch_ops._stripes = 1, lambda m, _: max(1, m // 16)
+                low, high = hard_extremes(shapes, name, form)
+                torch_ops._LARGE_FROM, torch_ops._stripes = rows
+                print(f"| {name} | {form} | {products} | {low:.3f} – {high:.3f} |", flush=True)
+
+
+def hard_extremes(shapes: list[tuple[int, int]], name: str, form: str) -> tuple[float, float]:
+    """Return the least singular value that is left of those that count, and the largest of all."""
+    low, high = float("inf"), 0.0
+    generator = torch.Generator().manual_seed(0)
+    for m, n in shapes:
+        for s in hard_spectra(min(m, n), generator):
+            for U, V in bases(m, n, generator):
+                g = ((U * s) @ V.mT).float()
+                done = newton_schulz(X, (g / g.norm()).bfloat16(), name, form=form).double()
+                along = (U.mT @ done @ V).diagonal()[s >= 1e-3]
+                low = min(low, float(along.min()))
+                high = max(high, float(torch.linalg.matrix_norm(done, 2)))
+    return low, high
 
 
 def main() -> None:

@@ -103,6 +103,14 @@ def test_newton_schulz_on_the_kernels(
     torch.testing.assert_close(made, plain, rtol=0, atol=1e-4)
 
 
+def test_nothing_is_made_of_a_low_rank() -> None:
+    """Products of rounded matrices that commute only without rounding are not mirrored: 1e11 would be left."""
+    for rows in (torch.ones(96), torch.tensor([1.0, 0.3, 2.0]).repeat(32), random(96)):
+        g = torch.outer(rows, random(256, seed=1))
+        made = newton_schulz(EVERYWHERE, (g / g.norm()).bfloat16())
+        assert torch.linalg.matrix_norm(made.double(), 2) < 1.3
+
+
 def test_where_the_kernel_pays() -> None:
     ops = KernelOps(multiprocessors=132)
     meta: dict[str, Any] = {"device": "meta"}

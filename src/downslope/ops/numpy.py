@@ -71,6 +71,9 @@ class NumpyOps:
     def mm_symmetric(self, a: Array, b: Array) -> Array:
         return a @ b
 
+    def congruent(self, r: Array, z: Array) -> Array:
+        return self.mm(self.mm(r, z), z)
+
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         return self.addmm(c, a, b, beta, alpha)
 

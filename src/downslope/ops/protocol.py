@@ -70,6 +70,9 @@ class Ops(Protocol):
     def mm_symmetric(self, a: Array, b: Array) -> Array:
         """`a @ b` where of these very numbers it is symmetric but for rounding: half may be mirrored."""
 
+    def congruent(self, r: Array, z: Array) -> Array:
+        """`z @ r @ z`, all symmetric, which commute but for rounding: half of the result may be mirrored."""
+
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         """`beta · c + alpha · (a @ b)`, where both are symmetric in that sense."""
 

@@ -86,8 +86,16 @@ class TorchOps:
     def mm_symmetric(self, a: Tensor, b: Tensor) -> Tensor:
         return _mirrored(a, b) if _is_large(a) else torch.matmul(a, b)
 
+    def congruent(self, r: Tensor, z: Tensor) -> Tensor:
+        once = self.mm(r, z)
+        return self.mm_symmetric(z, once) if self._mirrors(r) else self.mm(once, z)
+
     def addmm_symmetric(self, c: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> Tensor:
         return _mirrored(a, b, c, beta, alpha) if _is_large(a) else self.addmm(c, a, b, beta, alpha)
+
+    def _mirrors(self, a: Tensor) -> bool:
+        """Whether half of a symmetric product is a mirror image."""
+        return _is_large(a)
 
     def combine(self, *terms: tuple[float, Tensor]) -> Tensor:
         (first, array), (second, other), *rest = terms
@@ -149,17 +157,18 @@ def _mirrored(a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 1.0, 
     """Return beta c + alpha a b, symmetric: only the blocks on and below the diagonal are computed."""
     m, inner = a.shape[-2:]
     count = _stripes(m, inner)
-    edges = [*(m * i // count // 32 * 32 for i in range(count)), m]  # whole vectors
+    unit = 32 if m >= 32 * count else 1  # whole vectors
+    edges = [*(m * i // count // unit * unit for i in range(count)), m]
 
     def product(*operands: Tensor, out: Tensor | None = None) -> Tensor:
-        (added, left, right) = operands if c is not None else (None, *operands)
+        *added, left, right = operands
         out = left.new_empty((m, m)) if out is None else out
         for low, high in pairwise(edges):
             block, rest = out[low:, low:high], (left[low:], right[:, low:high])
-            if added is None:
+            if not added:
                 torch.mm(*rest, out=block)
             else:  # rounds once; after a product alone, multiplying and adding round twice more
-                torch.addmm(added[low:, low:high], *rest, beta=beta, alpha=alpha, out=block)
+                torch.addmm(added[0][low:, low:high], *rest, beta=beta, alpha=alpha, out=block)
             if high < m:
                 out[low:high, high:] = block[high - low :].mT
         return out

@@ -149,9 +149,9 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: 
 
     A tall X is multiplied from the right, by polynomials of its columns' products: nothing is transposed.
 
-    Of exact numbers every product here is symmetric, since polynomials of R commute; of rounded ones R Z is not.
-    Mirrored, it would give a matrix of low rank eigenvalues beside its range, as large as the rounding, which
-    the next steps blow up; whole, the error stays within the range. So R Z is computed whole. Z (R Z),
+    Of exact numbers every product here is symmetric, since polynomials of R commute; of rounded ones R Z is
+    not. Mirrored, it would give a matrix of low rank eigenvalues beside its range, as large as the rounding,
+    which the next steps blow up; whole, the error stays within the range. So R Z is computed whole. Z (R Z),
     symmetric but for the rounding of R Z, is mirrored in half precision alone, where that rounding is like
     chance; otherwise nothing is from then on.
     """
@@ -169,7 +169,7 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: 
         Z = row.of(x, R, symmetric)
         Q = Z if Q is None else x.mm(Q, Z)
         if k < len(rows) and k not in cuts:
-            R, symmetric = (x.mm_symmetric(Z, x.mm(R, Z)) if half else x.mm(x.mm(R, Z), Z)), half
+            R, symmetric = (x.congruent(R, Z) if half else x.mm(x.mm(R, Z), Z)), half
             continue
         if scale is not None:
             Q, scale = Q * scale, None

@@ -41,6 +41,9 @@ class KernelOps(TorchOps):
             return super().addmm_symmetric(c, a, b, beta, alpha)
         return symmetric_product(a, b, c, beta, alpha)
 
+    def _mirrors(self, a: Tensor) -> bool:
+        return self._pays(a) or super()._mirrors(a)
+
     def _pays(self, a: Tensor) -> bool:
         count = a.shape[:-2].numel()
         tiles = count * (-(-a.shape[-2] // TILE)) ** 2

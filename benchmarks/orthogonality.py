@@ -8,8 +8,8 @@ value of the result over matrices whose singular values, from flat to condition 
 square matrices and for 1:4. The table is printed as Markdown, as it stands in docs/muon.md.
 
 With --hard: what bfloat16 leaves of 3,360 matrices of 30 spectra, down to condition 1e8, in random bases,
-permutations, and bases with a column of nearly equal entries, whose rounding errors all point one way; as they
-are computed, and with symmetric products computed by halves, as those of 512 rows and more are.
+permutations, and bases with a column of nearly equal entries, whose rounding errors all point one way; with
+products as they are, and with symmetric ones computed by halves, as those of 512 rows and more are.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_newton_schulz_on_the_kernels(
 
 
 def test_nothing_is_made_of_a_low_rank() -> None:
-    """Products of rounded matrices that commute only without rounding are not mirrored: 1e11 would be left."""
+    """Were products mirrored of matrices that commute but for rounding, 1e11 would be left."""
     for rows in (torch.ones(96), torch.tensor([1.0, 0.3, 2.0]).repeat(32), random(96)):
         g = torch.outer(rows, random(256, seed=1))
         made = newton_schulz(EVERYWHERE, (g / g.norm()).bfloat16())

@@ -150,6 +150,30 @@ def test_losses_may_be_numbers_and_tensors_of_one_entry() -> None:
     ]  # of the first four: the fifth is of the next record
 
 
+@pytest.mark.parametrize("when", ["before the step", "after it"])
+def test_a_group_that_is_added_takes_part_from_the_next_record_on(when: str) -> None:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model[2:].parameters(), lr=0.03)
+
+    run, plain = Run(make, every=2), Run(make, every=2)
+    for each in (run, plain):
+        each.steps(1)
+        x, y = each.batch()
+        each.optimizer.zero_grad()
+        loss = (each.model(x) - y).square().mean()
+        loss.backward()
+        each.diagnostics(loss)
+        if when == "after it":
+            each.optimizer.step()
+        if each is run:
+            each.optimizer.add_param_group({"params": each.model[0].parameters(), "lr": 0.0})
+        if when == "before the step":
+            each.optimizer.step()
+        each.steps(3)
+    assert run.diagnostics.records[0] == plain.diagnostics.records[0]
+    assert [len(r.groups) for r in run.diagnostics.records] == [1, 2]
+
+
 def test_effective_rank_of_a_known_momentum() -> None:
     run = Run(sgd(1e-3, 0.9), every=2)
     run.steps(1)

@@ -240,6 +240,30 @@ def test_writers(tmp_path: Path) -> None:
     assert {tag for tag, _, _ in scalars} >= {"loss", "cosine", "group 0/update_ratio"}
 
 
+def test_a_run_that_diverges_is_written_as_strict_json(tmp_path: Path) -> None:
+    path, taken = tmp_path / "run.jsonl", []
+    for writer in (path, taken.append):
+        Run(sgd(1e9), every=2, batch_size=64, writer=writer, on_trouble="collect").steps(11)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert math.isnan(taken[-1].loss)
+    assert lines[-1] == {
+        "step": 10, "loss": None, "cosine": None, "noise_scale": None, "batch_size": None,
+        "groups": {"group 0": {"gradient_norm": None, "update_ratio": None, "sign_flips": 0.0,
+                               "effective_rank": None}},
+    }  # fmt: skip
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_noise_scale() -> None:
+    scale, broken = NoiseScale(), NoiseScale()
+    for _ in range(3):
+        assert broken.add(math.nan, math.nan) is broken.add(math.inf, 1.0) is None
+        assert broken.add(4.0, 1.0) == scale.add(4.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

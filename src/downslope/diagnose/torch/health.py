@@ -86,8 +86,8 @@ class Diagnostics:
         every: steps from one record to the next, at least 2, whatever a record takes; None for the
             cadence above.
         batch_size: examples a step, for the noise scale in examples.
-        writer: a path, to which each record is appended as one JSON line; a TensorBoard
-            `SummaryWriter`; or a function of records.
+        writer: a path, to which each record is appended as one JSON line (null for a number that is not
+            finite); a TensorBoard `SummaryWriter`; or a function of records.
         on_trouble: "warn" with a `TrainingWarning`, or "collect" silently.
         clock: tells the seconds for the default cadence.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,43 @@ def test_a_group_that_is_added_takes_part_from_the_next_record_on(when: str) -> 
         each.steps(3)
     assert run.diagnostics.records[0] == plain.diagnostics.records[0]
     assert [len(r.groups) for r in run.diagnostics.records] == [1, 2]
+
+
+def test_sparse_gradients_give_the_numbers_of_dense_ones() -> None:
+    found: list[Diagnostics] = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table, head = nn.Embedding(50, 4, sparse=sparse), nn.Linear(4, 1)
+        optimizer = torch.optim.SGD([*table.parameters(), *head.parameters()], lr=0.1, momentum=0.5)
+        found.append(Diagnostics(optimizer, every=2, on_trouble="collect"))
+        for i in range(13):
+            optimizer.zero_grad()
+            words = (torch.arange(8) * (i + 1)) % 50  # of other rows each time, the first of several
+            words[0] = words[1]
+            loss = (head(table(words)) - i).square().mean()
+            loss.backward()
+            found[-1](loss)
+            optimizer.step()
+    dense, rows = (d.records for d in found)
+    for a, b in zip(dense, rows, strict=True):
+        assert asdict(b.groups["group 0"]) == pytest.approx(asdict(a.groups["group 0"]), rel=1e-4)
+        assert (b.loss, b.cosine) == pytest.approx((a.loss, a.cosine), rel=1e-4)
+        assert (b.noise_scale or 0) == pytest.approx(a.noise_scale or 0, rel=1e-3)
+
+
+def test_it_stands_beside_an_optimizer_of_sparse_gradients() -> None:
+    table = nn.Embedding(50, 4, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters())
+    diagnostics = Diagnostics(optimizer, every=2)
+    for i in range(5):
+        optimizer.zero_grad()
+        loss = table(torch.tensor([i, 3, 3])).square().mean()
+        loss.backward()
+        diagnostics(loss)
+        optimizer.step()
+    (group,) = diagnostics.records[-1].groups.values()
+    assert group.gradient_norm > 0
+    assert group.effective_rank is not None
 
 
 def test_effective_rank_of_a_known_momentum() -> None:

@@ -189,7 +189,7 @@ class Diagnostics:
                 name,
                 list(group["params"]),
                 [p.detach().clone() for p in group["params"]],
-                [None if p.grad is None else p.grad.detach().clone() for p in group["params"]],
+                [None if p.grad is None else _coalesced(p.grad.detach().clone()) for p in group["params"]],
             )
             for name, group in zip(_distinct(names), groups, strict=True)
         ]
@@ -228,13 +228,14 @@ class Diagnostics:
         product, squares, flips = [], [], []
         for group in self._groups:
             pairs = [
-                (g, p.grad.detach())
+                (g, _coalesced(p.grad.detach()))
                 for g, p in zip(group.gradients, group.params, strict=True)
                 if g is not None and p.grad is not None
             ]
-            product += [(a * b).sum(dtype=torch.float32) for a, b in pairs]
+            products = [_stored(a * b) for a, b in pairs]
+            product += [p.sum(dtype=torch.float32) for p in products]
             squares += [_norm([a for a, _ in pairs]).square() + _norm([b for _, b in pairs]).square()]
-            flipped = [((a * b) < 0).sum() for a, b in pairs]
+            flipped = [(p < 0).sum() for p in products]
             entries = max(1, sum(a.numel() for a, _ in pairs))
             flips.append(_total(flipped) / entries)
         along, total = _total(product), _total(squares)
@@ -260,9 +261,19 @@ def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the norm of tensors as if they were one vector, without waiting for the device."""
     if not tensors:
         return torch.zeros(())
-    norms = torch._foreach_norm(tensors)
+    norms = torch._foreach_norm([_stored(t) for t in tensors])
     norm: Tensor = torch.linalg.vector_norm(torch.stack([n.float().to(norms[0].device) for n in norms]))
     return norm
+
+
+def _coalesced(t: Tensor) -> Tensor:
+    """Return a gradient as it can be multiplied with another: a sparse one with each entry once."""
+    return t if t.layout is torch.strided else t.to_sparse(layout=torch.sparse_coo).coalesce()
+
+
+def _stored(t: Tensor) -> Tensor:
+    """Return the entries that are kept: of a sparse tensor, those that are not zero."""
+    return t if t.layout is torch.strided else _coalesced(t).values()
 
 
 def _total(values: list[Tensor]) -> Tensor:
@@ -285,9 +296,10 @@ def _mean(losses: list[Tensor | float]) -> float:
 def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:
     """Return the momentum of the group's largest matrix that can be looked at in passing."""
     kept = [optimizer.state[p].get(name) for p in params if p in optimizer.state for name in _MOMENTA]
-    matrices = [m.detach().flatten(1) for m in kept if isinstance(m, Tensor) and m.ndim >= 2]
-    small = [m for m in matrices if min(m.shape) * m.numel() <= _MOST]
-    return max(small, key=Tensor.numel, default=None)
+    matrices = [m.detach() for m in kept if isinstance(m, Tensor) and m.ndim >= 2 and m.numel()]
+    small = [m for m in matrices if min(len(m), m.numel() // len(m)) * m.numel() <= _MOST]
+    largest = max(small, key=Tensor.numel, default=None)
+    return None if largest is None else largest.to_dense().flatten(1)
 
 
 def _effective_rank(m: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ class Ailment(StrEnum):
     """The kinds of findings."""
 
     INPUT = "non-finite input"
+    CONSTANT = "non-finite constant"
     PARAMETER = "non-finite parameter"
     FORWARD = "non-finite forward"
     LOSS = "non-finite loss"
@@ -22,7 +23,9 @@ class Ailment(StrEnum):
     UNUSED = "unused"
 
 
-NONFINITE = frozenset({Ailment.INPUT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.LOSS, Ailment.BACKWARD})
+NONFINITE = frozenset({
+    Ailment.INPUT, Ailment.CONSTANT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.LOSS, Ailment.BACKWARD,
+})  # fmt: skip
 """The findings after which a step must not be taken."""
 
 

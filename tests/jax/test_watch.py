@@ -29,16 +29,24 @@ X = jnp.array([0.0, 1.0, -1.0], jnp.float32)
         (lambda x: lax.while_loop(lambda s: s[1] < 5, lambda s: (s[0] * 1e30, s[1] + 1), (x, 0))[0],
          Ailment.FORWARD, "mul"),
         (lambda x: lax.cond(x[0] > 5, lambda x: x, lambda x: jnp.log(x - 5), x), Ailment.FORWARD, "log"),
+        (jax.grad(lambda x: jnp.sqrt(jnp.abs(x)).sum()), Ailment.NUMBER, "div"),
+        (jax.grad(jax.jit(lambda x: jnp.sqrt(jnp.abs(x)).sum())), Ailment.NUMBER, "div"),
+        (jax.value_and_grad(lambda x: jnp.log(x).sum()), Ailment.NUMBER, "log"),
+        (jax.jacfwd(lambda x: lax.cond(x[1] > 0, lambda x: jnp.sqrt(x), jnp.cos, x)), Ailment.NUMBER, "sqrt"),
+        (jax.grad(jax.jit(lambda x: jnp.where(x > 0, jnp.log(x), 0.0).sum())), Ailment.BACKWARD, "div"),
+        (jax.grad(lambda x: lax.scan(lambda c, y: (c + jnp.where(y > 0, jnp.log(y), 0.0), c), 0.0, x)[0]),
+         Ailment.BACKWARD, "div"),
         (jax.jit(jax.vmap(jax.checkpoint(lambda x: jnp.sqrt(x)))), Ailment.FORWARD, "sqrt"),
         (lambda x: 2 * x / jnp.array([1.0, jnp.nan, 1.0]), Ailment.INPUT, ""),
     ],
-    ids=["log", "where", "mask", "scan", "while", "cond", "calls", "constant"],
+    ids=["log", "where", "mask", "scan", "while", "cond", "slope", "of a call", "value",
+         "forward mode", "call", "loop", "calls", "constant"],
 )  # fmt: skip
 def test_the_first_primitive_that_makes_it_is_named(
     fun: Callable[..., Any], ailment: Ailment, operation: str
 ) -> None:
     checked = watch(fun, on_finding="collect")
-    np.testing.assert_array_equal(checked(X), fun(X))
+    jax.tree.map(np.testing.assert_array_equal, checked(X), fun(X))
     assert [(f.ailment, f.operation) for f in checked.findings] == [(ailment, operation)]
     if operation:
         assert "test_watch.py" in checked.findings[0].text

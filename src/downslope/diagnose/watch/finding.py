@@ -13,6 +13,7 @@ class Ailment(StrEnum):
     CONSTANT = "non-finite constant"
     PARAMETER = "non-finite parameter"
     FORWARD = "non-finite forward"
+    NUMBER = "non-finite number"
     LOSS = "non-finite loss"
     BACKWARD = "non-finite backward"
     OVERFLOW = "near overflow"
@@ -24,7 +25,8 @@ class Ailment(StrEnum):
 
 
 NONFINITE = frozenset({
-    Ailment.INPUT, Ailment.CONSTANT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.LOSS, Ailment.BACKWARD,
+    Ailment.INPUT, Ailment.CONSTANT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.NUMBER, Ailment.LOSS,
+    Ailment.BACKWARD,
 })  # fmt: skip
 """The findings after which a step must not be taken."""
 

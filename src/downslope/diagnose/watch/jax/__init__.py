@@ -78,12 +78,13 @@ class Watched:
 
     def _say(self, name: str, stack: str, line: str, nan: bool) -> None:
         what = "NaN" if nan else "an infinity"
-        module = re.sub(r"(jvp|transpose|vmap|checkpoint)\(|\)|rematted_computation", "", stack).strip("/")
+        module = re.sub(r"(jvp|transpose|vmap|checkpoint)\(|\)|rematted_computation", "", stack)
+        module = "/".join(filter(None, module.split("/")))
         place = " in ".join(part for part in (name, module) if part) + (f" at {line}" if line else "")
         if name:
-            backward = "transpose(" in stack
-            ailment = Ailment.BACKWARD if backward else Ailment.FORWARD
-            text = f"{place} makes {what} of finite numbers{likely_cause(name)}"
+            ailment = _pass(stack)
+            beside = ", in the function or in its derivative" if ailment is Ailment.NUMBER else ""
+            text = f"{place} makes {what} of finite numbers{beside}{likely_cause(name)}"
         else:
             ailment, text = Ailment.INPUT, f"an argument or a constant of the function holds {what}"
         if any(f.ailment is ailment and f.text == text for f in self.findings):
@@ -96,13 +97,21 @@ class Watched:
             warnings.warn(str(finding), HealthWarning, stacklevel=3)
 
 
+def _pass(stack: str) -> Ailment:
+    """Return the pass that a name stack speaks of; what is derived stands beside what it is derived of."""
+    if "transpose(" in stack:
+        return Ailment.BACKWARD
+    return Ailment.NUMBER if "jvp(" in stack else Ailment.FORWARD
+
+
 def watch(fun: Callable[..., Any], *, on_finding: OnFinding = "warn") -> Watched:
     """Return `fun` with every operation looked at: the first that makes NaN or infinity is named.
 
     The function's jaxpr is run, jitted, with one more reduction an operation; loops, branches and
     calls are entered. Named are the primitive, the module (the name stack, which Flax fills), the line
-    of the program, and whether it stands in the forward or in the backward pass. An infinity that
-    vanishes again, as that of an attention mask, is no finding.
+    of the program, and whether it stands in the forward or in the backward pass: of a function that is
+    differentiated the jaxpr tells only what is on the way back. An infinity that vanishes again, as that of
+    an attention mask, is no finding.
 
     Args:
         fun: a pure function of arrays, best the whole of `jax.value_and_grad(loss)` or a training step.

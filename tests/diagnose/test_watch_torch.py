@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from downslope.diagnose.watch import Ailment, Finding, HealthWarning, NonFiniteError
 from downslope.diagnose.watch.torch.backward import _begun_at
@@ -121,6 +122,14 @@ def test_a_loss_whose_gradient_is_finite(loss: Callable[[Tensor], Tensor]) -> No
             begin(value)
         assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
         assert ("the loss is NaN" if value.isnan() else "the loss is infinite") in doctor.findings[0].text
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_loss_of_a_model_within_a_checkpoint(reentrant: bool) -> None:
+    model, x = Tail(), batch().requires_grad_()
+    with watch(model, on_finding="collect") as doctor:
+        (-1 - checkpoint(model, x, use_reentrant=reentrant).square()).log().mean().backward()
+    assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
 
 
 def test_a_pass_that_begins_at_many_numbers_has_no_loss() -> None:

@@ -101,7 +101,9 @@ def _begun_at() -> list[Tensor]:
 
 
 def _engine_call(frame: FrameType | None) -> FrameType | None:
-    function = getattr(torch.autograd.graph, "_engine_run_backward", None)
-    while frame is not None and (function is None or frame.f_code is not function.__code__):
+    """Return the outermost call of the engine: of a checkpoint's pass within a pass, that of the loss."""
+    function, found = getattr(torch.autograd.graph, "_engine_run_backward", None), None
+    while frame is not None and function is not None:
+        found = frame if frame.f_code is function.__code__ else found
         frame = frame.f_back
-    return frame
+    return found

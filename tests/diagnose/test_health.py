@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,67 @@ def test_losses_may_be_numbers_and_tensors_of_one_entry() -> None:
     ]  # of the first four: the fifth is of the next record
 
 
+@pytest.mark.parametrize("when", ["before the step", "after it"])
+def test_a_group_that_is_added_takes_part_from_the_next_record_on(when: str) -> None:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model[2:].parameters(), lr=0.03)
+
+    run, plain = Run(make, every=2), Run(make, every=2)
+    for each in (run, plain):
+        each.steps(1)
+        x, y = each.batch()
+        each.optimizer.zero_grad()
+        loss = (each.model(x) - y).square().mean()
+        loss.backward()
+        each.diagnostics(loss)
+        if when == "after it":
+            each.optimizer.step()
+        if each is run:
+            each.optimizer.add_param_group({"params": each.model[0].parameters(), "lr": 0.0})
+        if when == "before the step":
+            each.optimizer.step()
+        each.steps(3)
+    assert run.diagnostics.records[0] == plain.diagnostics.records[0]
+    assert [len(r.groups) for r in run.diagnostics.records] == [1, 2]
+
+
+def test_sparse_gradients_give_the_numbers_of_dense_ones() -> None:
+    found: list[Diagnostics] = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table, head = nn.Embedding(50, 4, sparse=sparse), nn.Linear(4, 1)
+        optimizer = torch.optim.SGD([*table.parameters(), *head.parameters()], lr=0.1, momentum=0.5)
+        found.append(Diagnostics(optimizer, every=2, on_trouble="collect"))
+        for i in range(13):
+            optimizer.zero_grad()
+            words = (torch.arange(8) * (i + 1)) % 50  # of other rows each time, the first of several
+            words[0] = words[1]
+            loss = (head(table(words)) - i).square().mean()
+            loss.backward()
+            found[-1](loss)
+            optimizer.step()
+    dense, rows = (d.records for d in found)
+    for a, b in zip(dense, rows, strict=True):
+        assert asdict(b.groups["group 0"]) == pytest.approx(asdict(a.groups["group 0"]), rel=1e-4)
+        assert (b.loss, b.cosine) == pytest.approx((a.loss, a.cosine), rel=1e-4)
+        assert (b.noise_scale or 0) == pytest.approx(a.noise_scale or 0, rel=1e-3)
+
+
+def test_it_stands_beside_an_optimizer_of_sparse_gradients() -> None:
+    table = nn.Embedding(50, 4, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters())
+    diagnostics = Diagnostics(optimizer, every=2)
+    for i in range(5):
+        optimizer.zero_grad()
+        loss = table(torch.tensor([i, 3, 3])).square().mean()
+        loss.backward()
+        diagnostics(loss)
+        optimizer.step()
+    (group,) = diagnostics.records[-1].groups.values()
+    assert group.gradient_norm > 0
+    assert group.effective_rank is not None
+
+
 def test_effective_rank_of_a_known_momentum() -> None:
     run = Run(sgd(1e-3, 0.9), every=2)
     run.steps(1)
@@ -214,6 +276,30 @@ def test_writers(tmp_path: Path) -> None:
     assert lines[0]["loss"] == taken[0].loss
     assert ("loss", taken[2].loss, 6) in scalars
     assert {tag for tag, _, _ in scalars} >= {"loss", "cosine", "group 0/update_ratio"}
+
+
+def test_a_run_that_diverges_is_written_as_strict_json(tmp_path: Path) -> None:
+    path, taken = tmp_path / "run.jsonl", []
+    for writer in (path, taken.append):
+        Run(sgd(1e9), every=2, batch_size=64, writer=writer, on_trouble="collect").steps(11)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert math.isnan(taken[-1].loss)
+    assert lines[-1] == {
+        "step": 10, "loss": None, "cosine": None, "noise_scale": None, "batch_size": None,
+        "groups": {"group 0": {"gradient_norm": None, "update_ratio": None, "sign_flips": 0.0,
+                               "effective_rank": None}},
+    }  # fmt: skip
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_noise_scale() -> None:
+    scale, broken = NoiseScale(), NoiseScale()
+    for _ in range(3):
+        assert broken.add(math.nan, math.nan) is broken.add(math.inf, 1.0) is None
+        assert broken.add(4.0, 1.0) == scale.add(4.0, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from downslope.diagnose.watch import Ailment, Finding, HealthWarning, NonFiniteError
+from downslope.diagnose.watch.torch.backward import _begun_at
 from downslope.errors import UsageError
 from downslope.torch import watch
 
@@ -98,6 +102,88 @@ def test_what_comes_from_outside_is_told_apart() -> None:
     with watch(model, on_finding="collect") as doctor:
         (model(batch()).sum() * math.nan).backward()
     assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda h: nn.functional.cross_entropy(h, torch.full((5,), -100)),
+        lambda h: (-1 - h.square()).log().mean(),
+        lambda h: h.detach().sum() * math.inf + h.sum(),
+    ],
+    ids=["every target ignored", "log", "infinite"],
+)
+def test_a_loss_whose_gradient_is_finite(loss: Callable[[Tensor], Tensor]) -> None:
+    model = Tail()
+    weight = model.head.weight
+    for begin in (Tensor.backward, torch.autograd.backward, lambda t: torch.autograd.grad(t, weight)):
+        with watch(model, on_finding="collect") as doctor:
+            value = loss(model(batch()))
+            begin(value)
+        assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
+        assert ("the loss is NaN" if value.isnan() else "the loss is infinite") in doctor.findings[0].text
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_loss_of_a_model_within_a_checkpoint(reentrant: bool) -> None:
+    model, x = Tail(), batch().requires_grad_()
+    with watch(model, on_finding="collect") as doctor:
+        (-1 - checkpoint(model, x, use_reentrant=reentrant).square()).log().mean().backward()
+    assert [f.ailment for f in doctor.findings] == [Ailment.LOSS]
+
+
+def test_a_pass_that_begins_at_many_numbers_has_no_loss() -> None:
+    model = Tail(lambda h: h.masked_fill(h > -9, -math.inf))
+    with watch(model, on_finding="raise"):
+        model(batch()).backward(torch.zeros(5, 3))
+
+
+def test_the_loss_is_found_from_a_thread_of_the_device() -> None:
+    found: list[list[Tensor]] = []
+
+    def look(gradient: Tensor) -> None:
+        thread = Thread(target=lambda: found.append(_begun_at()))
+        thread.start()
+        thread.join()
+
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(look)
+    loss = x.sum()
+    loss.backward()
+    assert found[0][0] is loss
+    assert _begun_at() == []
+
+
+class Centred(Tail):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.tensor([1.0, math.nan, 0.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - self.mean
+
+
+def one_entry(h: Tensor) -> Tensor:
+    h = h.clone()
+    h[0, 0] = math.nan
+    return h
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Centred,
+        lambda: Tail(one_entry),
+        lambda: Tail(lambda h: h * torch.from_numpy(h.detach().numpy() * np.float32(math.nan))),
+    ],
+    ids=["attribute", "entry", "numpy"],
+)
+def test_what_no_operation_made_is_not_blamed_on_the_data(make: Callable[[], nn.Module]) -> None:
+    findings = found(make(), batch(), 3)
+    assert [f.ailment for f in findings] == [Ailment.CONSTANT]
+    assert "look at the data" not in findings[0].text
+    with watch(make(), on_finding="raise") as doctor, pytest.raises(NonFiniteError):
+        doctor._model(batch())
 
 
 def test_parameters_that_no_gradient_reaches() -> None:

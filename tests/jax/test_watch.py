@@ -29,16 +29,24 @@ X = jnp.array([0.0, 1.0, -1.0], jnp.float32)
         (lambda x: lax.while_loop(lambda s: s[1] < 5, lambda s: (s[0] * 1e30, s[1] + 1), (x, 0))[0],
          Ailment.FORWARD, "mul"),
         (lambda x: lax.cond(x[0] > 5, lambda x: x, lambda x: jnp.log(x - 5), x), Ailment.FORWARD, "log"),
+        (jax.grad(lambda x: jnp.sqrt(jnp.abs(x)).sum()), Ailment.NUMBER, "div"),
+        (jax.grad(jax.jit(lambda x: jnp.sqrt(jnp.abs(x)).sum())), Ailment.NUMBER, "div"),
+        (jax.value_and_grad(lambda x: jnp.log(x).sum()), Ailment.NUMBER, "log"),
+        (jax.jacfwd(lambda x: lax.cond(x[1] > 0, lambda x: jnp.sqrt(x), jnp.cos, x)), Ailment.NUMBER, "sqrt"),
+        (jax.grad(jax.jit(lambda x: jnp.where(x > 0, jnp.log(x), 0.0).sum())), Ailment.BACKWARD, "div"),
+        (jax.grad(lambda x: lax.scan(lambda c, y: (c + jnp.where(y > 0, jnp.log(y), 0.0), c), 0.0, x)[0]),
+         Ailment.BACKWARD, "div"),
         (jax.jit(jax.vmap(jax.checkpoint(lambda x: jnp.sqrt(x)))), Ailment.FORWARD, "sqrt"),
         (lambda x: 2 * x / jnp.array([1.0, jnp.nan, 1.0]), Ailment.INPUT, ""),
     ],
-    ids=["log", "where", "mask", "scan", "while", "cond", "calls", "constant"],
+    ids=["log", "where", "mask", "scan", "while", "cond", "slope", "of a call", "value",
+         "forward mode", "call", "loop", "calls", "constant"],
 )  # fmt: skip
 def test_the_first_primitive_that_makes_it_is_named(
     fun: Callable[..., Any], ailment: Ailment, operation: str
 ) -> None:
     checked = watch(fun, on_finding="collect")
-    np.testing.assert_array_equal(checked(X), fun(X))
+    jax.tree.map(np.testing.assert_array_equal, checked(X), fun(X))
     assert [(f.ailment, f.operation) for f in checked.findings] == [(ailment, operation)]
     if operation:
         assert "test_watch.py" in checked.findings[0].text
@@ -96,7 +104,63 @@ def test_the_module_of_flax_is_named() -> None:
         watch(Model().apply, on_finding="raise")(weights, x)
 
 
+def powered(x: jax.Array, n: int, mode: str = "plain", scale: float = 1.0) -> jax.Array:
+    for _ in range(n):
+        x = jnp.log(x) if mode == "log" else x * x
+    return x * scale
+
+
+@pytest.mark.parametrize(
+    ("fun", "args", "kwargs"),
+    [
+        (jax.jit(powered, static_argnums=1), (X, 2), {}),
+        (jax.jit(powered, static_argnames=("n", "mode")), (X,), {"n": np.int64(2), "mode": "plain"}),
+        (jax.jit(powered, static_argnums=(1, 2, 3)), (X, 2, "plain", 3.0), {}),
+        (powered, (X, 2, "plain", jnp.float32(2)), {}),
+        (lambda x, f, nothing: f(x) if nothing is None else x, (X, jnp.sin, None), {}),
+        (lambda x, dtype: x.astype(dtype), (X, jnp.float16), {}),
+    ],
+    ids=["number", "names", "all", "no jit", "function", "dtype"],
+)
+def test_static_arguments_stay_as_they_are(
+    fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    checked = watch(fun, on_finding="raise")
+    for _ in range(2):
+        np.testing.assert_array_equal(checked(*args, **kwargs), fun(*args, **kwargs))
+
+
+def test_only_the_arguments_that_are_static_are_compiled_anew() -> None:
+    traced: list[int] = []
+
+    def fun(x: jax.Array, n: int, scale: float, mode: str) -> jax.Array:
+        traced.append(1)
+        return powered(x, n, mode, scale)
+
+    checked = watch(fun, on_finding="collect")
+    for scale in (1.0, 2.0, 3.0):
+        np.testing.assert_array_equal(checked(X, 2, scale, "plain"), powered(X, 2, "plain", scale))
+    once = len(traced)
+    checked(X, 2, 4.0, "plain")
+    assert len(traced) == once
+    np.testing.assert_array_equal(checked(X, 3, 4.0, "plain"), powered(X, 3, "plain", 4.0))
+    assert len(traced) == once + 1
+    assert checked.findings == []
+    checked(X, 3, 4.0, "log")
+    assert [f.operation for f in checked.findings] == ["log"]
+
+
+def test_an_error_of_the_function_is_its_own() -> None:
+    def fun(x: jax.Array, n: int) -> jax.Array:
+        raise KeyError(f"no {n}")
+
+    with pytest.raises(KeyError, match="no 2"):
+        watch(fun)(X, 2)
+
+
 def test_bad_input() -> None:
+    with pytest.raises(UsageError, match="a set, neither an array nor hashable"):
+        watch(lambda x, names: x)(X, {"a"})
     with pytest.raises(UsageError, match="expected a function"):
         watch(3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="watch outermost"):

@@ -73,6 +73,12 @@ class Record:
     noise_scale: float | None
     batch_size: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON types, numbers that are not finite as None."""
+        values = asdict(self)
+        groups = {name: _finite(group) for name, group in values.pop("groups").items()}
+        return {**_finite(values), "groups": groups}
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -102,7 +108,12 @@ class NoiseScale:
         self._kept, self._noise, self._signal, self._weight = kept, 0.0, 0.0, 0.0
 
     def add(self, squares: float, product: float) -> float | None:
-        """Take |g₁|² + |g₂|² and g₁ᵀg₂; return the scale in batches, or None while it cannot be told."""
+        """Take |g₁|² + |g₂|² and g₁ᵀg₂; return the scale in batches, or None while it cannot be told.
+
+        Numbers that are not finite tell nothing, and spoil no average.
+        """
+        if not (math.isfinite(squares) and math.isfinite(product)):
+            return None
         self._weight = self._kept * self._weight + 1
         self._noise = self._kept * self._noise + (squares - 2 * product) / 2
         self._signal = self._kept * self._signal + product
@@ -239,8 +250,8 @@ Writer = str | Path | Scalars | Callable[[Record], object]
 def sink(writer: Writer | None) -> Callable[[Record], object]:
     """Return the function that takes the records.
 
-    A path is appended to, one JSON line a record; of an object with `add_scalar` the tags are
-    "loss", "noise_scale" and "GROUP/gradient_norm" and so on.
+    A path is appended to, one JSON line a record, null for a number that is not finite; of an object with
+    `add_scalar` the tags are "loss", "noise_scale" and "GROUP/gradient_norm" and so on.
 
     Raises:
         UsageError: none of these, or a path whose folder is not there.
@@ -264,7 +275,7 @@ def sink(writer: Writer | None) -> Callable[[Record], object]:
 
 def _append(path: Path, record: Record) -> None:
     with path.open("a", encoding="utf-8") as file:  # a run that is killed loses no line
-        file.write(json.dumps(asdict(record)) + "\n")
+        file.write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
 
 
 def _scalars(writer: Any, record: Record) -> None:
@@ -279,6 +290,11 @@ def _scalars(writer: Any, record: Record) -> None:
         for name, value in asdict(values).items():
             if value is not None:
                 writer.add_scalar(f"{group}/{name}", value, record.step)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, None in the place of NaN and infinity, which JSON cannot hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def _variance(values: list[float]) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal, Self
 
@@ -28,6 +29,36 @@ from downslope.errors import UsageError
 _MOMENTA = ("momentum_buffer", "exp_avg")
 _MOST = 1 << 30
 """Multiply-adds that an effective rank may take; larger matrices are passed over."""
+
+
+@dataclass
+class _Group:
+    """A parameter group as it is at the step of a record; groups that come later are of the next.
+
+    Attributes:
+        name: as in the record.
+        params: its parameters.
+        before: copies of them, until the step is taken.
+        gradients: copies of their gradients.
+        measured: what the step did.
+
+    """
+
+    name: str
+    params: list[Tensor]
+    before: list[Tensor]
+    gradients: list[Tensor | None]
+    measured: dict[str, Tensor] = field(default_factory=dict)
+
+    def record(self, sign_flips: Tensor) -> GroupRecord:
+        """Return the record, once all is measured."""
+        numbers = {name: float(value) for name, value in self.measured.items()}
+        return GroupRecord(
+            numbers["gradient_norm"],
+            numbers["update_ratio"],
+            float(sign_flips),
+            numbers.get("effective_rank"),
+        )
 
 
 class Diagnostics:
@@ -55,8 +86,8 @@ class Diagnostics:
         every: steps from one record to the next, at least 2, whatever a record takes; None for the
             cadence above.
         batch_size: examples a step, for the noise scale in examples.
-        writer: a path, to which each record is appended as one JSON line; a TensorBoard
-            `SummaryWriter`; or a function of records.
+        writer: a path, to which each record is appended as one JSON line (null for a number that is not
+            finite); a TensorBoard `SummaryWriter`; or a function of records.
         on_trouble: "warn" with a `TrainingWarning`, or "collect" silently.
         clock: tells the seconds for the default cadence.
 
@@ -107,9 +138,7 @@ class Diagnostics:
         self._write, self._warn = sink(writer), on_trouble == "warn"
         self._judge, self._noise = Judge(), NoiseScale()
         self._step, self._losses = 0, list[Tensor | float]()
-        self._before: list[list[Tensor]] = []
-        self._gradients: list[list[Tensor | None]] = []
-        self._measured: list[dict[str, Tensor]] = []
+        self._groups: list[_Group] = []
         self._hook = optimizer.register_step_post_hook(self._stepped)
 
     def __call__(self, loss: Tensor | float) -> None:
@@ -151,74 +180,67 @@ class Diagnostics:
             lines.append(f"  gradient noise scale {last.noise_scale:.2g} batches{size}")
         return "\n".join([*lines, *map(str, self.signs)])
 
-    def _groups(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for i, group in enumerate(self._optimizer.param_groups):
-            yield str(group.get("role") or group.get("name") or f"group {i}"), group
-
     def _begin(self) -> None:
         """Keep the gradients and the parameters of this step."""
-        self._gradients = [
-            [None if p.grad is None else p.grad.detach().clone() for p in group["params"]]
-            for _, group in self._groups()
+        groups = self._optimizer.param_groups
+        names = [str(g.get("role") or g.get("name") or f"group {i}") for i, g in enumerate(groups)]
+        self._groups = [
+            _Group(
+                name,
+                list(group["params"]),
+                [p.detach().clone() for p in group["params"]],
+                [None if p.grad is None else _coalesced(p.grad.detach().clone()) for p in group["params"]],
+            )
+            for name, group in zip(_distinct(names), groups, strict=True)
         ]
-        self._before = [[p.detach().clone() for p in group["params"]] for _, group in self._groups()]
 
     def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """Measure what the step did, once it is taken."""
-        if self._before:
+        if any(group.before for group in self._groups):
             with self._cadence.record():
                 self._measure(optimizer)
 
     def _measure(self, optimizer: torch.optim.Optimizer) -> None:
-        for (_, group), before, gradients in zip(self._groups(), self._before, self._gradients, strict=True):
-            change = _norm([p.detach() - b for p, b in zip(group["params"], before, strict=True)])
-            measured = {
-                "gradient_norm": _norm([g for g in gradients if g is not None]),
-                "update_ratio": change / _norm(before).clamp_min(torch.finfo(torch.float32).tiny),
+        for group in self._groups:
+            change = _norm([p.detach() - b for p, b in zip(group.params, group.before, strict=True)])
+            group.measured = {
+                "gradient_norm": _norm([g for g in group.gradients if g is not None]),
+                "update_ratio": change / _norm(group.before).clamp_min(torch.finfo(torch.float32).tiny),
             }
-            momentum = _momentum(optimizer, group["params"])
+            momentum = _momentum(optimizer, group.params)
             if momentum is not None:
-                measured["effective_rank"] = _effective_rank(momentum)
-            self._measured.append(measured)
-        self._before = []
+                group.measured["effective_rank"] = _effective_rank(momentum)
+            group.before = []
 
     def _end(self) -> None:
         """Make the record, where the step was not skipped, and go on to the next."""
         float(self._losses[-1])  # waits for the device, whose earlier work is none of the record's
         try:
-            if self._measured:
+            if any(group.measured for group in self._groups):
                 with self._cadence.record():
                     self._finish()
         finally:  # a trouble may be raised, or the writer fail
-            self._before, self._gradients, self._measured = [], [], []
+            self._groups = []
             self._cadence.follow(self._step - 1)
 
     def _finish(self) -> None:
         """Look at the gradients again, one step later, and make the record."""
         product, squares, flips = [], [], []
-        for (_, group), gradients in zip(self._groups(), self._gradients, strict=True):
+        for group in self._groups:
             pairs = [
-                (g, p.grad.detach())
-                for g, p in zip(gradients, group["params"], strict=True)
+                (g, _coalesced(p.grad.detach()))
+                for g, p in zip(group.gradients, group.params, strict=True)
                 if g is not None and p.grad is not None
             ]
-            product += [(a * b).sum(dtype=torch.float32) for a, b in pairs]
+            products = [_stored(a * b) for a, b in pairs]
+            product += [p.sum(dtype=torch.float32) for p in products]
             squares += [_norm([a for a, _ in pairs]).square() + _norm([b for _, b in pairs]).square()]
-            flipped = [((a * b) < 0).sum() for a, b in pairs]
+            flipped = [(p < 0).sum() for p in products]
             entries = max(1, sum(a.numel() for a, _ in pairs))
             flips.append(_total(flipped) / entries)
         along, total = _total(product), _total(squares)
         losses = _mean(self._losses[:-1])
-        names = [name for name, _ in self._groups()]
-        groups = {
-            name: GroupRecord(
-                float(m["gradient_norm"]),
-                float(m["update_ratio"]),
-                float(f),
-                float(m["effective_rank"]) if "effective_rank" in m else None,
-            )
-            for name, m, f in zip(_distinct(names), self._measured, flips, strict=True)
-        }
+        groups = {group.name: group.record(f) for group, f in zip(self._groups, flips, strict=True)}
         scale = self._noise.add(float(total), float(along))
         size = round(scale * self._batch_size) if scale is not None and self._batch_size else None
         cosine = 2 * float(along) / float(total) if float(total) > 0 else math.nan
@@ -239,9 +261,19 @@ def _norm(tensors: list[Tensor]) -> Tensor:
     """Return the norm of tensors as if they were one vector, without waiting for the device."""
     if not tensors:
         return torch.zeros(())
-    norms = torch._foreach_norm(tensors)
+    norms = torch._foreach_norm([_stored(t) for t in tensors])
     norm: Tensor = torch.linalg.vector_norm(torch.stack([n.float().to(norms[0].device) for n in norms]))
     return norm
+
+
+def _coalesced(t: Tensor) -> Tensor:
+    """Return a gradient as it can be multiplied with another: a sparse one with each entry once."""
+    return t if t.layout is torch.strided else t.to_sparse(layout=torch.sparse_coo).coalesce()
+
+
+def _stored(t: Tensor) -> Tensor:
+    """Return the entries that are kept: of a sparse tensor, those that are not zero."""
+    return t if t.layout is torch.strided else _coalesced(t).values()
 
 
 def _total(values: list[Tensor]) -> Tensor:
@@ -264,9 +296,10 @@ def _mean(losses: list[Tensor | float]) -> float:
 def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor | None:
     """Return the momentum of the group's largest matrix that can be looked at in passing."""
     kept = [optimizer.state[p].get(name) for p in params if p in optimizer.state for name in _MOMENTA]
-    matrices = [m.detach().flatten(1) for m in kept if isinstance(m, Tensor) and m.ndim >= 2]
-    small = [m for m in matrices if min(m.shape) * m.numel() <= _MOST]
-    return max(small, key=Tensor.numel, default=None)
+    matrices = [m.detach() for m in kept if isinstance(m, Tensor) and m.ndim >= 2 and m.numel()]
+    small = [m for m in matrices if min(len(m), m.numel() // len(m)) * m.numel() <= _MOST]
+    largest = max(small, key=Tensor.numel, default=None)
+    return None if largest is None else largest.to_dense().flatten(1)
 
 
 def _effective_rank(m: Tensor) -> Tensor:

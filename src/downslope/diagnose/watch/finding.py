@@ -10,8 +10,10 @@ class Ailment(StrEnum):
     """The kinds of findings."""
 
     INPUT = "non-finite input"
+    CONSTANT = "non-finite constant"
     PARAMETER = "non-finite parameter"
     FORWARD = "non-finite forward"
+    NUMBER = "non-finite number"
     LOSS = "non-finite loss"
     BACKWARD = "non-finite backward"
     OVERFLOW = "near overflow"
@@ -22,7 +24,10 @@ class Ailment(StrEnum):
     UNUSED = "unused"
 
 
-NONFINITE = frozenset({Ailment.INPUT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.LOSS, Ailment.BACKWARD})
+NONFINITE = frozenset({
+    Ailment.INPUT, Ailment.CONSTANT, Ailment.PARAMETER, Ailment.FORWARD, Ailment.NUMBER, Ailment.LOSS,
+    Ailment.BACKWARD,
+})  # fmt: skip
 """The findings after which a step must not be taken."""
 
 

@@ -46,9 +46,10 @@ class Region:
     results: list[int] = field(default_factory=list)
     codes: list[Any] = field(default_factory=list)
 
-    def add(self, name: str, sources: Sequence[int], values: Sequence[Any], eqn: Any = None) -> int:
+    def add(
+        self, name: str, sources: Sequence[int], values: Sequence[Any], eqn: Any = None, stack: str = ""
+    ) -> int:
         """Take note of an operation and of what it gave; return its number."""
-        stack = str(eqn.source_info.name_stack) if eqn is not None else ""
         self.operations.append(Operation(stack, name, tuple(sources)))
         self.places.append((stack, _line(eqn) if eqn is not None else ""))
         self.codes.append(_code(values))
@@ -78,16 +79,20 @@ class Region:
         return op.name, *self.places[number], math.isnan(op.peak)
 
 
-def interpret(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> tuple[Region, list[Any], Any]:
+def interpret(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], outer: str = ""
+) -> tuple[Region, list[Any], Any]:
     """Return the region, the outputs and the codes of a jaxpr on `args`."""
     region = Region()
     given = [(v, region.add("", (), [v])) for v in args]
-    made = _run(region, jaxpr, consts, given)
+    made = _run(region, jaxpr, consts, given, outer)
     region.results = [number for _, number in made]
     return region, [value for value, _ in made], region.packed()
 
 
-def _run(region: Region, jaxpr: Any, consts: Sequence[Any], args: Sequence[tuple[Any, int]]) -> list[Any]:
+def _run(
+    region: Region, jaxpr: Any, consts: Sequence[Any], args: Sequence[tuple[Any, int]], outer: str
+) -> list[Any]:
     known: dict[Any, tuple[Any, int]] = {
         v: (c, region.add("", (), [c])) for v, c in zip(jaxpr.constvars, consts, strict=True)
     }
@@ -96,14 +101,14 @@ def _run(region: Region, jaxpr: Any, consts: Sequence[Any], args: Sequence[tuple
     def get(v: Any) -> tuple[Any, int]:
         return (v.val, region.add("literal", (), [v.val])) if isinstance(v, Literal) else known[v]
 
-    for eqn in jaxpr.eqns:
+    for eqn in jaxpr.eqns:  # their name stacks begin anew in each body
         given = [get(v) for v in eqn.invars]
-        name = eqn.primitive.name
+        name, stack = eqn.primitive.name, "/".join(filter(None, [outer, str(eqn.source_info.name_stack)]))
         if (body := _called(eqn)) is not None:
-            made = _run(region, body.jaxpr, body.consts, given)
+            made = _run(region, body.jaxpr, body.consts, given, stack)
         else:
-            values, inner, rows = _apply(eqn, [value for value, _ in given])
-            number = region.add(name, [n for _, n in given], values, eqn)
+            values, inner, rows = _apply(eqn, [value for value, _ in given], stack)
+            number = region.add(name, [n for _, n in given], values, eqn, stack)
             if inner:
                 region.inner[number] = inner
                 region.codes[number] = region.codes[number], rows
@@ -112,23 +117,23 @@ def _run(region: Region, jaxpr: Any, consts: Sequence[Any], args: Sequence[tuple
     return [get(v) for v in jaxpr.outvars]
 
 
-def _apply(eqn: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]:
+def _apply(eqn: Any, args: list[Any], stack: str) -> tuple[list[Any], list[Region], list[Any]]:
     """Return the outputs of an equation, with its inner regions and their codes, a row a turn."""
     special = {"scan": _scan, "while": _while, "cond": _cond}.get(eqn.primitive.name)
     if special is not None:
-        return special(eqn.params, args)
+        return special(eqn.params, args, stack)
     params = eqn.primitive.get_bind_params(eqn.params)
     parts, params = params if isinstance(params, tuple) else ((), params)  # JAX before 0.9
     out = eqn.primitive.bind(*parts, *args, **params)
     return (list(out) if eqn.primitive.multiple_results else [out]), [], []
 
 
-def _scan(p: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]:
+def _scan(p: Any, args: list[Any], stack: str) -> tuple[list[Any], list[Region], list[Any]]:
     consts, carry = args[: p["num_consts"]], args[p["num_consts"] : p["num_consts"] + p["num_carry"]]
     regions: list[Region] = []
 
     def turn(carry: Any, x: Any) -> Any:
-        region, out, codes = interpret(p["jaxpr"].jaxpr, p["jaxpr"].consts, [*consts, *carry, *x])
+        region, out, codes = interpret(p["jaxpr"].jaxpr, p["jaxpr"].consts, [*consts, *carry, *x], stack)
         regions.append(region)
         return tuple(out[: p["num_carry"]]), (tuple(out[p["num_carry"] :]), codes)
 
@@ -139,14 +144,16 @@ def _scan(p: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]:
     return [*last, *ys], regions[-1:], [rows]
 
 
-def _while(p: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]:
+def _while(p: Any, args: list[Any], stack: str) -> tuple[list[Any], list[Region], list[Any]]:
     """Keep the codes of the first turn in which anything is not finite."""
     own, rest = args[: p["cond_nconsts"]], args[p["cond_nconsts"] :]
     consts, carry = rest[: p["body_nconsts"]], rest[p["body_nconsts"] :]
     regions: list[Region] = []
 
     def body(carry: Any) -> Any:
-        region, out, codes = interpret(p["body_jaxpr"].jaxpr, p["body_jaxpr"].consts, [*consts, *carry])
+        region, out, codes = interpret(
+            p["body_jaxpr"].jaxpr, p["body_jaxpr"].consts, [*consts, *carry], stack
+        )
         regions.append(region)
         return tuple(out), codes
 
@@ -165,14 +172,14 @@ def _while(p: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]
     return list(last), regions[-1:], [jax.tree.map(lambda a: a[None], kept)]
 
 
-def _cond(p: Any, args: list[Any]) -> tuple[list[Any], list[Region], list[Any]]:
+def _cond(p: Any, args: list[Any], stack: str) -> tuple[list[Any], list[Region], list[Any]]:
     """Give every branch a place for the codes of all; those not taken are all finite."""
     index, *operands = args
     regions: dict[int, Region] = {}
 
     def branch(i: int) -> Any:
         def run(*operands: Any) -> Any:
-            region, out, codes = interpret(p["branches"][i].jaxpr, p["branches"][i].consts, operands)
+            region, out, codes = interpret(p["branches"][i].jaxpr, p["branches"][i].consts, operands, stack)
             regions[i] = region
             return tuple(out), codes
 

@@ -83,7 +83,7 @@ class Doctor:
         self.passes += 1
         self._stack = [""]
         self._watcher = Watcher(self._parameters.items())
-        self._watcher.outside([*self._parameters.values(), *model.buffers(), *_tensors((args, kwargs))])
+        self._watcher.outside([*self._parameters.values(), *model.buffers()], _tensors((args, kwargs)))
         self._watcher.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(self, model: nn.Module, args: Any, out: Any) -> None:
@@ -134,16 +134,21 @@ class Doctor:
             if watcher.number(t) == number:
                 text = f"{name} holds {what} before the pass: go back to a checkpoint"
                 return self._say(Ailment.PARAMETER, name, "", text)
-        self._say(
-            Ailment.INPUT,
-            op.module,
-            "",
-            f"a tensor given to {_module(op.module)} holds {what}: look at the data",
+        if number in watcher.inputs:
+            text = f"a tensor given to {_module(op.module)} holds {what}: look at the data"
+            return self._say(Ailment.INPUT, op.module, "", text)
+        text = (
+            f"a tensor in {_module(op.module)} that is no argument of the model, and that no operation of "
+            f"torch made, holds {what}: a constant, what NumPy made, or data inside of an object"
         )
+        return self._say(Ailment.CONSTANT, op.module, "", text)
 
-    def _backward_done(self, passed: list[Passed]) -> None:
+    def _backward_done(self, loss: float, passed: list[Passed]) -> None:
         if self._ill:
             return None
+        if not math.isfinite(loss):
+            text = f"the loss is {'NaN' if math.isnan(loss) else 'infinite'}: it is made outside of the model"
+            return self._say(Ailment.LOSS, "", "", text)
         first = next((p for p in passed if not math.isfinite(p.peak)), None)
         if first is not None:
             what = "NaN" if math.isnan(first.peak) else "an infinity"
@@ -175,10 +180,11 @@ def watch(model: nn.Module, *, every: int = 1, on_finding: OnFinding = "warn") -
     """Watch a model train, and say in one line what goes wrong and where it began.
 
     Found: the first module and operation, forward or backward, that makes NaN or infinity of finite
-    numbers (an infinity that vanishes again, as that of an attention mask, is none); values near the
-    largest of their dtype; weight matrices half of whose units had no gradient in 10 backward passes;
-    gradients a thousand times their recent median; gradients that vanish on their way back;
-    parameters that no gradient reaches, and whether they are cut off or not used.
+    numbers (an infinity that vanishes again, as that of an attention mask, is none); a loss that is not
+    finite, once its backward pass reaches the model; values near the largest of their dtype; weight
+    matrices half of whose units had no gradient in 10 backward passes; gradients a thousand times their
+    recent median; gradients that vanish on their way back; parameters that no gradient reaches, and whether
+    they are cut off or not used.
 
     A pass that is watched reads each result once more and waits for the device once forward and
     twice backward; hooks of a pass that is not are next to free. Values, gradients and the random state

@@ -2,12 +2,16 @@
 
 Nodes of autograd's graph are labelled with their modules while the forward pass builds them, and
 report the largest absolute value that they give. The values are read once, when the pass ends.
+The loss is looked at when the first of them reports, since only the pass that it begins knows of it.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -35,10 +39,14 @@ class Passed:
 
 
 class Backward:
-    """Collects what the nodes report, and calls `done` at the end of each backward pass."""
+    """Collects what the nodes report, and calls `done` at the end of each backward pass.
 
-    def __init__(self, done: Callable[[list[Passed]], None]) -> None:
+    It is given the largest absolute value of the loss, 0 where there is none, and what passed.
+    """
+
+    def __init__(self, done: Callable[[float, list[Passed]], None]) -> None:
         self._done = done
+        self._losses: list[Tensor] = []
         self._passed: list[tuple[str, str, Tensor]] = []
         self._under_way = False
 
@@ -67,9 +75,35 @@ class Backward:
         if not self._under_way:
             self._under_way = True
             torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+            self._losses = [peak_of(t.detach()) for t in _begun_at() if t.numel() == 1 and counts(t)]
         self._passed += [(module, operation, peak_of(t)) for t in tensors if t is not None and counts(t)]
 
     def _finish(self) -> None:
         self._under_way, passed, self._passed = False, self._passed, []
-        peaks = read([peak for _, _, peak in passed])
-        self._done([Passed(*p[:2], peak) for p, peak in zip(passed, peaks, strict=True)])
+        losses, self._losses = self._losses, []
+        peaks = read([*losses, *(peak for _, _, peak in passed)])
+        loss = next((p for p in peaks[: len(losses)] if not math.isfinite(p)), 0.0)
+        self._done(loss, [Passed(*p[:2], peak) for p, peak in zip(passed, peaks[len(losses) :], strict=True)])
+
+
+def _begun_at() -> list[Tensor]:
+    """Return the tensors that the backward pass under way began at, [] where they cannot be told.
+
+    Autograd tells its hooks nothing of them. They are read off the call that waits for the engine: of this
+    thread, or of the only one that has one, where the hooks are called in a thread of the device.
+    """
+    call = _engine_call(sys._getframe())
+    if call is None:
+        calls = [c for frame in sys._current_frames().values() if (c := _engine_call(frame)) is not None]
+        call = calls[0] if len(calls) == 1 else None
+    roots = () if call is None else call.f_locals.get("t_outputs", ())
+    return [t for t in roots if isinstance(t, Tensor)]
+
+
+def _engine_call(frame: FrameType | None) -> FrameType | None:
+    """Return the outermost call of the engine: of a checkpoint's pass within a pass, that of the loss."""
+    function, found = getattr(torch.autograd.graph, "_engine_run_backward", None), None
+    while frame is not None and function is not None:
+        found = frame if frame.f_code is function.__code__ else found
+        frame = frame.f_back
+    return found

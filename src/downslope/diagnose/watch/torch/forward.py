@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,7 +47,9 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.used: dict[str, tuple[str, bool]] = {}
         self.looked_up: set[str] = set()
         self.cuts: list[str] = []
+        self.inputs: frozenset[int] = frozenset()
         self._writer: dict[int, int] = {}
+        self._alive: list[Any] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -62,13 +66,14 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             number = len(self.operations)
             self.operations.append(self._operation(name, sources, made))
             for t in made:
-                self._writer[_storage(t)] = number
+                self._wrote(t, number)
         return out
 
-    def outside(self, tensors: Iterable[Tensor]) -> None:
-        """Take note of tensors that came from outside."""
-        for t in tensors:
+    def outside(self, held: Iterable[Tensor], inputs: Iterable[Tensor]) -> None:
+        """Take note of the tensors that the model holds, and of those that it is given."""
+        for t in held:
             self.number(t)
+        self.inputs = frozenset(self.number(t) for t in inputs)
 
     def settle(self) -> None:
         """Read all peaks, waiting once for each device."""
@@ -89,11 +94,20 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the number of the operation that wrote to a tensor last."""
         key = _storage(tensor)
         if key not in self._writer:
-            self._writer[key] = len(self.operations)
+            self._wrote(tensor, len(self.operations))
             self.operations.append(
                 Observed(self.module, "", (), peaks=[peak_of(tensor.detach())] if counts(tensor) else [])
             )
         return self._writer[key]
+
+    def _wrote(self, tensor: Tensor, number: int) -> None:
+        """Remember which operation wrote to a tensor last."""
+        key = _storage(tensor)
+        if key not in self._writer:
+            with suppress(NotImplementedError, RuntimeError):  # no storage of its own
+                # keeps the number of one that is freed from one that no operation writes to, as NumPy's
+                self._alive.append(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
+        self._writer[key] = number
 
     def _note(self, name: str, given: Sequence[Tensor]) -> None:
         if name == "detach":

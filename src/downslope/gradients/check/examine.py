@@ -325,6 +325,11 @@ class Check:
         """
         if not at.size or self.problem.complex_value is None or self.search.found.entries:
             return
+        if self.meter.noise.value > 64 * noise.HALF["float64"] * abs(self.meter.f0):
+            cause = Judge(self).cause()  # a jump drowns differences as round-off does, and has no imaginary part
+            if cause is not None:
+                self.reasons.append(cause)
+                return
         for direction, real in ((s.direction, s) for s in self.seen[:1]):
             tried = self._complex_slope(direction)
             if tried is None or not abs(tried - real.residual) <= real.tolerance:

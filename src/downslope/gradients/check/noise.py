@@ -149,7 +149,9 @@ def coarsest(values: list[float]) -> str:
     ('float64', 'float32')
 
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = np.asarray([v for v in values if v], dtype=np.float64)
+    if not array.size:  # zero has no digits
+        return "float64"
     with np.errstate(over="ignore", under="ignore"):
         single = array.astype(np.float32)
     if not np.array_equal(single.astype(np.float64), array):

@@ -104,7 +104,7 @@ class Judge:
         top = float(np.max(size, initial=0.0))
         important = (size > IMPORTANT * top) & (size > 0)
         missed = important & (self.resolution > self.share * size)
-        missed |= (size == 0) & (self.resolution > top if top else np.isinf(self.resolution))
+        missed |= (size == 0) & (self.resolution > (top or self._worth_seeing()))
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(
@@ -116,7 +116,7 @@ class Judge:
             )
         if self.reasons or not missed.any():
             return
-        cause = self._cause()
+        cause = self.cause()
         if cause is not None:
             self.reasons.append(cause)
             return
@@ -129,7 +129,16 @@ class Judge:
             )
         )
 
-    def _cause(self) -> tuple[Reason, str] | None:
+    def _worth_seeing(self) -> float:
+        """Return how large an entry may be unseen where all are claimed to be zero.
+
+        That is a share of f over x, and of 1 where f is large: beside a constant nothing may have been seen.
+        """
+        size = float(np.max(np.abs(self.problem.x), initial=0.0)) or 1.0
+        own = abs(self.meter.f0) / size
+        return self.level * (min(own, 1.0) or 1.0)
+
+    def cause(self) -> tuple[Reason, str] | None:
         """Return a kink or a jump near the point that keeps differences from converging."""
         if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,65 @@ def test_no_false_alarm_in_518_right_gradients() -> None:
     assert len(verdicts) >= 500
     # What is inconclusive drowns in round-off: few, and no family's rule.
     assert sum(v is Verdict.INCONCLUSIVE for v in verdicts.values()) <= 10
+
+
+JUMPING: dict[str, tuple[Callable[[Any], Any], list[float], Callable[[Any], Any]]] = {
+    "a step at the point": (lambda x: np.sum(x**2) + 10 * (x[0] >= 1), [1.0, 0.5], lambda x: 2 * x),
+    "counts": (lambda x: np.sum(x > 0) + np.sum(x), [0.0] * 5, np.ones_like),
+    "signs": (lambda x: np.sum(np.sign(x)), [0.0, 0.2], np.zeros_like),
+    "floors": (lambda x: np.sum(np.floor(x)), [1.0, 1.5, -1.2], np.zeros_like),
+    "a branch": (lambda x: float(np.sum(x**2) + 10 * (x[0] >= 0)), [0.0, 0.5], lambda x: 2 * x),
+}
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_a_jump_at_the_point_is_no_round_off(name: str) -> None:
+    """Whose differences the complex step, which sees no jump, must not stand in for."""
+    f, x, gradient = JUMPING[name]
+    report = ds.check_gradient(f, np.array(x), gradient=gradient)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert not any("casts" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "gradient"),
+    [
+        (lambda x: 1e16 + np.sum(x**2), np.ones(3), np.zeros_like),
+        (lambda x: np.float32(1e6) + np.sum(x**2).astype(np.float32), np.ones(3), np.zeros_like),
+    ],
+)
+def test_a_gradient_of_zeros_beside_a_large_constant_is_no_pass(f: Any, x: Any, gradient: Any) -> None:
+    report = ds.check_gradient(f, x, gradient=gradient)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.ROUND_OFF)
+
+
+PLATEAUS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "hinge": (lambda x: np.maximum(x - 5, 0).sum(), np.random.default_rng(0).normal(size=6)),
+    "constant": (lambda x: 0.1, np.array([1.7, 0.3])),
+    "share": (lambda x: float(np.mean(x > 0)), np.array([1.0, 0.3, -2.0])),
+}
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+def test_where_f_does_not_move_zeros_are_right_and_ones_are_wrong(name: str) -> None:
+    f, x = PLATEAUS[name]
+    right = ds.check_gradient(f, x, gradient=np.zeros_like)
+    assert right.verdict is Verdict.PASS
+    wrong = ds.check_gradient(f, x, gradient=np.ones_like)
+    assert wrong.verdict is Verdict.FAIL
+    assert sum(finding.entries for finding in wrong.findings) == x.size
+    assert not any("casts" in note for note in (*right.notes, *wrong.notes))
+
+
+@pytest.mark.parametrize("c", [1e6, 1.0])
+def test_a_slope_at_the_last_digits_is_no_cast(c: float) -> None:
+    """Rounding x changes f by less than f can show."""
+    slope = 1e-12 * c
+    report = ds.check_gradient(
+        lambda x: c + slope * x.sum(), np.random.default_rng(1).normal(size=5), gradient=lambda x: slope + 0 * x
+    )
+    assert report.verdict is Verdict.PASS
+    assert not any("casts" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

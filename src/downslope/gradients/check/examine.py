@@ -116,6 +116,7 @@ class Check:
             start=0.1 * min(max(1.0, float(np.median(np.abs(self.problem.x)))), 30.0),
         )
         self.search = Search(self.meter, self.rtol, settings.findings, self.precise)
+        self.judge = Judge(self)
         self._not_finite(claimed)
         if at.size:
             self._all_entries(at)
@@ -125,7 +126,7 @@ class Check:
                 self._by_parts(at)
             self._last_look(at)
             self._by_complex_step(self._unresolved(self._open(at)))
-        return Judge(self).report(claimed)
+        return self.judge.report(claimed)
 
     # -- before any direction
 
@@ -326,7 +327,7 @@ class Check:
         if not at.size or self.problem.complex_value is None or self.search.found.entries:
             return
         if self.meter.noise.value > 64 * noise.HALF["float64"] * abs(self.meter.f0):
-            cause = Judge(self).cause()  # a jump drowns differences as round-off does, and has no imaginary part
+            cause = self.judge.cause  # a jump drowns differences as round-off does, and has no imaginary part
             if cause is not None:
                 self.reasons.append(cause)
                 return

@@ -21,6 +21,9 @@ SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
 WILD = 0.25
 """The share of itself that an entry moves by between neighbouring points of a grid too coarse for it."""
 
+SHOWN = 8
+"""How many times half a unit the least difference of rounded values is at most: two units of the smaller ones."""
+
 HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
@@ -143,10 +146,12 @@ def deviation(values: list[float]) -> float:
 
 
 def coarsest(values: list[float]) -> str:
-    """Return the coarsest dtype that holds all the values.
+    """Return the coarsest dtype that holds all the values, in order, and whose steps they show where they differ.
 
-    >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(v)) for v in (0.1, 0.2, 0.7)])
+    >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(0.1) + k * 2.0**-27) for k in range(3)])
     ('float64', 'float32')
+    >>> coarsest([1.0, 2.0, 3.0]), coarsest([1.0, 1 + 2.0**-7])  # counts, and neighbours in bfloat16
+    ('float64', 'bfloat16')
 
     """
     array = np.asarray([v for v in values if v], dtype=np.float64)
@@ -156,10 +161,13 @@ def coarsest(values: list[float]) -> str:
         single = array.astype(np.float32)
     if not np.array_equal(single.astype(np.float64), array):
         return "float64"
-    bits = single.view(np.uint32)
-    if np.all(bits & 0xFFFF == 0):
-        return "bfloat16"
-    return "float32"
+    apart = np.diff(np.asarray(values, dtype=np.float64))
+    least = float(apart[apart > 0].min(initial=math.inf)) / float(np.abs(array).max())
+    holds = {"bfloat16": bool(np.all(single.view(np.uint32) & 0xFFFF == 0)), "float32": True}
+    for dtype, held in holds.items():
+        if held and (least == math.inf or least <= SHOWN * HALF[dtype]):
+            return dtype
+    return "float64"
 
 
 def of_gradient(

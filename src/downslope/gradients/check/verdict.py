@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,7 +117,7 @@ class Judge:
             )
         if self.reasons or not missed.any():
             return
-        cause = self.cause()
+        cause = self.cause
         if cause is not None:
             self.reasons.append(cause)
             return
@@ -132,12 +133,13 @@ class Judge:
     def _worth_seeing(self) -> float:
         """Return how large an entry may be unseen where all are claimed to be zero.
 
-        That is a share of f over x, and of 1 where f is large: beside a constant nothing may have been seen.
+        That is f over x, and 1 where f is larger: beside a large constant nothing may have been seen.
         """
         size = float(np.max(np.abs(self.problem.x), initial=0.0)) or 1.0
         own = abs(self.meter.f0) / size
-        return self.level * (min(own, 1.0) or 1.0)
+        return min(own, 1.0) or 1.0
 
+    @cached_property
     def cause(self) -> tuple[Reason, str] | None:
         """Return a kink or a jump near the point that keeps differences from converging."""
         if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid

@@ -606,6 +606,103 @@ def test_jacobians_are_located_by_row_and_column() -> None:
         ds.check_jacobian(lambda x: np.sin(a @ x), x, lambda x: jacobian(x).T)
 
 
+@pytest.mark.parametrize("factor", [1.01, 1.1, -1.0, 0.0])
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e4, 1e6, 1e12])
+def test_each_output_is_judged_on_its_own_scale(size: float, factor: float) -> None:
+    def f(x: Any) -> Any:
+        return np.array([size * np.sum(x**2), np.sin(x[0]) + x[1]])
+
+    def jacobian(x: Any, by: float = 1.0) -> Any:
+        return np.array([2 * size * x, [by * np.cos(x[0]), 1.0]])
+
+    x = np.array([1.0, 2.0])
+    right = ds.check_jacobian(f, x, jacobian)
+    assert right.passed
+    assert right.coverage is not None
+    assert (right.coverage.entries, right.coverage.resolved) == (4, 4)
+    wrong = ds.check_jacobian(f, x, lambda x: jacobian(x, factor))
+    assert [one.name for one in wrong.findings] == ["J[1, 0]"]
+    assert abs(wrong.findings[0].numeric - np.cos(1)) <= 20 * wrong.findings[0].error
+
+
+def outputs_of_all_sizes(seed: int, constant: float = 0.0) -> tuple[Any, Any, Any]:
+    """Return a function of outputs between 1e-12 and 1e12, beside constants that cancel, J and a point."""
+    r = np.random.default_rng(seed)
+    a = r.normal(size=(int(r.integers(1, 12)), int(r.integers(1, 10))))
+    size = 10.0 ** r.uniform(-12, 12, a.shape[0])
+    beside = size * constant ** r.uniform(0, 1, a.shape[0]) if constant else 0.0
+
+    def f(x: Any) -> Any:
+        return (size * (np.sin(a @ x) + (a @ x) ** 2 / 10) + beside) - 0.9999 * beside
+
+    def jacobian(x: Any) -> Any:
+        return (size * (np.cos(a @ x) + (a @ x) / 5))[:, None] * a
+
+    return f, jacobian, r.normal(size=a.shape[1])
+
+
+def test_right_jacobians_of_outputs_of_all_sizes_pass_and_wrong_entries_are_named() -> None:
+    for seed in range(40):
+        f, jacobian, x = outputs_of_all_sizes(seed)
+        assert ds.check_jacobian(f, x, jacobian, seed=seed).passed, seed
+        shape = jacobian(x).shape
+        index = tuple(int(seed * 7 % n) for n in shape)
+
+        def wrong(x: Any, jacobian: Any = jacobian, index: Any = index) -> Any:
+            made = jacobian(x)
+            made[index] *= 1.01
+            return made
+
+        assert [one.index for one in ds.check_jacobian(f, x, wrong, seed=seed).findings] == [index]
+
+
+def test_outputs_that_carry_round_off_are_no_false_alarm() -> None:
+    """Constants up to 1e11 times as large as what is left: values are rounded to steps of 1e-5."""
+    verdicts = []
+    for seed in range(40):
+        f, jacobian, x = outputs_of_all_sizes(seed, 1e11)
+        report = ds.check_jacobian(f, x, jacobian, seed=seed)
+        assert report.verdict is not Verdict.FAIL, f"{seed}\n{report}"
+        verdicts.append(report.verdict)
+    assert verdicts.count(Verdict.PASS) >= 30  # the others are hidden by round-off, and the report says so
+
+
+def test_points_that_meet_the_steps_of_a_rounded_term_evenly() -> None:
+    """Seven values on a straight line, each some whole steps from the next: noise of a third of a step."""
+    step = 2.0**-30  # of sums of 2**22 to 2**23 in float64
+
+    def f(x: Any) -> float:
+        return float((x[0] + 6e6) - 6e6)
+
+    x = np.array([step * 4e6])  # moved by 1e-6 of itself: by four steps
+    problem = Problem(x, f, np.ones_like, leaves_of([("x", (1,), "float64")]))
+    sigma, _ = noise.of_value(problem, f(x), np.ones(1), np.ones(1))
+    assert step / 4 <= sigma <= 2 * step  # a step has 1/√12 of itself as its deviation; 4 may divide all
+
+
+def test_what_the_sum_of_outputs_shows_is_traced_or_said() -> None:
+    """An error below rtol throughout is let pass; rows that cannot be looked at all are no pass."""
+    a = np.random.default_rng(0).normal(size=(60, 20)) / 4
+    x = np.linspace(-1, 1, 20)
+
+    def f(x: Any) -> Any:
+        return np.sin(a @ x)
+
+    def jacobian(x: Any) -> Any:
+        return np.cos(a @ x)[:, None] * a
+
+    by = 1 + 1e-6 * np.sin(7 * np.arange(20))
+    assert ds.check_jacobian(f, x, lambda x: jacobian(x) * by).passed
+    assert not ds.check_jacobian(f, x, lambda x: jacobian(x) * by, evaluations=60).passed
+    bent = ds.check_jacobian(
+        lambda x: np.append(f(x), abs(x[3])),
+        np.where(np.arange(20) == 3, 0, x),
+        lambda x: np.vstack([jacobian(x), np.zeros(20)]),
+    )
+    assert bent.reason is Reason.KINK
+    assert bent.reasons[0].startswith("In J[60]: f has a kink at the point, in J[60, 3]")
+
+
 def test_a_gradient_of_zeros_that_nobody_saw_is_no_pass() -> None:
     """A detached function: flat between the points of float16, and steep across them."""
     x = np.linspace(0.3, 1.7, 6)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import diags_array
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, noise
+from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, hints, noise
 from downslope.gradients.check.problem import Problem, leaves_of
 from tests.gradients.corpus import Case, corpus
 
@@ -256,6 +258,41 @@ def test_hints(spoil: Any, words: str) -> None:
     assert report.evaluations <= 300
 
 
+def test_what_is_measured_to_be_zero_has_no_ratio() -> None:
+    x = np.array([0.5, 1.0, 2.0, 1.5])
+    report = ds.check_gradient(
+        lambda x: np.sin(x[0]), x, gradient=lambda x: np.array([np.cos(x[0]), 2, 2, 2])
+    )
+    assert sum(one.entries for one in report.findings) == 3
+    stationary = ds.check_gradient(lambda x: np.sum(x**2), np.zeros(4), gradient=lambda x: 2 * x + 1e-8)
+    for made in (report, stationary):
+        assert {one.hint.replace("them", "it") for one in made.findings} == {hints.ZERO}
+        assert "ratio" not in str(made)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "doubt", "words"),
+    [
+        (2.0, 1e-9, "a factor 2 too much"),
+        (1.98, 0.02, "a factor 2 too much"),
+        (1.484, 0.45, ""),  # 1, 2 and -1 are all within
+        (-1e20, math.inf, ""),
+        (11.5, 0.05, ""),  # 11 or 12
+        (7.0, 1e-6, "axis 0 of x"),
+        (49.0, 0.01, "the size of x"),
+        (1 / 3, 1e-6, "a factor 1/3"),
+    ],
+)
+def test_a_ratio_is_named_where_its_doubt_tells_it_from_others(
+    ratio: float, doubt: float, words: str
+) -> None:
+    leaves = leaves_of([("x", (7, 7), "float64")])
+    said = hints.ratio_hint(
+        Problem(np.ones(49), lambda x: 0.0, np.zeros_like, leaves), leaves[0], ratio, doubt
+    )
+    assert words in said if words else not said
+
+
 def test_names_are_those_of_the_nest_and_of_the_arguments() -> None:
     point = {"layer": {"weight": np.ones((4, 20)), "bias": np.zeros(3)}}
 
@@ -347,6 +384,37 @@ def test_what_is_not_finite() -> None:
     assert holed.verdict is Verdict.FAIL
     assert holed.findings[0].name == "x[2]"
     assert holed.findings[0].numeric == pytest.approx(2)
+
+
+def test_an_infinite_entry_is_no_warning_of_ours() -> None:
+    x = np.array([0.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = ds.check_gradient(lambda x: np.sum(np.sqrt(x)), x, gradient=lambda x: 0.5 / np.sqrt(x))
+    assert report.reason is Reason.NON_FINITE
+
+
+def test_a_function_that_raises_beside_the_point_is_not_defined_there() -> None:
+    x = np.array([0.01])
+    assert ds.check_gradient(lambda x: math.log(x[0]), x, gradient=lambda x: 1 / x).passed
+    wrong = ds.check_gradient(lambda x: math.log(x[0]), x, gradient=lambda x: 1.01 / x)
+    assert [one.name for one in wrong.findings] == ["x[0]"]
+
+    def partial(x: Any) -> Any:  # of a gradient that raises too
+        return np.array([1 / x[0] if math.sqrt(x[0] - 0.01) >= 0 else 0])
+
+    assert ds.check_gradient(lambda x: math.log(x[0]), x, gradient=partial).passed
+
+    def outputs(x: Any) -> Any:
+        return np.array([math.log(x[0]), x[0] * x[1]])
+
+    def jacobian(x: Any) -> Any:
+        return np.array([[1 / x[0], 0.0], [x[1], 2 * x[0]]])
+
+    report = ds.check_jacobian(outputs, np.array([0.01, 2.0]), jacobian)
+    assert [one.name for one in report.findings] == ["J[1, 1]"]
+    with pytest.raises(NameError):  # a broken function is no domain
+        ds.check_gradient(lambda x: x[0] if x[0] == 0.01 else missing, x, gradient=np.ones_like)  # type: ignore[name-defined]  # noqa: F821
 
 
 def test_the_edge_of_the_domain_close_by() -> None:
@@ -488,7 +556,27 @@ def test_float32_is_checked_in_float64_where_the_function_allows() -> None:
         (lambda: ds.check_gradient(np.sum, np.ones(3)), "gradient is missing"),
         (lambda: ds.check_gradient(3, np.ones(3), gradient=np.sin), "fun is a int"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=2), "gradient = 2: expected a function"),
-        (lambda: ds.check_gradient(np.sin, np.ones(3), gradient=np.cos), "expected a single real number"),
+        (
+            lambda: ds.check_gradient(np.sin, np.ones(3), gradient=np.cos),
+            "shape (3,): expected a single real number; downslope.check_jacobian",
+        ),
+        (
+            lambda: ds.check_gradient(lambda x: np.sum(x * 1j), np.ones(3), gradient=np.sin),
+            "the complex number 0+3j: expected a real one",
+        ),
+        (lambda: ds.check_gradient(np.sum, [[1.0, 2.0], [3.0]], gradient=np.sin), "[3.0]] is ragged"),
+        (
+            lambda: ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: 1 / 0),
+            "the gradient raised at the point: ZeroDivisionError",
+        ),
+        (lambda: ds.check_jacobian(lambda x: x * 1j, np.ones(3), np.diag), "dtype complex128: expected real"),
+        (
+            lambda: ds.check_jacobian(lambda x: x[:0], np.ones(3), np.diag),
+            "(0,): expected at least one output",
+        ),
+        (lambda: ds.check_jacobian(lambda x: {"a": x}, np.ones(3), np.diag), "a dict: expected one array"),
+        (lambda: ds.check_jacobian(np.sin, np.ones(3), lambda x: 1 / 0), "jacobian raised at the point"),
+        (lambda: ds.check_jacobian(lambda x: 1 / 0, np.ones(3), np.diag), "the function raised at the point"),
         (lambda: ds.check_gradient(np.sum, np.array([1, np.nan]), gradient=np.sin), "expected finite"),
         (lambda: ds.check_gradient(np.sum, np.ones(0), gradient=np.sin), "no entry"),
         (
@@ -521,6 +609,19 @@ def test_a_function_that_writes_to_its_argument() -> None:
     with pytest.raises(UsageError, match="writes to its argument"):
         ds.check_gradient(f, x, gradient=np.ones_like)
     assert not x.any()
+
+
+def test_arrays_of_one_entry_are_numbers() -> None:
+    x = np.array([1.0, 2.0])
+    for f in (lambda x: (x**2).sum(keepdims=True), lambda x: x[None] @ x[:, None], lambda x: x @ (x + 0j)):
+        assert ds.check_gradient(f, x, gradient=lambda x: 2 * x).passed
+
+
+def test_sparse_jacobians_of_scipy() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    assert ds.check_jacobian(lambda x: x**2, x, lambda x: diags_array(2 * x)).passed
+    wrong = ds.check_jacobian(lambda x: x**2, x, lambda x: diags_array([2.0, 4.0, 5.0]))
+    assert [one.name for one in wrong.findings] == ["J[2, 2]"]
 
 
 def test_a_gradient_that_returns_its_own_buffer() -> None:

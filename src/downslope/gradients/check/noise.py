@@ -72,6 +72,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
             found.append((noise, spacing, row))
         if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
+    step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
     floor = max(HALF[dtype] * abs(f0) / 2, step / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
     return max(_of_rows(beside, found, problem.grid), floor), dtype
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 from downslope.gradients import kinks
 from downslope.gradients.check import noise
 from downslope.gradients.check.grid import COARSE
-from downslope.gradients.check.hints import Pattern, hint, ratio_hint
+from downslope.gradients.check.hints import ZERO, Pattern, hint, ratio_hint
 from downslope.gradients.check.line import Direction, Line
 from downslope.gradients.check.locate import Wrong, WrongPart
 from downslope.gradients.check.measure import IMPORTANT
@@ -91,9 +90,11 @@ class Judge:
     def _part(self, part: WrongPart) -> Finding:
         single = self._finding(part.example)
         said = part.pattern.value
-        if part.pattern is Pattern.FACTOR:
+        if part.pattern is Pattern.FACTOR and not single.measured:
+            said = ZERO.replace(" it,", " them,")
+        elif part.pattern is Pattern.FACTOR:
             ratio = single.ratio
-            doubt = single.error / abs(single.numeric) if single.numeric else math.inf
+            doubt = 10 * single.error / abs(single.numeric)
             leaf = self.problem.leaf_of(part.example.at)
             known = ratio_hint(self.problem, leaf, ratio, doubt)
             said = f"the same ratio {ratio:.6g} everywhere" + (f": {known}" if known else "")

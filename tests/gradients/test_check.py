@@ -768,6 +768,19 @@ def test_outputs_that_carry_round_off_are_no_false_alarm() -> None:
     assert verdicts.count(Verdict.PASS) >= 30  # the others are hidden by round-off, and the report says so
 
 
+def test_an_entry_that_only_the_sum_shows_is_not_let_pass() -> None:
+    """A constant hides from two differences what extrapolation sees: 2e-4 of the largest of its row."""
+
+    def f(x: Any) -> Any:
+        return np.array([np.sin(x[0]) + 2e-4 * x[1] + 1e6, x[0] * x[1]])
+
+    def jacobian(x: Any) -> Any:
+        return np.array([[np.cos(x[0]), 0.0], [x[1], x[0]]])
+
+    report = ds.check_jacobian(f, np.array([0.3, 0.7]), jacobian)
+    assert [one.name for one in report.findings] == ["J[0, 1]"]
+
+
 def test_points_that_meet_the_steps_of_a_rounded_term_evenly() -> None:
     """Seven values on a straight line, each some whole steps from the next: noise of a third of a step."""
     step = 2.0**-30  # of sums of 2**22 to 2**23 in float64

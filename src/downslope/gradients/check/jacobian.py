@@ -255,6 +255,8 @@ class _Rows:
         found = check.search.found
         single = np.array([w.at for w in found.entries], dtype=np.intp)
         columns = np.unique(np.concatenate([single, *(p.at for p in found.parts)]))
+        with np.errstate(invalid="ignore"):
+            moved = np.abs(check.meter.claimed - check.search.original)
         # Putting a column of the sum right has hidden what else is wrong in it.
         self.resolution[:, columns] = np.inf
         complete = not found.unresolved
@@ -263,8 +265,11 @@ class _Rows:
                 return False
             off, error = self.outputs.compared(int(j), matrix[:, j])
             self.resolution[:, j] = 4 * error
-            passed = np.maximum(4 * error, self.settings.rtol * np.abs(matrix[:, j]))
-            suspects = np.flatnonzero(~(off <= passed))
+            passed = self.settings.rtol * np.abs(matrix[:, j])
+            suspects = np.flatnonzero(~(off <= np.maximum(4 * error, passed)))
+            seen = 1.1 * float(weights @ np.minimum(off, passed)) + 4 * float(check.meter.noise.gradient[j])
+            if not suspects.size and not moved[j] <= seen:  # the differences did not show it
+                suspects = np.flatnonzero((off + 4 * error) * weights * matrix.shape[0] >= moved[j])
             order = suspects[np.argsort(-(off * weights)[suspects], kind="stable")]
             self._look(order[:ROWS], beside=True)
             complete = complete and order.size <= ROWS

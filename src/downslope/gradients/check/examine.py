@@ -58,11 +58,16 @@ class Stopped(Exception):  # noqa: N818
 
 def examine(problem: Problem, settings: Settings) -> GradientReport:
     """Check the claimed gradient of a problem."""
-    begun = time.perf_counter()
-    check = Check(problem, settings)
+    return examined(Check(problem, settings))
+
+
+def examined(check: Check) -> GradientReport:
+    """Return what a check finds; which errors it would have seen stays in its `resolution`."""
+    begun, problem = time.perf_counter(), check.problem
     try:
         report = check.run()
     except Stopped as stop:
+        check.stopped = True
         verdict = Verdict.FAIL if stop.findings else Verdict.INCONCLUSIVE
         report = GradientReport(
             verdict, tuple(stop.findings), reason=None if stop.findings else stop.reason, reasons=(stop.said,)
@@ -86,6 +91,7 @@ class Check:
         self.unexplained: list[Measured] = []
         self.resolution: Vector = np.full(problem.size, math.inf)
         self.reasons: list[tuple[Reason, str]] = []
+        self.stopped = False
 
     def run(self) -> GradientReport:
         """Return the report."""
@@ -148,7 +154,8 @@ class Check:
                 Reason.NON_FINITE, f"the gradient has {claimed.size} entries, the point {problem.size}."
             )
         second = problem.g(problem.x)
-        apart = np.abs(second - claimed)
+        with np.errstate(invalid="ignore"):  # of infinite entries
+            apart = np.abs(second - claimed)
         scale = float(np.max(np.abs(claimed[np.isfinite(claimed)]), initial=0.0))
         if not np.all((apart <= 1e4 * problem.eps * scale) | ~np.isfinite(claimed)):
             j = int(np.nanargmax(apart))

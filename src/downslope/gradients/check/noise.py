@@ -55,7 +55,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
 
     found: list[tuple[float, float, list[float]]] = []
     seen: set[float] = set()
-    dtype = "float64"
+    dtype, step = "float64", 0.0
     for spacing in SPACINGS:
         if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
@@ -67,14 +67,17 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
         seen.update(values)
         dtype = coarsest(sorted(seen))
         moved = len(set(values)) > 2
+        # Points that meet the steps of a rounded term evenly show no noise, but the steps.
+        step = max(step, quantum(values) if moved else 0.0)
         row = [value - way for value, way in pairs]
         noise = deviation(row) if moved else 0.0
         if noise > 0:
             found.append((noise, spacing, row))
         if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
-    floor = HALF[dtype] * abs(f0) / 2
-    return max(_of_rows(beside, found, problem.grid), floor, problem.eps * abs(f0) / 8, 1e-320), dtype
+    step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
+    floor = max(HALF[dtype] * abs(f0) / 2, step / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
+    return max(_of_rows(beside, found, problem.grid), floor), dtype
 
 
 def _of_rows(
@@ -143,6 +146,20 @@ def deviation(values: list[float]) -> float:
             share = math.factorial(k) ** 2 / math.factorial(2 * k)
             found.append(math.sqrt(share / row.size) * length(row))
     return float(np.median(found))
+
+
+def quantum(values: list[float]) -> float:
+    """Return the largest power of two that all differences of values are multiples of, 0 where none differ.
+
+    >>> quantum([0.5, 2.0, 3.25, 3.25])
+    0.25
+
+    """
+    apart = np.diff(np.asarray(values, dtype=np.float64))
+    mantissa, exponent = np.frexp(apart[apart != 0])
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    lowest = np.ldexp((whole & -whole).astype(np.float64), exponent - 53)
+    return float(np.min(lowest, initial=math.inf)) if lowest.size else 0.0
 
 
 def coarsest(values: list[float]) -> str:

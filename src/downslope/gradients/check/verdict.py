@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 from downslope.gradients import kinks
 from downslope.gradients.check import noise
 from downslope.gradients.check.grid import COARSE
-from downslope.gradients.check.hints import Pattern, hint, ratio_hint
+from downslope.gradients.check.hints import ZERO, Pattern, hint, ratio_hint
 from downslope.gradients.check.line import Direction, Line
 from downslope.gradients.check.locate import Wrong, WrongPart
 from downslope.gradients.check.measure import IMPORTANT
@@ -25,6 +24,29 @@ if TYPE_CHECKING:
 
 GRID, CAUSE = 17, 120
 """Values with which a kink or a jump is first looked for along a line, and at most in all."""
+
+
+def coverage_of(claimed: Vector, resolution: Vector, level: float, directions: int) -> Coverage | None:
+    """Return in which entries an error of `level` would have been seen; None where in none of any size.
+
+    Args:
+        claimed: the gradient, or a Jacobian.
+        resolution: the least error of each entry that would have been seen.
+        level: as a share of the right value.
+        directions: along which all were tested.
+
+    """
+    if not np.any(np.isfinite(resolution)):
+        return None
+    size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
+    judged = size > 0
+    resolved = judged & (resolution <= level / (1 + level) * size)
+    below = float(np.max(size[judged & ~resolved], initial=0.0))
+    zeros = ~judged
+    notice = float(np.max(resolution[zeros & np.isfinite(resolution)], initial=0.0))
+    return Coverage(
+        int(claimed.size), int(resolved.sum()), level, below, int(zeros.sum()), notice, directions
+    )
 
 
 class Judge:
@@ -43,7 +65,7 @@ class Judge:
         found = self.search.found
         findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
         findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
-        coverage = self._coverage(claimed)
+        coverage = coverage_of(claimed, self.resolution, self.level, self.settings.directions)
         self._rough()
         if not findings:
             self._judge_coverage()
@@ -69,32 +91,15 @@ class Judge:
     def _part(self, part: WrongPart) -> Finding:
         single = self._finding(part.example)
         said = part.pattern.value
-        if part.pattern is Pattern.FACTOR:
+        if part.pattern is Pattern.FACTOR and not single.measured:
+            said = ZERO.replace(" it,", " them,")
+        elif part.pattern is Pattern.FACTOR:
             ratio = single.ratio
-            doubt = single.error / abs(single.numeric) if single.numeric else math.inf
+            doubt = 10 * single.error / abs(single.numeric)
             leaf = self.problem.leaf_of(part.example.at)
             known = ratio_hint(self.problem, leaf, ratio, doubt)
             said = f"the same ratio {ratio:.6g} everywhere" + (f": {known}" if known else "")
         return replace(single, hint=said, entries=int(part.at.size), where=region(self.problem, part.at))
-
-    def _coverage(self, claimed: Vector) -> Coverage | None:
-        if not np.any(np.isfinite(self.resolution)):
-            return None
-        size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
-        judged = size > 0
-        resolved = judged & (self.resolution <= self.share * size)
-        below = float(np.max(size[judged & ~resolved], initial=0.0))
-        zeros = ~judged
-        notice = float(np.max(self.resolution[zeros & np.isfinite(self.resolution)], initial=0.0))
-        return Coverage(
-            self.problem.size,
-            int(resolved.sum()),
-            self.level,
-            below,
-            int(zeros.sum()),
-            notice,
-            self.settings.directions,
-        )
 
     def _judge_coverage(self) -> None:
         """A pass needs the entries that make up the gradient to be resolved.

@@ -116,7 +116,9 @@ def test_a_slope_at_the_last_digits_is_no_cast(c: float) -> None:
     """Rounding x changes f by less than f can show."""
     slope = 1e-12 * c
     report = ds.check_gradient(
-        lambda x: c + slope * x.sum(), np.random.default_rng(1).normal(size=5), gradient=lambda x: slope + 0 * x
+        lambda x: c + slope * x.sum(),
+        np.random.default_rng(1).normal(size=5),
+        gradient=lambda x: slope + 0 * x,
     )
     assert report.verdict is Verdict.PASS
     assert not any("casts" in note for note in report.notes)

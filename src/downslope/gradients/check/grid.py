@@ -41,8 +41,8 @@ def cell(x: Vector, unit: float) -> Vector:
 def find(problem: Problem, generator: np.random.Generator) -> str:
     """Move the problem onto the coarsest grid on which its function sees x; return its dtype, or "".
 
-    Asked is, at points beside x, whether rounding them changes the value or any entry of the gradient. Where it
-    would be too small a change to be seen, and where neither moves anyway, that nothing changes says nothing.
+    Asked is, at points beside x, whether rounding them changes the value or any entry of the gradient. That
+    nothing changes says nothing where it would be too little to be seen, and where neither moves anyway.
     """
     near = _beside(problem, generator)
     f = g = None
@@ -60,7 +60,9 @@ def find(problem: Problem, generator: np.random.Generator) -> str:
             continue
         if not _visible(problem, near, moved, f, g) or not _same(problem, rounded(problem.x, bits)):
             continue
-        if np.array_equal(g, problem.g(problem.x), equal_nan=True) and not _moves(problem, generator, bits, f):
+        if np.array_equal(g, problem.g(problem.x), equal_nan=True) and not _moves(
+            problem, generator, bits, f
+        ):
             continue
         problem.round = _composed(problem.round, bits)
         problem.x, problem.grid = rounded(problem.x, bits), 2.0 ** (1 - bits)
@@ -82,7 +84,7 @@ def _visible(problem: Problem, near: Vector, moved: Vector, f: float, g: Vector)
 
 
 def _moves(problem: Problem, generator: np.random.Generator, bits: int, f: float) -> bool:
-    """Whether a function with a constant gradient takes another value at every point, and so sees the grid."""
+    """Whether a function of constant gradient takes another value at every point, and so sees the grid."""
     values = [f]
     for _ in range(3):
         near = _beside(problem, generator)

@@ -21,8 +21,8 @@ SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
 WILD = 0.25
 """The share of itself that an entry moves by between neighbouring points of a grid too coarse for it."""
 
-SHOWN = 8
-"""How many times half a unit the least difference of rounded values is at most: two units of the smaller ones."""
+SHOWN = 4
+"""How many times half a unit at 1 the least difference of rounded values is at most: up to two units."""
 
 HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
@@ -75,6 +75,8 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
             found.append((noise, spacing, row))
         if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
+    if len(seen) == 1 and not claimed.any():
+        dtype = "float64"  # it stays where it is, as is claimed: one value says nothing of its digits
     step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
     floor = max(HALF[dtype] * abs(f0) / 2, step / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
     return max(_of_rows(beside, found, problem.grid), floor), dtype
@@ -163,7 +165,7 @@ def quantum(values: list[float]) -> float:
 
 
 def coarsest(values: list[float]) -> str:
-    """Return the coarsest dtype that holds all the values, in order, and whose steps they show where they differ.
+    """Return the coarsest dtype that holds all the values, in order, and whose steps show where they differ.
 
     >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(0.1) + k * 2.0**-27) for k in range(3)])
     ('float64', 'float32')

@@ -114,7 +114,8 @@ class Judge:
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(
-                (
+                self.cause
+                or (
                     Reason.ROUND_OFF,
                     f"A difference of {r:.2g} (round-off: {own:.1g}) along a random direction could not be "
                     "traced to any entry. Check in float64, or at another point.",

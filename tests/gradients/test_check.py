@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import diags_array
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, noise
+from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, hints, noise
 from downslope.gradients.check.problem import Problem, leaves_of
 from tests.gradients.corpus import Case, corpus
 
@@ -58,6 +61,67 @@ def test_no_false_alarm_in_518_right_gradients() -> None:
     assert len(verdicts) >= 500
     # What is inconclusive drowns in round-off: few, and no family's rule.
     assert sum(v is Verdict.INCONCLUSIVE for v in verdicts.values()) <= 10
+
+
+JUMPING: dict[str, tuple[Callable[[Any], Any], list[float], Callable[[Any], Any]]] = {
+    "a step at the point": (lambda x: np.sum(x**2) + 10 * (x[0] >= 1), [1.0, 0.5], lambda x: 2 * x),
+    "counts": (lambda x: np.sum(x > 0) + np.sum(x), [0.0] * 5, np.ones_like),
+    "signs": (lambda x: np.sum(np.sign(x)), [0.0, 0.2], np.zeros_like),
+    "floors": (lambda x: np.sum(np.floor(x)), [1.0, 1.5, -1.2], np.zeros_like),
+    "a branch": (lambda x: float(np.sum(x**2) + 10 * (x[0] >= 0)), [0.0, 0.5], lambda x: 2 * x),
+}
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_a_jump_at_the_point_is_no_round_off(name: str) -> None:
+    """Whose differences the complex step, which sees no jump, must not stand in for."""
+    f, x, gradient = JUMPING[name]
+    report = ds.check_gradient(f, np.array(x), gradient=gradient)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert not any("casts" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "gradient"),
+    [
+        (lambda x: 1e16 + np.sum(x**2), np.ones(3), np.zeros_like),
+        (lambda x: np.float32(1e6) + np.sum(x**2).astype(np.float32), np.ones(3), np.zeros_like),
+    ],
+)
+def test_a_gradient_of_zeros_beside_a_large_constant_is_no_pass(f: Any, x: Any, gradient: Any) -> None:
+    report = ds.check_gradient(f, x, gradient=gradient)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.ROUND_OFF)
+
+
+PLATEAUS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "hinge": (lambda x: np.maximum(x - 5, 0).sum(), np.random.default_rng(0).normal(size=6)),
+    "constant": (lambda x: 0.1, np.array([1.7, 0.3])),
+    "share": (lambda x: float(np.mean(x > 0)), np.array([1.0, 0.3, -2.0])),
+}
+
+
+@pytest.mark.parametrize("name", PLATEAUS)
+def test_where_f_does_not_move_zeros_are_right_and_ones_are_wrong(name: str) -> None:
+    f, x = PLATEAUS[name]
+    right = ds.check_gradient(f, x, gradient=np.zeros_like)
+    assert right.verdict is Verdict.PASS
+    wrong = ds.check_gradient(f, x, gradient=np.ones_like)
+    assert wrong.verdict is Verdict.FAIL
+    assert sum(finding.entries for finding in wrong.findings) == x.size
+    assert not any("casts" in note for note in (*right.notes, *wrong.notes))
+
+
+@pytest.mark.parametrize("c", [1e6, 1.0])
+def test_a_slope_at_the_last_digits_is_no_cast(c: float) -> None:
+    """Rounding x changes f by less than f can show."""
+    slope = 1e-12 * c
+    report = ds.check_gradient(
+        lambda x: c + slope * x.sum(),
+        np.random.default_rng(1).normal(size=5),
+        gradient=lambda x: slope + 0 * x,
+    )
+    assert report.verdict is Verdict.PASS
+    assert not any("casts" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -256,6 +320,41 @@ def test_hints(spoil: Any, words: str) -> None:
     assert report.evaluations <= 300
 
 
+def test_what_is_measured_to_be_zero_has_no_ratio() -> None:
+    x = np.array([0.5, 1.0, 2.0, 1.5])
+    report = ds.check_gradient(
+        lambda x: np.sin(x[0]), x, gradient=lambda x: np.array([np.cos(x[0]), 2, 2, 2])
+    )
+    assert sum(one.entries for one in report.findings) == 3
+    stationary = ds.check_gradient(lambda x: np.sum(x**2), np.zeros(4), gradient=lambda x: 2 * x + 1e-8)
+    for made in (report, stationary):
+        assert {one.hint.replace("them", "it") for one in made.findings} == {hints.ZERO}
+        assert "ratio" not in str(made)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "doubt", "words"),
+    [
+        (2.0, 1e-9, "a factor 2 too much"),
+        (1.98, 0.02, "a factor 2 too much"),
+        (1.484, 0.45, ""),  # 1, 2 and -1 are all within
+        (-1e20, math.inf, ""),
+        (11.5, 0.05, ""),  # 11 or 12
+        (7.0, 1e-6, "axis 0 of x"),
+        (49.0, 0.01, "the size of x"),
+        (1 / 3, 1e-6, "a factor 1/3"),
+    ],
+)
+def test_a_ratio_is_named_where_its_doubt_tells_it_from_others(
+    ratio: float, doubt: float, words: str
+) -> None:
+    leaves = leaves_of([("x", (7, 7), "float64")])
+    said = hints.ratio_hint(
+        Problem(np.ones(49), lambda x: 0.0, np.zeros_like, leaves), leaves[0], ratio, doubt
+    )
+    assert words in said if words else not said
+
+
 def test_names_are_those_of_the_nest_and_of_the_arguments() -> None:
     point = {"layer": {"weight": np.ones((4, 20)), "bias": np.zeros(3)}}
 
@@ -347,6 +446,37 @@ def test_what_is_not_finite() -> None:
     assert holed.verdict is Verdict.FAIL
     assert holed.findings[0].name == "x[2]"
     assert holed.findings[0].numeric == pytest.approx(2)
+
+
+def test_an_infinite_entry_is_no_warning_of_ours() -> None:
+    x = np.array([0.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = ds.check_gradient(lambda x: np.sum(np.sqrt(x)), x, gradient=lambda x: 0.5 / np.sqrt(x))
+    assert report.reason is Reason.NON_FINITE
+
+
+def test_a_function_that_raises_beside_the_point_is_not_defined_there() -> None:
+    x = np.array([0.01])
+    assert ds.check_gradient(lambda x: math.log(x[0]), x, gradient=lambda x: 1 / x).passed
+    wrong = ds.check_gradient(lambda x: math.log(x[0]), x, gradient=lambda x: 1.01 / x)
+    assert [one.name for one in wrong.findings] == ["x[0]"]
+
+    def partial(x: Any) -> Any:  # of a gradient that raises too
+        return np.array([1 / x[0] if math.sqrt(x[0] - 0.01) >= 0 else 0])
+
+    assert ds.check_gradient(lambda x: math.log(x[0]), x, gradient=partial).passed
+
+    def outputs(x: Any) -> Any:
+        return np.array([math.log(x[0]), x[0] * x[1]])
+
+    def jacobian(x: Any) -> Any:
+        return np.array([[1 / x[0], 0.0], [x[1], 2 * x[0]]])
+
+    report = ds.check_jacobian(outputs, np.array([0.01, 2.0]), jacobian)
+    assert [one.name for one in report.findings] == ["J[1, 1]"]
+    with pytest.raises(NameError):  # a broken function is no domain
+        ds.check_gradient(lambda x: x[0] if x[0] == 0.01 else missing, x, gradient=np.ones_like)  # type: ignore[name-defined]  # noqa: F821
 
 
 def test_the_edge_of_the_domain_close_by() -> None:
@@ -488,7 +618,27 @@ def test_float32_is_checked_in_float64_where_the_function_allows() -> None:
         (lambda: ds.check_gradient(np.sum, np.ones(3)), "gradient is missing"),
         (lambda: ds.check_gradient(3, np.ones(3), gradient=np.sin), "fun is a int"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=2), "gradient = 2: expected a function"),
-        (lambda: ds.check_gradient(np.sin, np.ones(3), gradient=np.cos), "expected a single real number"),
+        (
+            lambda: ds.check_gradient(np.sin, np.ones(3), gradient=np.cos),
+            "shape (3,): expected a single real number; downslope.check_jacobian",
+        ),
+        (
+            lambda: ds.check_gradient(lambda x: np.sum(x * 1j), np.ones(3), gradient=np.sin),
+            "the complex number 0+3j: expected a real one",
+        ),
+        (lambda: ds.check_gradient(np.sum, [[1.0, 2.0], [3.0]], gradient=np.sin), "[3.0]] is ragged"),
+        (
+            lambda: ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: 1 / 0),
+            "the gradient raised at the point: ZeroDivisionError",
+        ),
+        (lambda: ds.check_jacobian(lambda x: x * 1j, np.ones(3), np.diag), "dtype complex128: expected real"),
+        (
+            lambda: ds.check_jacobian(lambda x: x[:0], np.ones(3), np.diag),
+            "(0,): expected at least one output",
+        ),
+        (lambda: ds.check_jacobian(lambda x: {"a": x}, np.ones(3), np.diag), "a dict: expected one array"),
+        (lambda: ds.check_jacobian(np.sin, np.ones(3), lambda x: 1 / 0), "jacobian raised at the point"),
+        (lambda: ds.check_jacobian(lambda x: 1 / 0, np.ones(3), np.diag), "the function raised at the point"),
         (lambda: ds.check_gradient(np.sum, np.array([1, np.nan]), gradient=np.sin), "expected finite"),
         (lambda: ds.check_gradient(np.sum, np.ones(0), gradient=np.sin), "no entry"),
         (
@@ -521,6 +671,19 @@ def test_a_function_that_writes_to_its_argument() -> None:
     with pytest.raises(UsageError, match="writes to its argument"):
         ds.check_gradient(f, x, gradient=np.ones_like)
     assert not x.any()
+
+
+def test_arrays_of_one_entry_are_numbers() -> None:
+    x = np.array([1.0, 2.0])
+    for f in (lambda x: (x**2).sum(keepdims=True), lambda x: x[None] @ x[:, None], lambda x: x @ (x + 0j)):
+        assert ds.check_gradient(f, x, gradient=lambda x: 2 * x).passed
+
+
+def test_sparse_jacobians_of_scipy() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    assert ds.check_jacobian(lambda x: x**2, x, lambda x: diags_array(2 * x)).passed
+    wrong = ds.check_jacobian(lambda x: x**2, x, lambda x: diags_array([2.0, 4.0, 5.0]))
+    assert [one.name for one in wrong.findings] == ["J[2, 2]"]
 
 
 def test_a_gradient_that_returns_its_own_buffer() -> None:
@@ -604,6 +767,116 @@ def test_jacobians_are_located_by_row_and_column() -> None:
     assert {f.name for f in report.findings} == {"J[31, 4]", "J[2, 20]"}
     with pytest.raises(UsageError, match=r"expected \(40, 25\)"):
         ds.check_jacobian(lambda x: np.sin(a @ x), x, lambda x: jacobian(x).T)
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.1, -1.0, 0.0])
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1e4, 1e6, 1e12])
+def test_each_output_is_judged_on_its_own_scale(size: float, factor: float) -> None:
+    def f(x: Any) -> Any:
+        return np.array([size * np.sum(x**2), np.sin(x[0]) + x[1]])
+
+    def jacobian(x: Any, by: float = 1.0) -> Any:
+        return np.array([2 * size * x, [by * np.cos(x[0]), 1.0]])
+
+    x = np.array([1.0, 2.0])
+    right = ds.check_jacobian(f, x, jacobian)
+    assert right.passed
+    assert right.coverage is not None
+    assert (right.coverage.entries, right.coverage.resolved) == (4, 4)
+    wrong = ds.check_jacobian(f, x, lambda x: jacobian(x, factor))
+    assert [one.name for one in wrong.findings] == ["J[1, 0]"]
+    assert abs(wrong.findings[0].numeric - np.cos(1)) <= 20 * wrong.findings[0].error
+
+
+def outputs_of_all_sizes(seed: int, constant: float = 0.0) -> tuple[Any, Any, Any]:
+    """Return a function of outputs between 1e-12 and 1e12, beside constants that cancel, J and a point."""
+    r = np.random.default_rng(seed)
+    a = r.normal(size=(int(r.integers(1, 12)), int(r.integers(1, 10))))
+    size = 10.0 ** r.uniform(-12, 12, a.shape[0])
+    beside = size * constant ** r.uniform(0, 1, a.shape[0]) if constant else 0.0
+
+    def f(x: Any) -> Any:
+        return (size * (np.sin(a @ x) + (a @ x) ** 2 / 10) + beside) - 0.9999 * beside
+
+    def jacobian(x: Any) -> Any:
+        return (size * (np.cos(a @ x) + (a @ x) / 5))[:, None] * a
+
+    return f, jacobian, r.normal(size=a.shape[1])
+
+
+def test_right_jacobians_of_outputs_of_all_sizes_pass_and_wrong_entries_are_named() -> None:
+    for seed in range(40):
+        f, jacobian, x = outputs_of_all_sizes(seed)
+        assert ds.check_jacobian(f, x, jacobian, seed=seed).passed, seed
+        shape = jacobian(x).shape
+        index = tuple(int(seed * 7 % n) for n in shape)
+
+        def wrong(x: Any, jacobian: Any = jacobian, index: Any = index) -> Any:
+            made = jacobian(x)
+            made[index] *= 1.01
+            return made
+
+        assert [one.index for one in ds.check_jacobian(f, x, wrong, seed=seed).findings] == [index]
+
+
+def test_outputs_that_carry_round_off_are_no_false_alarm() -> None:
+    """Constants up to 1e11 times as large as what is left: values are rounded to steps of 1e-5."""
+    verdicts = []
+    for seed in range(40):
+        f, jacobian, x = outputs_of_all_sizes(seed, 1e11)
+        report = ds.check_jacobian(f, x, jacobian, seed=seed)
+        assert report.verdict is not Verdict.FAIL, f"{seed}\n{report}"
+        verdicts.append(report.verdict)
+    assert verdicts.count(Verdict.PASS) >= 30  # the others are hidden by round-off, and the report says so
+
+
+def test_an_entry_that_only_the_sum_shows_is_not_let_pass() -> None:
+    """A constant hides from two differences what extrapolation sees: 2e-4 of the largest of its row."""
+
+    def f(x: Any) -> Any:
+        return np.array([np.sin(x[0]) + 2e-4 * x[1] + 1e6, x[0] * x[1]])
+
+    def jacobian(x: Any) -> Any:
+        return np.array([[np.cos(x[0]), 0.0], [x[1], x[0]]])
+
+    report = ds.check_jacobian(f, np.array([0.3, 0.7]), jacobian)
+    assert [one.name for one in report.findings] == ["J[0, 1]"]
+
+
+def test_points_that_meet_the_steps_of_a_rounded_term_evenly() -> None:
+    """Seven values on a straight line, each some whole steps from the next: noise of a third of a step."""
+    step = 2.0**-30  # of sums of 2**22 to 2**23 in float64
+
+    def f(x: Any) -> float:
+        return float((x[0] + 6e6) - 6e6)
+
+    x = np.array([step * 4e6])  # moved by 1e-6 of itself: by four steps
+    problem = Problem(x, f, np.ones_like, leaves_of([("x", (1,), "float64")]))
+    sigma, _ = noise.of_value(problem, f(x), np.ones(1), np.ones(1))
+    assert step / 4 <= sigma <= 2 * step  # a step has 1/√12 of itself as its deviation; 4 may divide all
+
+
+def test_what_the_sum_of_outputs_shows_is_traced_or_said() -> None:
+    """An error below rtol throughout is let pass; rows that cannot be looked at all are no pass."""
+    a = np.random.default_rng(0).normal(size=(60, 20)) / 4
+    x = np.linspace(-1, 1, 20)
+
+    def f(x: Any) -> Any:
+        return np.sin(a @ x)
+
+    def jacobian(x: Any) -> Any:
+        return np.cos(a @ x)[:, None] * a
+
+    by = 1 + 1e-6 * np.sin(7 * np.arange(20))
+    assert ds.check_jacobian(f, x, lambda x: jacobian(x) * by).passed
+    assert not ds.check_jacobian(f, x, lambda x: jacobian(x) * by, evaluations=60).passed
+    bent = ds.check_jacobian(
+        lambda x: np.append(f(x), abs(x[3])),
+        np.where(np.arange(20) == 3, 0, x),
+        lambda x: np.vstack([jacobian(x), np.zeros(20)]),
+    )
+    assert bent.reason is Reason.KINK
+    assert bent.reasons[0].startswith("In J[60]: f has a kink at the point, in J[60, 3]")
 
 
 def test_a_gradient_of_zeros_that_nobody_saw_is_no_pass() -> None:

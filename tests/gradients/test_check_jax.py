@@ -11,6 +11,7 @@ jax = pytest.importorskip("jax", reason="JAX is not installed")
 import jax.numpy as jnp  # noqa: E402
 
 import downslope as ds  # noqa: E402
+from downslope.errors import UsageError  # noqa: E402
 from downslope.gradients.check import Reason, Verdict  # noqa: E402
 
 
@@ -136,6 +137,14 @@ def test_functions_that_cannot_be_traced_are_called_as_they_are() -> None:
         return jnp.sum(x**2) if float(jax.lax.stop_gradient(x)[0]) > 0 else jnp.sum(x)
 
     assert ds.check_gradient(f, jnp.ones(3)).verdict is not Verdict.FAIL
+
+
+def test_complex_numbers_are_refused() -> None:
+    nest = {"a": jnp.ones(2, jnp.complex64), "b": jnp.ones(3)}
+    with pytest.raises(UsageError, match=r"dtype complex64 \(a\): expected real"):
+        ds.check_gradient(lambda p: jnp.sum(p["b"] ** 2) + jnp.sum(jnp.abs(p["a"])), nest)
+    with pytest.raises(UsageError, match="returned complex numbers"):
+        ds.check_gradient(lambda x: (x * 1j, x), jnp.ones(3))
 
 
 def test_kinks_and_products() -> None:

@@ -37,6 +37,14 @@ def test_a_custom_gradient_with_one_wrong_entry() -> None:
     assert "a factor 2 is missing" in report.findings[0].hint
 
 
+def test_complex_numbers_are_refused() -> None:
+    nest = {"a": tf.ones(2, tf.complex64), "b": tf.ones(3)}
+    with pytest.raises(UsageError, match=r"dtype complex64 \(a\): expected real"):
+        ds.check_gradient(lambda p: tf.reduce_sum(p["b"] ** 2) + tf.reduce_sum(tf.abs(p["a"])), nest)
+    with pytest.raises(UsageError, match="returned complex numbers"):
+        ds.check_gradient(lambda x: tf.cast(x, tf.complex64), tf.ones(3))
+
+
 def test_a_keras_model_is_checked_in_float64_and_left_as_it_was() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, "tanh"), keras.layers.Dense(1)])

@@ -267,6 +267,71 @@ def test_what_is_another_function_without_its_casts_is_left_as_it_is() -> None:
     assert report.verdict is not Verdict.FAIL
 
 
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.scale**3 * x).sum()
+
+
+def test_tensors_of_no_axis() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3)
+    assert ds.check_gradient(lambda x: x**2, torch.tensor(3.0)).passed
+    nest = {"w": x, "b": torch.tensor(3.0)}
+    assert ds.check_gradient(lambda p: (p["w"] ** 2).sum() * p["b"], nest).passed
+    assert ds.check_gradient(Scaled(), x).passed
+    wrong = ds.check_gradient(lambda x: x**2, torch.tensor(3.0), gradient=lambda x: 3 * x)
+    assert [(one.name, one.index) for one in wrong.findings] == [("x", ())]
+    report = ds.check_jacobian(
+        lambda x: torch.stack([x**2, x]), torch.tensor(3.0), lambda x: torch.stack([2 * x, 2 * x / x])
+    )
+    assert [one.name for one in report.findings] == ["J[1]"]
+
+
+def test_sparse_gradients_are_read_densely() -> None:
+    torch.manual_seed(0)
+    batch = torch.tensor([0, 3, 3, 1])
+    report = ds.check_gradient(
+        nn.Embedding(5, 3, sparse=True), batch, loss=lambda model, batch: model(batch).square().sum()
+    )
+    assert report.passed
+    assert report.coverage is not None
+    assert (report.coverage.entries, report.coverage.zeros) == (15, 6)  # of two rows that nobody looked up
+    with pytest.raises(UsageError, match=r"layout sparse_coo \(x\): expected dense"):
+        ds.check_gradient(lambda x: (x.to_dense() ** 2).sum(), torch.eye(3).to_sparse())
+
+
+def test_complex_numbers_are_refused() -> None:
+    nest = {"a": torch.ones(2, dtype=torch.complex64), "b": torch.ones(3)}
+    with pytest.raises(UsageError, match=r"dtype complex64 \(a\): expected real"):
+        ds.check_gradient(lambda p: (p["b"] ** 2).sum() + p["a"].abs().sum(), nest)
+    with pytest.raises(UsageError, match="returned complex numbers"):
+        ds.check_gradient(lambda x: {"a": x * 1j, "b": x}, torch.ones(3))
+    model = Scaled()
+    model.scale = nn.Parameter(torch.tensor(2.0 + 1j))
+    with pytest.raises(UsageError, match="the module has complex numbers"):
+        ds.check_gradient(model, torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_jacobians_of_every_dtype(dtype: torch.dtype) -> None:
+    x = torch.tensor([0.5, -1.25, 3.0], dtype=dtype)
+    right = ds.check_jacobian(lambda x: x**2, x, lambda x: torch.diag(2 * x))
+    assert right.verdict is not Verdict.FAIL
+    assert right.passed or dtype == torch.bfloat16  # eight binary digits: round-off hides what is right
+    assert not ds.check_jacobian(lambda x: x**2, x, lambda x: torch.diag(3 * x)).passed
+
+
+def test_decompositions_that_fail_beside_the_point() -> None:
+    """A matrix that is no longer positive definite when its entries are moved by 0.1."""
+    a = torch.tensor([[1.0, 0.99], [0.99, 1.0]], dtype=torch.float64)
+    report = ds.check_gradient(lambda a: torch.linalg.cholesky((a + a.T) / 2).diagonal().log().sum(), a)
+    assert report.passed
+
+
 def test_second_derivatives_of_custom_functions() -> None:
     class Square(torch.autograd.Function):
         @staticmethod
@@ -286,6 +351,10 @@ def test_second_derivatives_of_custom_functions() -> None:
 
 
 def test_bad_input() -> None:
+    with pytest.raises(UsageError, match=r"without a shape yet \(weight, bias\): run it on a batch"):
+        ds.check_gradient(nn.LazyLinear(2), torch.ones(3, 2), loss=lambda model, batch: model(batch).sum())
+    with pytest.raises(UsageError, match="the gradient raised at the point: KeyError: 'a'"):
+        ds.check_gradient(lambda x: x.sum(), torch.ones(3), gradient=lambda x: {}["a"])
     model, batch = network()
     with pytest.raises(UsageError, match="loss is given for a function"):
         ds.check_gradient(torch.sum, torch.ones(3), loss=loss)

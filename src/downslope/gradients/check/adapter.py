@@ -114,7 +114,7 @@ class _Bound:
 
     def value(self, x: Vector) -> float:
         value, _ = self.adapter.value(self.arrays(x), self.wide)
-        return _number(value)
+        return math.nan if _imaginary(value) else _number(value)  # as the root of a negative number beside x
 
     def gradient(self, x: Vector) -> Vector:
         made = self.adapter.gradient(self.arrays(x), self.wide)
@@ -162,13 +162,27 @@ class _Bound:
 
 
 def _number(value: Any) -> float:
+    """Return the one number that a value is, or that an array of one entry holds."""
+    kind = type(value).__name__
+    if isinstance(value, np.ndarray):
+        kind = f"{kind} of shape {value.shape}"
+        value = value.item() if value.size == 1 else value
+    if _imaginary(value):
+        raise UsageError(
+            f"the function returned the complex number {value:.6g}: expected a real one; check its real part "
+            "and its imaginary part apart"
+        )
     try:
-        return float(value)
+        return float(value.real if np.iscomplexobj(value) else value)
     except (TypeError, ValueError):
         raise UsageError(
-            f"the function returned a {type(value).__name__}: expected a single real number (a vector-valued "
-            "function is checked with jacobian=)"
+            f"the function returned a {kind}: expected a single real number; "
+            "downslope.check_jacobian checks a function that returns an array"
         ) from None
+
+
+def _imaginary(value: Any) -> bool:
+    return bool(np.iscomplexobj(value) and np.size(value) == 1 and np.any(np.imag(value)))
 
 
 def _without_casts(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float) -> str:
@@ -221,7 +235,7 @@ def _refusal(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: float, dt
         return f"the function returns {found}"
     if not {adapter.dtype_of(g) for g in gradient if g is not None} <= {dtype}:
         return "the gradient has another dtype"
-    return "" if _close(float(value), own) else "the function has another value"
+    return "" if _close(_number(value), own) else "the function has another value"
 
 
 def _close(a: float, b: float) -> bool:
@@ -288,6 +302,22 @@ def _arguments(fun: Callable[..., Any]) -> list[str]:
         return list(inspect.signature(fun).parameters)
     except (TypeError, ValueError):
         return []
+
+
+def refuse_complex(said: str, found: Sequence[tuple[str, str]]) -> None:
+    """Raise where one of the arrays, each (name, dtype), is of complex numbers, which are not checked.
+
+    Raises:
+        UsageError: one is.
+
+    """
+    for name, dtype in found:
+        if dtype.startswith("complex"):
+            which = f" ({name})" if name else ""
+            raise UsageError(
+                f"{said} complex numbers, of dtype {dtype}{which}: expected real ones; make it a function of "
+                "the real part and the imaginary part, of real numbers"
+            )
 
 
 def weighting(shapes: Sequence[Any]) -> str:

@@ -33,8 +33,9 @@ def check_gradient(
     discrepancy is followed to the entries behind it.
 
     Args:
-        fun: a function of `x` that returns one number; an array of several is weighted at random.
-            Or a `torch.nn.Module` or Keras model, whose parameters are checked on the batch `x`.
+        fun: a function of `x` that returns one number, or an array of one. In PyTorch, JAX and TensorFlow
+            an array of several is weighted at random; NumPy's belongs to `check_jacobian`. Or a
+            `torch.nn.Module` or Keras model, whose parameters are checked on the batch `x`.
         x: an array of NumPy, PyTorch, JAX or TensorFlow, or a nested dict, list or tuple of them. A
             tuple is handed over as separate arguments where `fun` takes as many. Integer arrays stay
             fixed.

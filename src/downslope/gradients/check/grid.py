@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from downslope.gradients.check.problem import Problem, Vector
+from downslope.gradients.check.problem import Problem, Vector, length
 
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Binary digits of each dtype's numbers, the leading one counted; TF32 has those of float16."""
@@ -41,9 +41,10 @@ def cell(x: Vector, unit: float) -> Vector:
 def find(problem: Problem, generator: np.random.Generator) -> str:
     """Move the problem onto the coarsest grid on which its function sees x; return its dtype, or "".
 
-    Asked is, at points beside x, whether rounding them changes the value or any entry of the gradient.
+    Asked is, at points beside x, whether rounding them changes the value or any entry of the gradient. That
+    nothing changes says nothing where it would be too little to be seen, and where neither moves anyway.
     """
-    near = problem.round(problem.x * (1 + 2.0**-6 * generator.uniform(-1, 1, problem.size)))
+    near = _beside(problem, generator)
     f = g = None
     for dtype, bits in BITS.items():
         if 2.0 ** (1 - bits) <= problem.grid:
@@ -55,16 +56,42 @@ def find(problem: Problem, generator: np.random.Generator) -> str:
         if problem.f(moved) != f:
             continue
         g = problem.g(near) if g is None else g
-        if not np.any(g) and f == problem.f(problem.x):  # it does not move at all, on any grid
-            return ""
         if not np.array_equal(problem.g(moved), g, equal_nan=True):
             continue
-        if not _same(problem, rounded(problem.x, bits)):
+        if not _visible(problem, near, moved, f, g) or not _same(problem, rounded(problem.x, bits)):
+            continue
+        if np.array_equal(g, problem.g(problem.x), equal_nan=True) and not _moves(
+            problem, generator, bits, f
+        ):
             continue
         problem.round = _composed(problem.round, bits)
         problem.x, problem.grid = rounded(problem.x, bits), 2.0 ** (1 - bits)
         return dtype
     return ""
+
+
+def _beside(problem: Problem, generator: np.random.Generator) -> Vector:
+    made: Vector = problem.round(problem.x * (1 + 2.0**-6 * generator.uniform(-1, 1, problem.size)))
+    return made
+
+
+def _visible(problem: Problem, near: Vector, moved: Vector, f: float, g: Vector) -> bool:
+    """Whether a function that does not round would have moved by more than its last digits."""
+    step, way = length(moved - near), length(near - problem.x)
+    by_slope = abs(float(np.where(np.isfinite(g), g, 0.0) @ (moved - near)))
+    by_value = abs(f - problem.f(problem.x)) * step / way if way else 0.0
+    return max(by_slope, by_value) > 8 * np.finfo(np.float64).eps * abs(f)
+
+
+def _moves(problem: Problem, generator: np.random.Generator, bits: int, f: float) -> bool:
+    """Whether a function of constant gradient takes another value at every point, and so sees the grid."""
+    values = [f]
+    for _ in range(3):
+        near = _beside(problem, generator)
+        values.append(problem.f(near))
+        if problem.f(rounded(near, bits)) != values[-1]:
+            return False
+    return len(set(values)) == len(values)
 
 
 def _composed(first: Callable[[Vector], Vector], bits: int) -> Callable[[Vector], Vector]:

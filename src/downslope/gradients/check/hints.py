@@ -16,6 +16,10 @@ import numpy as np
 
 from downslope.gradients.check.problem import Indices, Leaf, Problem, Vector
 
+ZERO = "f does not depend on it, or is stationary here"
+TELLING = 0.05
+"""The doubt in a ratio up to which it is given a name."""
+
 
 class Pattern(Enum):
     """One explanation for many entries."""
@@ -103,25 +107,29 @@ def hint(problem: Problem, j: int, analytic: float, numeric: float, error: float
         return "not finite, though f is smooth here"
     if analytic == 0:
         return "claimed zero: detached, or never written"
+    if abs(numeric) <= slack:
+        return ZERO if abs(analytic) > 4 * slack else ""
     if abs(analytic + numeric) <= slack + 1e-6 * abs(numeric):
         return "opposite sign"
-    if abs(numeric) <= slack:
-        return "f does not depend on it"
     return ratio_hint(problem, problem.leaf_of(j), analytic / numeric, abs(slack / numeric))
 
 
 def ratio_hint(problem: Problem, leaf: Leaf, ratio: float, doubt: float) -> str:
     """Return what a ratio of claimed to measured suggests: a sign, a dimension, a plain number."""
     close = max(doubt, 1e-5)
+    if not close <= TELLING:
+        return ""
+    near = [(value, said) for value, said in _known(problem, leaf) if abs(ratio / value - 1) <= close]
+    # Two that the doubt cannot tell apart are none.
+    alike = all(abs(value / near[0][0] - 1) < 1e-9 for value, _ in near)
+    return near[0][1] if near and alike else ""
 
-    def near(value: float) -> bool:
-        return abs(ratio / value - 1) <= close
 
-    if near(-1.0):
-        return "opposite sign"
-    for value, said in ((2.0, "2: a factor 2 too much"), (0.5, "1/2: a factor 2 is missing")):
-        if near(value):
-            return said
+def _known(problem: Problem, leaf: Leaf) -> Iterator[tuple[float, str]]:
+    """Yield ratios that mistakes make, with what they suggest; the likelier first."""
+    yield -1.0, "opposite sign"
+    yield 2.0, "2: a factor 2 too much"
+    yield 0.5, "1/2: a factor 2 is missing"
     sizes: dict[int, str] = {}
     for axis, n in enumerate(leaf.shape):
         sizes.setdefault(n, f"axis {axis} of {leaf.name}")
@@ -130,13 +138,11 @@ def ratio_hint(problem: Problem, leaf: Leaf, ratio: float, doubt: float) -> str:
     for n, said in problem.facts.get("sizes", {}).items():
         sizes.setdefault(n, said)
     for n, said in sizes.items():
-        if n > 1 and near(float(n)):
-            return f"{n} = {said}: a missing 1/{n} (a sum where f takes a mean?)"
-        if n > 1 and near(1.0 / n):
-            return f"1/{n}, and {n} = {said}: a mean where f takes a sum?"
-        if n > 1 and (near(float(n) ** 0.5) or near(float(n) ** -0.5)):
-            return f"a factor √{n}, and {n} = {said}"
-    for value in range(3, 17):
-        if near(float(value)) or near(1.0 / value):
-            return f"a factor {value}" if ratio > 1 else f"a factor 1/{value}"
-    return ""
+        if n > 1:
+            yield float(n), f"{n} = {said}: a missing 1/{n} (a sum where f takes a mean?)"
+            yield 1.0 / n, f"1/{n}, and {n} = {said}: a mean where f takes a sum?"
+            yield float(n) ** 0.5, f"a factor √{n}, and {n} = {said}"
+            yield float(n) ** -0.5, f"a factor √{n}, and {n} = {said}"
+    for n in range(3, 17):
+        yield float(n), f"a factor {n}"
+        yield 1.0 / n, f"a factor 1/{n}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError
-from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.jax_casts import Lifted
 from downslope.gradients.check.problem import Vector
 
@@ -31,6 +31,7 @@ class JaxAdapter:
         self.all = [leaf for _, leaf in with_path]
         self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
         called = labels([_dotted(path) for path, _ in with_path], fun, self.apart)
+        refuse_complex("x holds", [(n, _dtype(a)) for n, a in zip(called, self.all, strict=True)])
         self.names = [called[i] for i in self.floating]
         self.arrays = [jnp.asarray(self.all[i]) for i in self.floating]
         self._compiled: dict[str, Callable[..., Any] | None] = {}
@@ -120,7 +121,9 @@ class JaxAdapter:
         return self._scalar(returned[0] if self.given is True else returned)
 
     def _scalar(self, returned: Any) -> Any:
-        found = [jnp.asarray(a) for a in jax.tree_util.tree_leaves(returned) if _is_float(a)]
+        leaves = jax.tree_util.tree_leaves(returned)
+        refuse_complex("the function returned", [("", _dtype(a)) for a in leaves])
+        found = [jnp.asarray(a) for a in leaves if _is_float(a)]
         if not found:
             raise UsageError(
                 f"the function returned a {type(returned).__name__}: expected an array of a floating dtype"
@@ -172,6 +175,10 @@ class JaxAdapter:
 def _is_float(a: Any) -> bool:
     dtype = getattr(a, "dtype", None)
     return isinstance(a, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.floating))
+
+
+def _dtype(a: Any) -> str:
+    return "complex" if isinstance(a, complex) else str(getattr(a, "dtype", ""))
 
 
 def _dotted(path: Any) -> str:

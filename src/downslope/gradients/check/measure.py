@@ -154,11 +154,14 @@ class Meter:
         fine = max(fine, min(self._shown(found.direction), used))
         if fine >= used / 4:
             return None
+        at = found.direction.at
+        last = float(np.abs(self.claimed[at]) @ np.abs(self.problem.x[at])) * self.problem.grid
         for h in (fine, math.sqrt(fine * used)):
             c = of(h)
-            # What curvature adds, linear in the step for a bend and quadratic for a slope, is no structure.
+            # What curvature adds, linear in the step for a bend and quadratic for a slope, is no structure,
+            # nor what the last digits of the point take from the step.
             curved = 2 * abs(of(used) - r) * (h / used) ** (1 if found.bent else 2)
-            if not math.isfinite(c) or abs(c - r) > 0.5 * abs(r) + curved:
+            if not math.isfinite(c) or abs(c - r) > 0.5 * abs(r) + curved + last / h:
                 return math.sqrt(fine * used)
         return None
 

@@ -21,6 +21,9 @@ SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
 WILD = 0.25
 """The share of itself that an entry moves by between neighbouring points of a grid too coarse for it."""
 
+SHOWN = 4
+"""How many times half a unit at 1 the least difference of rounded values is at most: up to two units."""
+
 HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
@@ -52,7 +55,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
 
     found: list[tuple[float, float, list[float]]] = []
     seen: set[float] = set()
-    dtype = "float64"
+    dtype, step = "float64", 0.0
     for spacing in SPACINGS:
         if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
@@ -64,14 +67,19 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
         seen.update(values)
         dtype = coarsest(sorted(seen))
         moved = len(set(values)) > 2
+        # Points that meet the steps of a rounded term evenly show no noise, but the steps.
+        step = max(step, quantum(values) if moved else 0.0)
         row = [value - way for value, way in pairs]
         noise = deviation(row) if moved else 0.0
         if noise > 0:
             found.append((noise, spacing, row))
         if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
-    floor = HALF[dtype] * abs(f0) / 2
-    return max(_of_rows(beside, found, problem.grid), floor, problem.eps * abs(f0) / 8, 1e-320), dtype
+    if len(seen) == 1 and not claimed.any():
+        dtype = "float64"  # it stays where it is, as is claimed: one value says nothing of its digits
+    step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
+    floor = max(HALF[dtype] * abs(f0) / 2, step / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
+    return max(_of_rows(beside, found, problem.grid), floor), dtype
 
 
 def _of_rows(
@@ -142,22 +150,43 @@ def deviation(values: list[float]) -> float:
     return float(np.median(found))
 
 
-def coarsest(values: list[float]) -> str:
-    """Return the coarsest dtype that holds all the values.
+def quantum(values: list[float]) -> float:
+    """Return the largest power of two that all differences of values are multiples of, 0 where none differ.
 
-    >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(v)) for v in (0.1, 0.2, 0.7)])
-    ('float64', 'float32')
+    >>> quantum([0.5, 2.0, 3.25, 3.25])
+    0.25
 
     """
-    array = np.asarray(values, dtype=np.float64)
+    apart = np.diff(np.asarray(values, dtype=np.float64))
+    mantissa, exponent = np.frexp(apart[apart != 0])
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    lowest = np.ldexp((whole & -whole).astype(np.float64), exponent - 53)
+    return float(np.min(lowest, initial=math.inf)) if lowest.size else 0.0
+
+
+def coarsest(values: list[float]) -> str:
+    """Return the coarsest dtype that holds all the values, in order, and whose steps show where they differ.
+
+    >>> coarsest([0.1, 0.2, 0.7]), coarsest([float(np.float32(0.1) + k * 2.0**-27) for k in range(3)])
+    ('float64', 'float32')
+    >>> coarsest([1.0, 2.0, 3.0]), coarsest([1.0, 1 + 2.0**-7])  # counts, and neighbours in bfloat16
+    ('float64', 'bfloat16')
+
+    """
+    array = np.asarray([v for v in values if v], dtype=np.float64)
+    if not array.size:  # zero has no digits
+        return "float64"
     with np.errstate(over="ignore", under="ignore"):
         single = array.astype(np.float32)
     if not np.array_equal(single.astype(np.float64), array):
         return "float64"
-    bits = single.view(np.uint32)
-    if np.all(bits & 0xFFFF == 0):
-        return "bfloat16"
-    return "float32"
+    apart = np.diff(np.asarray(values, dtype=np.float64))
+    least = float(apart[apart > 0].min(initial=math.inf)) / float(np.abs(array).max())
+    holds = {"bfloat16": bool(np.all(single.view(np.uint32) & 0xFFFF == 0)), "float32": True}
+    for dtype, held in holds.items():
+        if held and (least == math.inf or least <= SHOWN * HALF[dtype]):
+            return dtype
+    return "float64"
 
 
 def of_gradient(

@@ -98,7 +98,7 @@ class NumpyAdapter:
             start += a.size
         with np.errstate(all="ignore"):
             returned = self._call(self.fun, parts)
-        return complex(self._pair(returned)[0] if self.given is True else returned)
+        return complex(np.asarray(self._pair(returned)[0] if self.given is True else returned).item())
 
     def _call(self, function: Callable[..., Any], arrays: Arrays) -> Any:
         tree = self._tree(arrays)
@@ -127,7 +127,12 @@ def _no_product(x: Any, v: Any) -> Any:
 
 
 def _array(a: Any) -> NDArray[Any]:
-    made = np.asarray(a)
+    try:
+        made = np.asarray(a)
+    except ValueError:
+        raise UsageError(
+            f"x = {str(a)[:60]} is ragged: expected lists of one length, or a dict or a list of arrays"
+        ) from None
     if made.dtype.kind not in "iufb":
         raise UsageError(f"x holds a {type(a).__name__} of dtype {made.dtype}: expected real numbers")
     return made if isinstance(a, np.ndarray) or made.dtype.kind == "f" else made.astype(np.float64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from downslope.errors import UsageError, one_line
 
 Vector: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
@@ -67,6 +70,17 @@ def entry_name(leaf: Leaf, index: Sequence[int]) -> str:
     return f"{leaf.name}[{', '.join(map(str, index))}]" if index else leaf.name
 
 
+def undefined(error: Exception) -> bool:
+    """Return whether an exception says that a function has no value there, rather than that it is broken.
+
+    >>> undefined(ValueError("math domain error")), undefined(NameError("y"))
+    (True, False)
+
+    """
+    # That of PyTorch's decompositions is a RuntimeError, and is told by its name alone.
+    return isinstance(error, (ArithmeticError, ValueError)) or "LinAlgError" in type(error).__name__
+
+
 @dataclass
 class Problem:
     """A scalar function of a vector, its claimed gradient, and the point.
@@ -113,14 +127,42 @@ class Problem:
         return self.values + self.gradients
 
     def f(self, x: Vector) -> float:
-        """Return the function at x, counted."""
+        """Return the function at x, counted; NaN where it raises, as math.log(-1) does.
+
+        Raises:
+            UsageError: it raises at the point itself.
+
+        """
         self.values += 1
-        return float(self.value(x))
+        try:
+            return float(self.value(x))
+        except UsageError:
+            raise
+        except Exception as error:
+            if np.array_equal(x, self.x):
+                raise UsageError(f"the function raised at the point: {one_line(error)}") from error
+            if not undefined(error):
+                raise
+            return math.nan
 
     def g(self, x: Vector) -> Vector:
-        """Return the claimed gradient at x, counted, as a vector of its own."""
+        """Return the claimed gradient at x, counted, as a vector of its own; NaN where it raises.
+
+        Raises:
+            UsageError: it raises at the point itself.
+
+        """
         self.gradients += 1
-        return np.array(self.gradient(x), dtype=np.float64, copy=True).reshape(-1)
+        try:
+            return np.array(self.gradient(x), dtype=np.float64, copy=True).reshape(-1)
+        except UsageError:
+            raise
+        except Exception as error:
+            if np.array_equal(x, self.x):
+                raise UsageError(f"the gradient raised at the point: {one_line(error)}") from error
+            if not undefined(error):
+                raise
+            return np.full(self.size, math.nan)
 
     def leaf_of(self, i: int) -> Leaf:
         """Return the leaf that holds entry `i`."""

@@ -69,9 +69,14 @@ class Finding:
         """Claimed over measured."""
         return self.analytic / self.numeric if self.numeric else math.copysign(math.inf, self.analytic)
 
+    @property
+    def measured(self) -> bool:
+        """Whether the measured derivative is more than its error, so that a ratio to it means something."""
+        return math.isfinite(self.ratio) and abs(self.numeric) > 10 * self.error
+
     def __str__(self) -> str:
         digits = _digits(self.numeric, self.error)
-        ratio = f", ratio {self.ratio:.3f}" if math.isfinite(self.ratio) else ""
+        ratio = f", ratio {self.ratio:.{'3f' if abs(self.ratio) < 1e4 else '4g'}}" if self.measured else ""
         numbers = (
             f"analytic {self.analytic:.{digits}g}, "
             f"numeric {self.numeric:.{digits}g} ± {self.error:.0e}{ratio}"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError
-from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.tensorflow_casts import Lifted
 from downslope.rules.loop import mapped, named
@@ -53,6 +53,7 @@ class _Common:
         return self._graphs[name]
 
     def _scalar(self, returned: Any) -> Any:
+        refuse_complex("the function returned", [("", _dtype(a)) for _, a in named(returned)])
         found = [tf.convert_to_tensor(a) for _, a in named(returned) if _is_float(a)]
         if not found:
             raise UsageError(
@@ -89,6 +90,7 @@ class TensorflowAdapter(_Common):
         self.all = [a for _, a in found]
         self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
         called = labels([n for n, _ in found], fun, self.apart)
+        refuse_complex("x holds", [(n, _dtype(a)) for n, a in zip(called, self.all, strict=True)])
         self.names = [called[i] for i in self.floating]
         self.arrays = [tf.convert_to_tensor(self.all[i]) for i in self.floating]
 
@@ -175,6 +177,8 @@ class ModelAdapter(_Common):
         if not self.variables:
             raise UsageError("the model has no trainable variable: build it first, by calling it on a batch")
         self.names = [str(getattr(v, "path", v.name)).replace("/", ".") for v in self.variables]
+        dtypes = [str(v.dtype) for v in self.variables]
+        refuse_complex("the model has", list(zip(self.names, dtypes, strict=True)))
         self.arrays = [tf.identity(tf.convert_to_tensor(v)) for v in self.variables]
         self._wide: dict[str, tuple[Any, Any]] = {}
 
@@ -246,6 +250,11 @@ def _dense(gradients: list[Any], arrays: list[Any]) -> list[Any]:
         tf.zeros_like(a) if g is None else tf.convert_to_tensor(g)
         for g, a in zip(gradients, arrays, strict=True)
     ]
+
+
+def _dtype(a: Any) -> str:
+    dtype = getattr(a, "dtype", None)
+    return "" if dtype is None else str(tf.as_dtype(dtype).name)
 
 
 def _is_float(a: Any) -> bool:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from downslope.errors import UsageError, one_line
-from downslope.gradients.check.adapter import Arrays, labels, spread, weighting, weights_for
+from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.torch_casts import Lifted
 from downslope.rules.loop import mapped, named
@@ -67,15 +68,17 @@ class _Common(ABC):
 
     def numbers(self, array: Any) -> Vector:
         """See `Adapter`."""
-        return array.detach().to("cpu", torch.float64).numpy().ravel().copy()  # type: ignore[no-any-return]
+        dense = array.detach().to_dense()  # the gradient of an embedding may be sparse
+        return dense.to("cpu", torch.float64).numpy().ravel().copy()  # type: ignore[no-any-return]
 
     def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
         """See `Adapter`."""
         dtype = getattr(torch, wide) if wide else like.dtype
-        return torch.as_tensor(np.ascontiguousarray(numbers)).to(like.device, dtype, copy=True)
+        return torch.as_tensor(np.asarray(numbers, order="C")).to(like.device, dtype, copy=True)
 
     def _scalar(self, returned: Any) -> Tensor:
         """Return the one number that is checked: the value, or a fixed weighting of all outputs."""
+        refuse_complex("the function returned", [("", _name(t.dtype)) for t in _tensors(returned)])
         found = [t for t in _tensors(returned) if t.is_floating_point()]
         if not found:
             if isinstance(returned, (int, float)):
@@ -129,6 +132,14 @@ class TorchAdapter(_Common):
         self.all = [a for _, a in found]
         self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
         called = labels([n for n, _ in found], fun, self.apart)
+        tensors = [(n, a) for n, a in zip(called, self.all, strict=True) if isinstance(a, Tensor)]
+        refuse_complex("x holds", [(n, _name(a.dtype)) for n, a in tensors])
+        for name, a in tensors:
+            if a.layout != torch.strided:
+                raise UsageError(
+                    f"x holds a tensor of layout {_name(a.layout)} ({name}): expected dense ones; give "
+                    "a.to_dense(), or a function of its values"
+                )
         self.names = [called[i] for i in self.floating]
         self.arrays = [self.all[i].detach() for i in self.floating]
 
@@ -194,6 +205,12 @@ class ModuleAdapter(_Common):
     def __init__(self, module: nn.Module, batch: Any, loss: Callable[[Any, Any], Any] | None) -> None:
         super().__init__()
         self.batch, self.loss = batch, loss or _default_loss
+        unready = [n for n, p in module.named_parameters() if is_lazy(p)]
+        if unready:
+            raise UsageError(
+                f"the module has parameters without a shape yet ({', '.join(unready[:3])}): run it on a "
+                "batch once, before the check"
+            )
         try:
             self.own = copy.deepcopy(module)
         except Exception as error:
@@ -210,6 +227,7 @@ class ModuleAdapter(_Common):
             self.notes.append(
                 f"not checked, since frozen: {', '.join(frozen[:5])}{' …' if len(frozen) > 5 else ''}"
             )
+        refuse_complex("the module has", [(n, _name(p.dtype)) for n, p in parameters])
         self.names = [n for n, _ in parameters]
         self.arrays = [p.detach().clone() for _, p in parameters]
         self._buffers = {n: b.detach().clone() for n, b in self.own.named_buffers()}
@@ -251,7 +269,7 @@ class ModuleAdapter(_Common):
         return self._wide[wide]
 
 
-def _name(dtype: torch.dtype) -> str:
+def _name(dtype: torch.dtype | torch.layout) -> str:
     return str(dtype).removeprefix("torch.")
 
 

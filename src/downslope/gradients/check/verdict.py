@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from downslope.gradients import kinks
 from downslope.gradients.check import noise
 from downslope.gradients.check.grid import COARSE
-from downslope.gradients.check.hints import Pattern, hint, ratio_hint
+from downslope.gradients.check.hints import ZERO, Pattern, hint, ratio_hint
 from downslope.gradients.check.line import Direction, Line
 from downslope.gradients.check.locate import Wrong, WrongPart
 from downslope.gradients.check.measure import IMPORTANT
@@ -24,6 +24,29 @@ if TYPE_CHECKING:
 
 GRID, CAUSE = 17, 120
 """Values with which a kink or a jump is first looked for along a line, and at most in all."""
+
+
+def coverage_of(claimed: Vector, resolution: Vector, level: float, directions: int) -> Coverage | None:
+    """Return in which entries an error of `level` would have been seen; None where in none of any size.
+
+    Args:
+        claimed: the gradient, or a Jacobian.
+        resolution: the least error of each entry that would have been seen.
+        level: as a share of the right value.
+        directions: along which all were tested.
+
+    """
+    if not np.any(np.isfinite(resolution)):
+        return None
+    size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
+    judged = size > 0
+    resolved = judged & (resolution <= level / (1 + level) * size)
+    below = float(np.max(size[judged & ~resolved], initial=0.0))
+    zeros = ~judged
+    notice = float(np.max(resolution[zeros & np.isfinite(resolution)], initial=0.0))
+    return Coverage(
+        int(claimed.size), int(resolved.sum()), level, below, int(zeros.sum()), notice, directions
+    )
 
 
 class Judge:
@@ -42,7 +65,7 @@ class Judge:
         found = self.search.found
         findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
         findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
-        coverage = self._coverage(claimed)
+        coverage = coverage_of(claimed, self.resolution, self.level, self.settings.directions)
         self._rough()
         if not findings:
             self._judge_coverage()
@@ -68,32 +91,15 @@ class Judge:
     def _part(self, part: WrongPart) -> Finding:
         single = self._finding(part.example)
         said = part.pattern.value
-        if part.pattern is Pattern.FACTOR:
+        if part.pattern is Pattern.FACTOR and not single.measured:
+            said = ZERO.replace(" it,", " them,")
+        elif part.pattern is Pattern.FACTOR:
             ratio = single.ratio
-            doubt = single.error / abs(single.numeric) if single.numeric else math.inf
+            doubt = 10 * single.error / abs(single.numeric)
             leaf = self.problem.leaf_of(part.example.at)
             known = ratio_hint(self.problem, leaf, ratio, doubt)
             said = f"the same ratio {ratio:.6g} everywhere" + (f": {known}" if known else "")
         return replace(single, hint=said, entries=int(part.at.size), where=region(self.problem, part.at))
-
-    def _coverage(self, claimed: Vector) -> Coverage | None:
-        if not np.any(np.isfinite(self.resolution)):
-            return None
-        size = np.where(np.isfinite(claimed), np.abs(claimed), 0.0)
-        judged = size > 0
-        resolved = judged & (self.resolution <= self.share * size)
-        below = float(np.max(size[judged & ~resolved], initial=0.0))
-        zeros = ~judged
-        notice = float(np.max(self.resolution[zeros & np.isfinite(self.resolution)], initial=0.0))
-        return Coverage(
-            self.problem.size,
-            int(resolved.sum()),
-            self.level,
-            below,
-            int(zeros.sum()),
-            notice,
-            self.settings.directions,
-        )
 
     def _judge_coverage(self) -> None:
         """A pass needs the entries that make up the gradient to be resolved.
@@ -104,11 +110,12 @@ class Judge:
         top = float(np.max(size, initial=0.0))
         important = (size > IMPORTANT * top) & (size > 0)
         missed = important & (self.resolution > self.share * size)
-        missed |= (size == 0) & (self.resolution > top if top else np.isinf(self.resolution))
+        missed |= (size == 0) & (self.resolution > (top or self._worth_seeing()))
         if self.unexplained and not self.reasons:
             r, own = self.unexplained[0].residual, self.unexplained[0].tolerance
             self.reasons.append(
-                (
+                self.cause
+                or (
                     Reason.ROUND_OFF,
                     f"A difference of {r:.2g} (round-off: {own:.1g}) along a random direction could not be "
                     "traced to any entry. Check in float64, or at another point.",
@@ -116,7 +123,7 @@ class Judge:
             )
         if self.reasons or not missed.any():
             return
-        cause = self._cause()
+        cause = self.cause
         if cause is not None:
             self.reasons.append(cause)
             return
@@ -129,7 +136,17 @@ class Judge:
             )
         )
 
-    def _cause(self) -> tuple[Reason, str] | None:
+    def _worth_seeing(self) -> float:
+        """Return how large an entry may be unseen where all are claimed to be zero.
+
+        That is f over x, and 1 where f is larger: beside a large constant nothing may have been seen.
+        """
+        size = float(np.max(np.abs(self.problem.x), initial=0.0)) or 1.0
+        own = abs(self.meter.f0) / size
+        return min(own, 1.0) or 1.0
+
+    @cached_property
+    def cause(self) -> tuple[Reason, str] | None:
         """Return a kink or a jump near the point that keeps differences from converging."""
         if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid
             return None

@@ -1,6 +1,7 @@
 """A profile tells where the time went: with a clock of our own, to the last tick."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -354,7 +355,8 @@ def test_bad_input_is_told_in_a_line():
         profile(model, x, good, loss, batches=[], seconds=0.05)
 
 
-TASK = "tests/compare/tiny.py:regression"
+TINY = "tests/compare/tiny.py"
+TASK = f"{TINY}:regression"
 
 
 def test_command_line(tmp_path, capsys):
@@ -395,3 +397,20 @@ def test_the_terminal_fits_80_columns(tmp_path, capsys, monkeypatch):
 def test_bad_options(arguments, said, capsys):
     assert run(["profile", TASK, *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("short", r"the batches of task 'short' ended after 5 steps"),
+        ("empty", r"batches\(seed\) of task 'empty' is empty"),
+        ("raises", r"loss\(model, batch\) of task 'raises' raised TypeError.*tiny\.py, line"),
+        ("nan_loss", r"loss\(model, batch\) of task 'nan_loss' is nan in the first step"),
+        ("never", r"a step of Muon on task 'never' at a learning rate of .* raised ValueError: the gradient"),
+    ],
+)
+def test_what_a_task_gets_wrong_is_told_in_a_line(task, said, capsys):
+    assert run(["profile", f"{TINY}:{task}", "--what-if", "none", "--seconds", "0.05"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("downslope: ")
+    assert re.search(said, line)

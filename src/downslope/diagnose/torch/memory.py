@@ -40,7 +40,7 @@ def memory_of(subject: Subject) -> Memory:
     activations = sum(held.values())
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = size_of(p.grad for p in parameters if p.grad is not None)
-    optimizer.step()
+    subject.update()
     state = size_of(_tensors(dict(optimizer.state)))
     del loss
     optimizer.zero_grad(set_to_none=True)

@@ -267,7 +267,7 @@ def _layers_of(subject: Subject, clock: Clock) -> tuple[LayerTime, ...]:
         layers.watch_backward(loss)
         subject.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        subject.optimizer.step()
+        subject.update()
         taken.append(layers.seconds())
     modules = {name or type(m).__name__: m for name, m in subject.model.named_modules()}
     found = []

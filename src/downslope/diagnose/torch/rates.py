@@ -350,7 +350,7 @@ def of_task(
         TaskBench(task, candidate, weight_decay, schedule_of(schedule, warmup)),
         name=task.name,
         label=candidate.label,
-        steps=steps or task.steps,
+        steps=task.steps if steps is None else steps,
         seeds=range(seed, seed + seeds),
         longest=longest,
         metric=task.metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from downslope.compare.optimizers import Candidate
-from downslope.compare.torch.faults import example_inputs, making, part, require_module, require_scalar
+from downslope.compare.torch.faults import (
+    Batches,
+    example_inputs,
+    first_batch,
+    making,
+    part,
+    require_finite_start,
+    require_module,
+    require_scalar,
+)
 from downslope.compare.torch.trainer import build, seed_everything
 from downslope.diagnose.torch.snapshot import undone
 from downslope.errors import UsageError, one_line
@@ -36,6 +45,8 @@ class Subject:
     source: Any = None
     """What the batches come from, where it has generators of its own."""
     whole: dict[str, Any] = field(default_factory=dict)
+    updating: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Surrounds the optimizer's step: of a task, what it raises there is told in a line."""
 
     @property
     def device(self) -> torch.device:
@@ -53,6 +64,11 @@ class Subject:
         with part("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         with part("optimizer"):
+            self.update()
+
+    def update(self) -> None:
+        """Let the optimizer take its step."""
+        with self.updating():
             self.optimizer.step()
 
 
@@ -60,9 +76,11 @@ def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = 
     """Return the step of a task under an optimizer by name, at the middle of its learning rates.
 
     Raises:
-        UsageError: a part of the task or the optimizer refuses.
+        UsageError: a part of the task or the optimizer refuses, or the loss or its gradient is not finite
+            before any step.
 
     """
+    require_finite_start(task, build(task, seed).train(), first_batch(task, seed))
     model = build(task, seed).train()
     low, high = candidate.space.lr
     inputs = example_inputs(task) if candidate.traces else ()
@@ -71,10 +89,26 @@ def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = 
         optimizer = candidate.make("torch", model, inputs, rate, candidate.space.weight_decay[0])
     for group in optimizer.param_groups:
         group["on_nonfinite"] = "raise"  # what the classes do by themselves
-    with part(task, "batches(seed)"):
-        batches = iter(task.batches(seed))
+    batches = Batches(task, seed)
     seed_everything(seed)
-    return Subject(task.name, candidate.label, model, optimizer, task.loss, batches)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        with part(task, "loss(model, batch)"):
+            value: Tensor = task.loss(model, batch)
+            require_scalar(task, value)
+        return value
+
+    @contextmanager
+    def updating() -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"a step of {candidate.label} on task {task.name!r} at a learning rate of {rate:g} raised "
+                f"{one_line(error)}: a lower --lr may be what it wants"
+            ) from error
+
+    return Subject(task.name, candidate.label, model, optimizer, loss, batches, updating=updating)
 
 
 def of_objects(

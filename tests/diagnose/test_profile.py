@@ -349,6 +349,8 @@ def test_bad_input_is_told_in_a_line():
         profile(model, x, good)
     with pytest.raises(UsageError, match=r"unknown what-if 'step'.*did you mean 'steps'"):
         profile(model, x, good, loss, what_ifs="step")
+    with pytest.raises(UsageError, match="the step of LBFGS needs a closure"):
+        profile(model, x, torch.optim.LBFGS(model.parameters()), loss)
     with pytest.raises(UsageError, match="seconds = 0"):
         profile(model, x, good, loss, seconds=0)
     with pytest.raises(UsageError, match="empty or used up"):

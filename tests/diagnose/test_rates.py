@@ -314,6 +314,13 @@ def test_bad_input_is_told_in_a_line():
         find_lr(model, good, iter(batches), loss, steps=16)
     with pytest.raises(UsageError, match="batches are empty"):
         find_lr(model, good, [], loss, steps=16)
+    with pytest.raises(UsageError, match="batches is of type NoneType: expected a list"):
+        find_lr(model, good, None, loss, steps=16)
+    with pytest.raises(UsageError, match=r"batches\(seed\) is of type int: expected an iterator"):
+        find_lr(model, good, lambda seed: seed, loss, steps=16)
+    for ending in (lambda _: iter(batches), lambda _: batches):
+        with pytest.raises(UsageError, match=r"batches\(seed\) ended after 4 steps: it must go on"):
+            find_lr(model, good, ending, loss, steps=16)
     with pytest.raises(UsageError, match="first group's learning rate is 0"):
         find_lr(model, dt.SGD(model.parameters(), lr=0.0), batches, loss, steps=16)
 

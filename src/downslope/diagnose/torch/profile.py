@@ -82,7 +82,8 @@ def profile(
         seconds: about how long the windows of an optimizer are together.
 
     Raises:
-        UsageError: an optimizer of another model, a loss that is no scalar, an unknown what-if.
+        UsageError: an optimizer of another model or whose step needs a closure, a loss that is no scalar, an
+            unknown what-if.
 
     >>> import torch
     >>> from downslope.torch import AdamW, profile

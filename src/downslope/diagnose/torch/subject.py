@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -121,8 +123,8 @@ def of_objects(
     """Return the step of the user's own model.
 
     Raises:
-        UsageError: a model without parameters to train, an optimizer that is none or holds none of
-            them, or a loss that is no scalar with a gradient.
+        UsageError: a model without parameters to train, an optimizer that is none, holds none of them or
+            needs a closure, or a loss that is no scalar with a gradient.
 
     """
     unused: Any = lambda *_: 0.0  # noqa: E731
@@ -133,6 +135,16 @@ def of_objects(
         raise UsageError(
             f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
             "as in profile(model, batch, optimizer, loss)"
+        )
+    needed = [
+        p.name
+        for p in signature(optimizer.step).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needed:
+        raise UsageError(
+            f"the step of {type(optimizer).__name__} needs a {needed[0]}, by which it evaluates the model "
+            "itself: expected an optimizer whose step() takes nothing, such as SGD or AdamW"
         )
     known = {id(p) for p in model.parameters()}
     if not any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
@@ -152,7 +164,7 @@ def of_objects(
             f"{how} raised {one_line(error)}: expected a function of (model, batch) -> scalar"
         ) from error
     require_scalar(named, value)
-    stream = forever(batches) if batches is not None else iter(lambda: batch, object())
+    stream = forever(batches) if batches is not None else repeat(batch)
     return Subject(named.name, type(optimizer).__name__, model, optimizer, call, stream, batches)
 
 

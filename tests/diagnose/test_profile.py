@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -383,6 +385,23 @@ def test_the_terminal_fits_80_columns(tmp_path, capsys, monkeypatch):
     assert lines[0].startswith("regression with Muon: ")
     assert all(len(line) <= 80 for line in lines if not line.startswith("Report"))
     assert any("■ data" in line for line in lines)
+
+
+def test_a_mark_and_its_label_stay_on_one_line():
+    for width in range(1, 12):
+        parts = [PartTime((f"part {i} " + "x" * width,), 1.0, 0.1) for i in range(8)]
+        parts += [PartTime(("muon", "orthogonalise"), 2.0, 0.2), PartTime(("tiny",), 0.01, 0.001)]
+        lines = text(Profile("x", "y", "cpu", 1, 1, 9, 10.0, 9.9, 10.2, tuple(parts), 1.0, 0.0)).splitlines()
+        legend = [line.rstrip() for line in lines if "■" in line]
+        assert sum(line.count("■") for line in legend) == 10
+        assert all(len(line) <= 80 and line.startswith("■") and not line.endswith("■") for line in legend)
+        assert "■ muon 20 (orthogonalise)" in "\n".join(legend)
+
+
+def test_measuring_memory_makes_torch_say_nothing(tmp_path):
+    command = [sys.executable, "-m", "downslope", "profile", TASK, "--what-if", "none", "--seconds", "0.05"]
+    ran = subprocess.run([*command, "--out", tmp_path / "p.html"], capture_output=True, text=True, check=True)
+    assert all(line.startswith("Measuring ") for line in ran.stderr.splitlines())
 
 
 @pytest.mark.parametrize(

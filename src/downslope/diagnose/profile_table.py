@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from downslope.diagnose.profile import LayerTime, Memory, PartTime, Profile, WhatIf, left_out
+from downslope.drawing import Console, Group, RenderableType, Table, Text
 
 WIDTH = 78
 COLOURS = {

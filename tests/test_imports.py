@@ -47,3 +47,15 @@ def test_importing_is_quick() -> None:
 
 def test_help_is_quick() -> None:
     assert seconds("-m", "downslope", "--help") < 0.6
+
+
+def test_printing_leaves_the_random_numbers_of_a_training_as_they_are() -> None:
+    code = (
+        "import random, importlib; random.seed(1); before = random.getstate();"
+        "names = ['grouping.table', 'diagnose.rates_table', 'diagnose.profile_table'];"
+        "made = [importlib.import_module(f'downslope.{name}') for name in names];"
+        "import numpy as np, downslope as ds; ds.minimize(lambda x: x @ x, np.ones(2), progress=True);"
+        "print(ds.check_gradient(lambda x: x @ x, np.ones(2), gradient=lambda x: 2 * x));"
+        "assert random.getstate() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -132,6 +132,7 @@ def compare(
             command=command_line(context.find_root().obj),
             as_json=as_json,
             dry_run=dry_run,
+            typed=[o for o in context.params if _was_typed(context, o)],
         )
     return run_compare(
         task,

@@ -107,9 +107,55 @@ def test_a_solve(tmp_path, capsys):
     assert max(values[-1]) > min(values[-1])
 
 
+def test_a_solve_that_runs_out_of_steps_is_not_at_another_minimum(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = ["compare", "rosenbrock", "--sensitivity", "--optimizers", "bfgs,gd", "--seeds", "2"]
+    arguments += ["--steps", "100", "--out", str(tmp_path / "run")]
+    assert run([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] == 100
+    assert [(f["lost"], sum(map(sum, f["short"]))) for f in found["fields"]] == [(0, 0), (0, 8)]
+    assert "gd finds no minimum (8 of 8 run out of steps)" in found["sentence"]
+    assert "out of steps" in (tmp_path / "run" / "report.html").read_text()
+    assert run(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "0.0010 … … out of steps" in lines
+    assert all(len(line) <= 80 for line in lines if not line.startswith("Report"))
+
+
+def test_the_plan_of_a_solve_is_shown_and_nothing_is_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["compare", "rosenbrock", "--sensitivity", "--seeds", "3", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "48 solves of at most 2000 steps: 4 distances × 3 directions × 4 methods" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--across", "decay"], "--across is of trainings, and rosenbrock is a problem to solve"),
+        (["--jobs", "99"], "--jobs is of trainings"),
+        (["--trials", "3"], "--trials has no meaning with --sensitivity"),
+        (["--steps", "0"], "--steps 0: expected at least 1"),
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--seed", "-1"], "--seed -1: expected at least 0"),
+        (["--optimizers", "adamv"], "did you mean 'adam'"),
+        (["--optimizers", "gauss-newton"], "gauss-newton takes residuals"),
+        (["--out", tiny.__file__], "cannot be a run folder"),
+    ],
+)
+def test_bad_options_of_a_solve(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["compare", "rosenbrock", "--sensitivity", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trials", "3"], "--trials has no meaning with --sensitivity"),
         (["--across", "seeds"], "did you mean 'seed'"),
         (["--seeds", "1"], "needs at least 2"),
         (["--optimizers", "adamv"], "did you mean 'adam'"),

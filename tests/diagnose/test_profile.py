@@ -1,6 +1,9 @@
 """A profile tells where the time went: with a clock of our own, to the last tick."""
 
 import json
+import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -348,13 +351,16 @@ def test_bad_input_is_told_in_a_line():
         profile(model, x, good)
     with pytest.raises(UsageError, match=r"unknown what-if 'step'.*did you mean 'steps'"):
         profile(model, x, good, loss, what_ifs="step")
+    with pytest.raises(UsageError, match="the step of LBFGS needs a closure"):
+        profile(model, x, torch.optim.LBFGS(model.parameters()), loss)
     with pytest.raises(UsageError, match="seconds = 0"):
         profile(model, x, good, loss, seconds=0)
     with pytest.raises(UsageError, match="empty or used up"):
         profile(model, x, good, loss, batches=[], seconds=0.05)
 
 
-TASK = "tests/compare/tiny.py:regression"
+TINY = "tests/compare/tiny.py"
+TASK = f"{TINY}:regression"
 
 
 def test_command_line(tmp_path, capsys):
@@ -381,6 +387,23 @@ def test_the_terminal_fits_80_columns(tmp_path, capsys, monkeypatch):
     assert any("■ data" in line for line in lines)
 
 
+def test_a_mark_and_its_label_stay_on_one_line():
+    for width in range(1, 12):
+        parts = [PartTime((f"part {i} " + "x" * width,), 1.0, 0.1) for i in range(8)]
+        parts += [PartTime(("muon", "orthogonalise"), 2.0, 0.2), PartTime(("tiny",), 0.01, 0.001)]
+        lines = text(Profile("x", "y", "cpu", 1, 1, 9, 10.0, 9.9, 10.2, tuple(parts), 1.0, 0.0)).splitlines()
+        legend = [line.rstrip() for line in lines if "■" in line]
+        assert sum(line.count("■") for line in legend) == 10
+        assert all(len(line) <= 80 and line.startswith("■") and not line.endswith("■") for line in legend)
+        assert "■ muon 20 (orthogonalise)" in "\n".join(legend)
+
+
+def test_measuring_memory_makes_torch_say_nothing(tmp_path):
+    command = [sys.executable, "-m", "downslope", "profile", TASK, "--what-if", "none", "--seconds", "0.05"]
+    ran = subprocess.run([*command, "--out", tmp_path / "p.html"], capture_output=True, text=True, check=True)
+    assert all(line.startswith("Measuring ") for line in ran.stderr.splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -395,3 +418,20 @@ def test_the_terminal_fits_80_columns(tmp_path, capsys, monkeypatch):
 def test_bad_options(arguments, said, capsys):
     assert run(["profile", TASK, *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("short", r"the batches of task 'short' ended after 5 steps"),
+        ("empty", r"batches\(seed\) of task 'empty' is empty"),
+        ("raises", r"loss\(model, batch\) of task 'raises' raised TypeError.*tiny\.py, line"),
+        ("nan_loss", r"loss\(model, batch\) of task 'nan_loss' is nan in the first step"),
+        ("never", r"a step of Muon on task 'never' at a learning rate of .* raised ValueError: the gradient"),
+    ],
+)
+def test_what_a_task_gets_wrong_is_told_in_a_line(task, said, capsys):
+    assert run(["profile", f"{TINY}:{task}", "--what-if", "none", "--seconds", "0.05"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("downslope: ")
+    assert re.search(said, line)

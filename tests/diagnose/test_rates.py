@@ -302,6 +302,7 @@ def test_bad_input_is_told_in_a_line():
     good = dt.SGD(model.parameters())
     for options, said in [
         ({"steps": 3}, "steps = 3: expected at least 4"),
+        ({"steps": 16, "longest": 0}, "longest = 0: expected at least 4"),
         ({"steps": 16, "seeds": 0}, "seeds = 0"),
         ({"steps": 16, "low": 1.0, "high": 0.1}, "learning rates from 1 to 0.1"),
         ({"steps": 16, "schedule": "linaer"}, "did you mean 'linear'"),
@@ -313,6 +314,13 @@ def test_bad_input_is_told_in_a_line():
         find_lr(model, good, iter(batches), loss, steps=16)
     with pytest.raises(UsageError, match="batches are empty"):
         find_lr(model, good, [], loss, steps=16)
+    with pytest.raises(UsageError, match="batches is of type NoneType: expected a list"):
+        find_lr(model, good, None, loss, steps=16)
+    with pytest.raises(UsageError, match=r"batches\(seed\) is of type int: expected an iterator"):
+        find_lr(model, good, lambda seed: seed, loss, steps=16)
+    for ending in (lambda _: iter(batches), lambda _: batches):
+        with pytest.raises(UsageError, match=r"batches\(seed\) ended after 4 steps: it must go on"):
+            find_lr(model, good, ending, loss, steps=16)
     with pytest.raises(UsageError, match="first group's learning rate is 0"):
         find_lr(model, dt.SGD(model.parameters(), lr=0.0), batches, loss, steps=16)
 
@@ -414,9 +422,12 @@ def test_command_line_with_widths(tmp_path, capsys):
         (["--optimizer", "adamv"], "did you mean 'adam'"),
         (["--threads", "1000"], "--threads 1000"),
         (["--seeds", "0"], "--seeds 0"),
+        (["--steps", "0"], "--steps 0: expected at least 4"),
+        (["--steps", "-5", "--dry-run"], "--steps -5: expected at least 4"),
+        (["--longest", "0"], "--longest 0: expected at least 4"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),
     ],
 )
 def test_bad_options(arguments, said, capsys):
     assert run(["lr", TASK, *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert said in capsys.readouterr().err.splitlines()[-1]

@@ -48,6 +48,9 @@ number = 3
 def lonely(z):
     return z
 
+def broken_gradient(x):
+    return x / (1 // 0)
+
 def ungraded(x):
     return np.sum(x)
 """
@@ -105,10 +108,15 @@ def test_where_point_and_gradient_come_from(folder: Path, arguments: list[str], 
         (["bowl.py:number"], "is a int"),
         (["bowl.py:lonely", "--x", "[1]"], "no gradient of bowl.py:lonely"),
         (["bowl.py:good", "--x", "shape:two"], "expected shape:3x4"),
+        (["bowl.py:good", "--x", "shape:-3"], "--x shape:-3: expected lengths of at least 1"),
         (["bowl.py:good", "--x", "{"], "expected shape:3x4, a .npy file"),
         (["bowl.py:good", "--x", "no.npy"], "No such file"),
         (["bowl.py:f", "--gradient", "nope"], "no 'nope' in the file"),
         (["bowl.py:f", "--directions", "0"], "directions = 0"),
+        (
+            ["bowl.py:f", "--gradient", "broken_gradient"],
+            "the gradient raised ZeroDivisionError: integer division or modulo by zero (bowl.py, line 38)",
+        ),
     ],
 )
 def test_bad_input(folder: Path, arguments: list[str], words: str, capsys: Any) -> None:
@@ -132,6 +140,18 @@ def test_the_page_stands_alone(folder: Path, capsys: Any) -> None:
     assert "x[1, 2]" in page
     assert "downslope check bowl.py:f --report page.html" in page
     assert len(page) < 500_000
+
+
+def test_the_page_gets_its_folder_and_the_verdict_comes_before_it(folder: Path, capsys: Any) -> None:
+    assert run(["check", "bowl.py:f", "--report", "new/deep/page.html"]) == 1
+    assert (folder / "new" / "deep" / "page.html").is_file()
+    for page, words in (("bowl.py/page.html", "cannot be written"), (".", ". is a folder: give a file")):
+        capsys.readouterr()
+        assert run(["check", "bowl.py:f", "--report", page]) == 2
+        out, err = capsys.readouterr()
+        assert out.startswith("FAIL")
+        assert words in err
+        assert len(err.strip().splitlines()) == 1
 
 
 def test_the_fixture_fails_a_test_with_the_report(folder: Path) -> None:

@@ -152,3 +152,23 @@ def test_kinks_and_products() -> None:
     assert ds.check_hvp(lambda x: jnp.sum(x**3) + jnp.prod(x), jnp.linspace(1, 2, 6)).passed
     wrong = ds.check_hvp(lambda x: jnp.sum(x**3), jnp.linspace(1, 2, 6), hvp=lambda x, v: 5 * x * v)
     assert wrong.verdict is Verdict.FAIL
+
+
+def _through_callback(x: Any) -> Any:
+    return jax.pure_callback(lambda v: np.sum(np.asarray(v) ** 2, dtype=v.dtype), x[0], x)
+
+
+@pytest.mark.parametrize(
+    ("fun", "raised"),
+    [
+        (lambda x: jnp.sum(x) * float(x[0]), "ConcretizationTypeError"),
+        (lambda x: jnp.asarray(np.sum(np.asarray(x) ** 2)), "TracerArrayConversionError"),
+        (lambda x: jax.lax.while_loop(lambda v: v < 9, lambda v: v * 2, jnp.sum(x)), "ValueError"),
+        (_through_callback, "ValueError"),
+    ],
+)
+def test_a_function_that_cannot_be_differentiated_is_told_in_a_line(fun: Any, raised: str) -> None:
+    said = f"differentiating the function raised {raised}.*: write it in operations"
+    with pytest.raises(UsageError, match=said) as told:
+        ds.check_gradient(fun, jnp.ones(3))
+    assert "\n" not in str(told.value)

@@ -213,3 +213,21 @@ def test_a_second_look_that_is_cut_short_leaves_the_result(error):
     assert max(asked) > 40, "nothing was looked at"
     assert 5 < result.x[0] < 40
     assert result.value == tail(result.x)
+
+
+@pytest.mark.parametrize("start", [3.0, 2.0, 1.3])
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs", "cg", "newton"])
+def test_a_stair_is_a_plateau_and_no_minimum(start, method):
+    result = ds.minimize(lambda x: float(np.floor(10 * np.sum(x**2))), np.full(2, start), method)
+    assert result.status is Status.PLATEAU, str(result)
+    many = ds.minimize(
+        lambda x: np.floor(10 * np.sum(x**2, axis=-1)), np.full((2, 2), start), batch=True, vectorized=True
+    )
+    assert all(status == Status.PLATEAU for status in many.status)
+
+
+@pytest.mark.parametrize("start", [3.0, 2.0])
+def test_a_set_of_minima_that_a_slope_leads_to_is_a_minimum(start):
+    result = ds.minimize(lambda x: float(np.sum(np.maximum(0, x**2 - 1))), np.full(2, start))
+    assert result.success, str(result)
+    assert result.value == 0

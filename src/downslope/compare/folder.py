@@ -142,6 +142,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_file(path: Path, text: str, option: str) -> None:
+    """Write text to a file that an option names, in a folder that is made where there is none.
+
+    Raises:
+        UsageError: it cannot be written.
+
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give a file as {option}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; give another {option}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text so that a reader finds the old file or the new one, whole."""
     beside = path.with_name(path.name + ".part")

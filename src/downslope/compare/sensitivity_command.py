@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ STEPS = (0.05, 0.2, 0.5, 1.0)
 
 RADII = (0.001, 0.01, 0.1, 1.0)
 METHODS = ("l-bfgs", "bfgs", "cg", "gd")
+SOLVE_STEPS = 2000
+
+WITHOUT_MEANING = ("trials", "goal", "storage")
+OF_TRAININGS = ("across", "schedule", "warmup", "lr", "jobs", "threads")
+"""Options of `downslope compare` that a grid has no use for, and those that a solve has none for either."""
 
 
 def run_sensitivity(
@@ -37,20 +42,37 @@ def run_sensitivity(
     optimizers: Sequence[str] | None = None,
     as_json: bool = False,
     dry_run: bool = False,
+    typed: Collection[str] = (),
     **options: Any,
 ) -> int:
-    """Fill the grid, show it, write the page, and return the exit code.
+    """Fill the grid, show it, write the page, and return the exit code; `typed` names the options given.
 
     Raises:
-        UsageError: neither a task nor a problem, or an option out of range.
+        UsageError: neither a task nor a problem, an option out of range, or one that has no meaning here.
 
     """
     told = Console(stderr=True, highlight=False)
+    for option in WITHOUT_MEANING:
+        if option in typed:
+            raise UsageError(f"--{option} has no meaning with --sensitivity: leave it out")
     if is_solve(spec):
-        found = solve(spec, optimizers or METHODS, seeds, options.get("seed") or 0, options["command"])
-        folder = RunFolder(Path(options.get("out") or Path("runs") / f"sensitivity-{spec}"))
-        folder.path.mkdir(parents=True, exist_ok=True)
-        return _finish(found, folder, as_json)
+        for option in OF_TRAININGS:
+            if option in typed:
+                raise UsageError(
+                    f"--{option} is of trainings, and {spec} is a problem to solve: leave it out"
+                )
+        return _run_solve(
+            spec,
+            methods=optimizers or METHODS,
+            seeds=seeds,
+            seed=options.get("seed") or 0,
+            steps=options.get("steps"),
+            out=options.get("out"),
+            command=options.get("command", ""),
+            as_json=as_json,
+            dry_run=dry_run,
+            told=told,
+        )
     from downslope.compare.optimizers import DEFAULT
 
     session = prepare(spec, optimizers=optimizers or DEFAULT, trials=RATES, seeds=1, **options)
@@ -75,6 +97,46 @@ def run_sensitivity(
     return code
 
 
+def _run_solve(
+    spec: str,
+    *,
+    methods: Sequence[str],
+    seeds: int,
+    seed: int,
+    steps: int | None,
+    out: Path | None,
+    command: str,
+    as_json: bool,
+    dry_run: bool,
+    told: Console,
+) -> int:
+    from downslope.solvers.methods import method_of
+    from downslope.solvers.race.run import SQUARES
+
+    steps = SOLVE_STEPS if steps is None else steps
+    for option, value, least in (("seeds", seeds, 1), ("seed", seed, 0), ("steps", steps, 1)):
+        if value < least:
+            raise UsageError(f"--{option} {value}: expected at least {least}")
+    for method in methods:
+        method_of(method)
+        if method in SQUARES:
+            raise UsageError(f"{method} takes residuals, which a solve has none of: name another method")
+    told.print(
+        f"{spec}: {len(RADII) * seeds * len(methods)} solves of at most {steps} steps: "
+        f"{len(RADII)} distances × {seeds} directions × {len(methods)} methods"
+    )
+    if dry_run:
+        return 0
+    folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{spec}"))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder.path} cannot be a run folder: {error.strerror}; give another --out"
+        ) from None
+    return _finish(solve(spec, methods, seeds, seed, command, steps), folder, as_json)
+
+
 def is_solve(spec: str) -> bool:
     """Whether this names a problem to solve and no task to train."""
     if spec in KNOWN or ".py" in spec:
@@ -88,37 +150,43 @@ def is_solve(spec: str) -> bool:
     return True
 
 
-def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str) -> dict[str, Any]:
+def solve(
+    spec: str, methods: Sequence[str], seeds: int, seed: int, command: str, steps: int = SOLVE_STEPS
+) -> dict[str, Any]:
     """Return the grid of a solve: how far its start is moved × in which direction.
 
     The start is moved by a share of max(1, ‖x₀‖) in a random direction; a cell counts the evaluations
-    it takes to the lowest value that any run found, and is lost where a run ends elsewhere.
+    it takes to the lowest value that any run found. It is lost where a run ends elsewhere, and short where
+    the steps ran out on the way.
     """
     import numpy as np
 
-    from downslope.solvers import Stop, minimize
+    from downslope.solvers import Status, Stop, minimize
     from downslope.solvers.race.run import close
     from downslope.solvers.race.target import target
 
     given = target(spec, program=None, x0=None, n=None, framework="numpy", workers=1, timeout=60.0)
     start = np.asarray(given.x0, dtype=np.float64)
     size = max(1.0, float(np.linalg.norm(start)))
-    ends: dict[str, list[list[tuple[float, int]]]] = {m: [] for m in methods}
+    ends: dict[str, list[list[tuple[float, int, bool]]]] = {m: [] for m in methods}
     for radius in RADII:
-        rows: dict[str, list[tuple[float, int]]] = {m: [] for m in methods}
+        rows: dict[str, list[tuple[float, int, bool]]] = {m: [] for m in methods}
         for s in range(seed, seed + seeds):
             way = np.random.default_rng(s).standard_normal(start.shape)
             x0 = start + radius * size * way / np.linalg.norm(way)
             for method in methods:
-                end = minimize(given.fun, x0, method=method, gradient=given.gradient, stop=Stop(steps=2000))
-                rows[method].append((float(end.value), int(end.evaluations)))
+                end = minimize(given.fun, x0, method=method, gradient=given.gradient, stop=Stop(steps=steps))
+                spent = end.status in (Status.STEPS, Status.EVALUATIONS)
+                rows[method].append((float(end.value), int(end.evaluations), spent))
         for method in methods:
             ends[method].append(rows[method])
-    known = [v for rows in ends.values() for row in rows for v, _ in row if math.isfinite(v)]
+    known = [v for rows in ends.values() for row in rows for v, *_ in row if math.isfinite(v)]
     low = min([*known, *(m.value for m in given.minima if m.value is not None)], default=math.nan)
     fields = []
     for method in methods:
-        cells = [[float(n) if close(v, low) else math.inf for v, n in row] for row in ends[method]]
+        cells = [[float(n) if close(v, low) else math.inf for v, n, _ in row] for row in ends[method]]
+        short = [[spent and not close(v, low) for v, _, spent in row] for row in ends[method]]
+        said = summary(RADII, cells)
         fields.append(
             {
                 "name": method,
@@ -127,7 +195,9 @@ def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str
                 "columns": list(range(seed, seed + seeds)),
                 "values": [[v if math.isfinite(v) else None for v in row] for row in cells],
                 "done": [[True] * seeds for _ in RADII],
-                **summary(RADII, cells),
+                "short": short,
+                **said,
+                "lost": said["lost"] - sum(map(sum, short)),
             }
         )
     return {
@@ -138,7 +208,8 @@ def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str
         "row": "start moved by",
         "column": "direction",
         "lost": "ends elsewhere",
-        "steps": 2000,
+        "short": "out of steps",
+        "steps": steps,
         "fields": fields,
         "sentence": solve_sentence(fields),
         "command": command,
@@ -148,22 +219,29 @@ def solve(spec: str, methods: Sequence[str], seeds: int, seed: int, command: str
 
 
 def solve_sentence(fields: Sequence[dict[str, Any]]) -> str:
-    """Return what starts moved about do to each method: how many evaluations, and where runs ended elsewhere.
+    """Return what starts moved about do to each method: how many evaluations, and which runs did not arrive.
 
     >>> solve_sentence([{"label": "bfgs", "rows": [0.1, 1.0], "values": [[30, 32], [28, None]],
     ...     "done": [[True, True], [True, True]], "lost": 1, "cells": 4}])
     'From starts moved by up to 1, bfgs takes 28 to 32 evaluations (median 30; 1 of 4 ends elsewhere).'
+    >>> solve_sentence([{"label": "gd", "rows": [1.0], "values": [[None, None]],
+    ...     "short": [[True, True]], "lost": 0, "cells": 2}])
+    'From starts moved by up to 1, gd finds no minimum (2 of 2 run out of steps).'
 
     """
     said = []
     for f in fields:
         known = [v for row in f["values"] for v in row if v is not None]
-        lost = f"{f['lost']} of {f['cells']} end{'s' if f['lost'] == 1 else ''} elsewhere"
+        counts = (f["lost"], "end", "elsewhere"), (sum(map(sum, f.get("short", ()))), "run", "out of steps")
+        ends = [
+            f"{count} of {f['cells']} {verb}{'s' if count == 1 else ''} {how}"
+            for count, verb, how in counts
+            if count
+        ]
         if not known:
-            said.append(f"{f['label']} finds no minimum")
+            said.append(f"{f['label']} finds no minimum ({'; '.join(ends)})")
             continue
-        ends = f"; {lost}" if f["lost"] else ""
-        middle = f"median {statistics.median(known):.0f}{ends}"
+        middle = "; ".join([f"median {statistics.median(known):.0f}", *ends])
         said.append(f"{f['label']} takes {min(known):.0f} to {max(known):.0f} evaluations ({middle})")
     reach = max((max(f["rows"]) for f in fields), default=0.0)
     return f"From starts moved by up to {reach:.2g}, {', '.join(said)}."
@@ -192,9 +270,10 @@ def show(found: dict[str, Any], page: Path) -> None:
         out.print(map_of(field, found))
     out.print()
     out.print(table(found))
+    others = f"× {found['lost']}" + (f", … {found['short']}" if "short" in found else "")
     out.print(
         f"Maps: {SHADES[0]} within 5 % of the best, {SHADES[1]} 22 %, {SHADES[2]} 65 %, {SHADES[3]} 2.7 "
-        f"times, {SHADES[4]} beyond, × {found['lost']}. A row away: what the worse neighbouring row costs.",
+        f"times, {SHADES[4]} beyond, {others}. A row away: what the worse neighbouring row costs.",
         style="dim",
         markup=False,
     )
@@ -210,20 +289,28 @@ def map_of(field: dict[str, Any], found: dict[str, Any]) -> Table:
     drawn.add_column("median", justify="right")
     known = [v for row in field["values"] for v in row if v is not None]
     best = min(known, default=1.0)
-    for row, values, done in zip(field["rows"], field["values"], field["done"], strict=True):
-        cells = [_shade(v, best, d) for v, d in zip(values, done, strict=True)]
+    for row, values, done, short in zip(
+        field["rows"], field["values"], field["done"], shorts(field), strict=True
+    ):
+        cells = [_shade(v, best, d, s) for v, d, s in zip(values, done, short, strict=True)]
         ends = sorted(math.inf if v is None else v for v, d in zip(values, done, strict=True) if d)
         middle = ends[len(ends) // 2] if ends else math.nan
-        said = number(middle) if math.isfinite(middle) else found["lost"] if ends else "–"
+        word = found["short"] if 2 * sum(short) > len(ends) else found["lost"]
+        said = number(middle) if math.isfinite(middle) else word if ends else "–"
         drawn.add_row(number(row, 2), *cells, said, style="bold" if row == field["best_row"] else "")
     return drawn
 
 
-def _shade(value: float | None, best: float, done: bool) -> Text:
+def shorts(field: Mapping[str, Any]) -> Sequence[Sequence[bool]]:
+    """Return which runs ran out of steps: none where a run has as many as it is to have."""
+    return field.get("short") or [[False] * len(row) for row in field["values"]]
+
+
+def _shade(value: float | None, best: float, done: bool, short: bool) -> Text:
     if not done:
         return Text("–", style="dim")
     if value is None:
-        return Text("×", style="red")
+        return Text("…", style="yellow") if short else Text("×", style="red")
     excess = math.log(value / best) if value > 0 and best > 0 else value - best
     return Text(next((s for s, end in zip(SHADES, STEPS, strict=False) if excess <= end), SHADES[-1]) * 3)
 
@@ -231,6 +318,7 @@ def _shade(value: float | None, best: float, done: bool) -> Text:
 def table(found: dict[str, Any]) -> Table:
     """Return one row an optimizer."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    spent = [found["short"]] if "short" in found else []
     for head in (
         "",
         f"best\n{found['row']}",
@@ -239,6 +327,7 @@ def table(found: dict[str, Any]) -> Table:
         "a row\naway",
         f"worst\n{found['column']}",
         found["lost"],
+        *spent,
     ):
         drawn.add_column(head, justify="left" if not head else "right")
     for f in found["fields"]:
@@ -250,6 +339,7 @@ def table(found: dict[str, Any]) -> Table:
             _times(f["row_factor"], f),
             _times(f["column_factor"], f),
             f"{f['lost']} of {f['cells']}",
+            *[f"{sum(map(sum, f['short']))} of {f['cells']}" for _ in spent],
         )
     return drawn
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from downslope.compare.command import print_json
-from downslope.compare.folder import write_text
+from downslope.compare.folder import write_file
 from downslope.compare.optimizers import choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile import Profile
@@ -57,7 +57,7 @@ def run_profile(
     page = out or Path("runs") / f"profile-{task.name}-{optimizer}.html"
     _write(page, found)
     if trace is not None:
-        _write_file(trace, found.trace(), "--trace")
+        write_file(trace, found.trace(), "--trace")
     if as_json:
         print_json(found.to_dict())
         return 0
@@ -118,12 +118,4 @@ def _write(page: Path, found: Profile) -> None:
     from downslope.report import page as html_page
     from downslope.report.profile import chapter
 
-    _write_file(page, html_page([chapter(found.to_dict())]), "--out")
-
-
-def _write_file(path: Path, text: str, option: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}; give another {option}") from None
+    write_file(page, html_page([chapter(found.to_dict())]), "--out")

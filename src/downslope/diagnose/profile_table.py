@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import StringIO
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from downslope.diagnose.profile import LayerTime, Memory, PartTime, Profile, WhatIf, left_out
+from downslope.drawing import Console, Group, RenderableType, Table, Text
 
 WIDTH = 78
 COLOURS = {
@@ -81,7 +78,7 @@ def headline(profile: Profile) -> str:
 
 def bar(profile: Profile) -> RenderableType:
     """Return the step as one bar with a legend of the parts of 1 % and more."""
-    line, legend = Text(), Text()
+    line, marked = Text(), []
     others = iter(OTHERS)
     rest = 0.0
     for name, share, own in heads(profile.parts):
@@ -91,13 +88,24 @@ def bar(profile: Profile) -> RenderableType:
         colour = COLOURS.get(name) or next(others, "white")
         line.append("█" * max(1, round(WIDTH * share)), style=colour)
         inner = [p.name for p in sorted(own, key=lambda p: -p.share) if len(p.path) > 1 and p.share >= 0.01]
-        legend.append("■ ", style=colour)
-        legend.append(f"{name} {100 * share:.0f}" + (f" ({', '.join(inner)})" if inner else "") + "  ")
+        marked.append(Text.assemble(("■ ", colour), f"{name} {100 * share:.0f}"))
+        if inner:
+            marked[-1].append(f" ({', '.join(inner)})")
     if rest:
-        legend.append("■ ", style="dim")
-        legend.append(f"rest {100 * rest:.0f}")
+        marked.append(Text.assemble(("■ ", "dim"), f"rest {100 * rest:.0f}"))
     line.truncate(WIDTH)
-    return Group(line, legend)
+    return Group(line, *_in_lines(marked))
+
+
+def _in_lines(pieces: Sequence[Text], between: int = 2) -> list[Text]:
+    """Return pieces beside each other in as many lines as they take, each of them whole."""
+    lines: list[Text] = []
+    for piece in pieces:
+        if lines and lines[-1].cell_len + between + piece.cell_len <= WIDTH:
+            lines[-1].append(" " * between).append_text(piece)
+        else:
+            lines.append(piece.copy())
+    return lines
 
 
 def parts_table(profile: Profile) -> Table:

@@ -27,6 +27,7 @@ from downslope.diagnose.rungs import (
     LONGEST,
     MORE,
     RUNGS,
+    SHORTEST,
     SWEEP_SEEDS,
     Bench,
     around,
@@ -164,8 +165,9 @@ def search(
         UsageError: a number out of range.
 
     """
-    if steps < 4:
-        raise UsageError(f"steps = {steps}: expected at least 4, for runs of a quarter of them")
+    for word, count in (("steps", steps), ("longest", longest)):
+        if count < SHORTEST:
+            raise UsageError(f"{word} = {count}: expected at least {SHORTEST}, for runs of a quarter of them")
     if not 0 < low < high:
         raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high")
     if not seeds:

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from downslope.compare.command import print_json
+from downslope.compare.folder import write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
-from downslope.diagnose.profile_command import _write_file
 from downslope.diagnose.rates import Rates
-from downslope.diagnose.rungs import LONGEST, MORE, RUNGS, SWEEP_SEEDS, sweep_steps
+from downslope.diagnose.rungs import LONGEST, MORE, RUNGS, SHORTEST, SWEEP_SEEDS, sweep_steps
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -52,8 +52,11 @@ def run_lr(
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
-    told = Console(stderr=True, highlight=False)
     length = task.steps if steps is None else steps
+    for option, value in (("--steps", length), ("--longest", longest)):
+        if value < SHORTEST:
+            raise UsageError(f"{option} {value}: expected at least {SHORTEST}, for runs of a quarter of them")
+    told = Console(stderr=True, highlight=False)
     told.print(plan_line(length, longest, seeds, len(tasks) * len(candidates)))
     if dry_run:
         return 0
@@ -155,7 +158,7 @@ def _write_page(page: Path, found: Sequence[Sequence[Rates]], checks: Sequence[W
     from downslope.report import page as html_page
     from downslope.report.rates import chapter
 
-    _write_file(page, html_page([chapter(as_dict(found, checks))]), "--out")
+    write_file(page, html_page([chapter(as_dict(found, checks))]), "--out")
 
 
 def _show(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck], page: Path) -> None:

@@ -6,13 +6,10 @@ import math
 import statistics
 from io import StringIO
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from downslope.compare.words import number
 from downslope.diagnose.rates import Rates
 from downslope.diagnose.widths import WidthCheck
+from downslope.drawing import Console, Group, RenderableType, Table, Text
 
 BAR = 24
 

@@ -40,6 +40,9 @@ less than a quarter of a grid of 13 rates on three seeds.
 LONGEST = 2000
 """Steps of the longest run, unless asked for more: a rate is not worth a training."""
 
+SHORTEST = 4
+"""Steps that a training, and the longest run, has at least."""
+
 
 def sweep_steps(longest: int) -> int:
     """Return the steps of a sweep."""

@@ -9,11 +9,7 @@ from io import StringIO
 from math import prod
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
-
+from downslope.drawing import Console, ConsoleOptions, RenderResult, Table, Text, box
 from downslope.grouping.partition import Assignment, Role
 
 if TYPE_CHECKING:

@@ -37,10 +37,15 @@ def _map(field: Mapping[str, Any], found: Mapping[str, Any]) -> Section:
     known = [v for row in field["values"] for v in row if v is not None]
     best = min(known, default=1.0)
     rows = []
-    for name, values, done in zip(field["rows"], field["values"], field["done"], strict=True):
+    shorts = field.get("short") or [[False] * len(row) for row in field["values"]]
+    for name, values, done, short in zip(field["rows"], field["values"], field["done"], shorts, strict=True):
+        ways = [
+            found["short"] if s else found["lost"] if d else "not run"
+            for d, s in zip(done, short, strict=True)
+        ]
         cells = [
-            _cell(v, best, d, f"{found['row']} {plain(name)}, {found['column']} {plain(c)}", found)
-            for v, d, c in zip(values, done, field["columns"], strict=True)
+            _cell(v, best, way, f"{found['row']} {plain(name)}, {found['column']} {plain(c)}", found)
+            for v, way, c in zip(values, ways, field["columns"], strict=True)
         ]
         rows.append(HeatRow(plain(name, 2), cells))
     leads = [i for i, r in enumerate(field["rows"]) if r == field["best_row"]]
@@ -51,18 +56,21 @@ def _map(field: Mapping[str, Any], found: Mapping[str, Any]) -> Section:
         rows,
         leads,
     )
-    caption = f"{found['metric']}; the darker, the nearer to the best. × {found['lost']}."
+    caption = f"{found['metric']}; the darker, the nearer to the best. × {found['lost']}"
+    caption += f", … {found['short']}." if "short" in found else "."
     return Section(str(field["label"]), [heat], caption[:1].upper() + caption[1:], half=True)
 
 
-def _cell(value: float | None, best: float, done: bool, title: str, found: Mapping[str, Any]) -> HeatCell:
+def _cell(value: float | None, best: float, way: str, title: str, found: Mapping[str, Any]) -> HeatCell:
     if value is None:
-        return HeatCell("×" if done else "–", None, f"{title}: {found['lost'] if done else 'not run'}")
+        mark = "…" if way == found.get("short") else "×" if way == found["lost"] else "–"
+        return HeatCell(mark, None, f"{title}: {way}")
     excess = math.log(value / best) if value > 0 and best > 0 else value - best
     return HeatCell(number(value), 1 - min(1.0, max(0.0, excess) / FULL), f"{title}: {number(value, 4)}")
 
 
 def _table(found: Mapping[str, Any]) -> Section:
+    spent = [Column(str(found["short"]), "number")] if "short" in found else []
     rows = [
         [
             Cell(str(f["label"]), series=i),
@@ -72,6 +80,7 @@ def _table(found: Mapping[str, Any]) -> Section:
             Cell(_more(f["row_factor"], f)),
             Cell(_more(f["column_factor"], f)),
             Cell(f"{f['lost']} of {f['cells']}"),
+            *[Cell(f"{sum(map(sum, f['short']))} of {f['cells']}") for _ in spent],
         ]
         for i, f in enumerate(found["fields"])
     ]
@@ -83,6 +92,7 @@ def _table(found: Mapping[str, Any]) -> Section:
         Column("a row away", "number", "what the worse neighbouring row costs"),
         Column(f"worst {found['column']}", "number", "against the best one, in the best row"),
         Column(str(found["lost"]), "number"),
+        *spent,
     ]
     caption = "What moves the end of a run: the row of the maps below, or the column."
     return Section("How sensitive", [Table("Sensitivity by optimizer", heads, rows)], caption)

@@ -98,8 +98,7 @@ class Bar:
     """A line that tells step, value and gradient, on stderr."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from downslope.drawing import Console, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         self.progress = Progress(
             SpinnerColumn(),

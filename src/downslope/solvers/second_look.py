@@ -35,6 +35,9 @@ MUCH = 20.0
 HALVINGS = 60
 """Of the way back to the start, in search of where a plateau begins."""
 
+STAIR = 1e-5
+"""Two flat regions whose values differ by a larger share are stairs, and no rounding, in float32 neither."""
+
 NEAR, FAR = 10.0, 100.0
 """How many such steps ahead the two points lie: near the minimum of |x|ᵖ, FAR is past it if p ≤ FAR."""
 
@@ -154,30 +157,39 @@ def edge(space: Any, core: Core, evaluate: Evaluate, suspect: Condition) -> Core
 
     The way from the start is halved until it leads out of the region, then three times more. Half way to
     the edge a sum of hinges or a power of x is well above its minimum; a tail that rounding or underflow
-    made flat has levelled off long before.
+    made flat has levelled off long before. Beyond the edge of a minimum the function slopes; where it is flat
+    there too, with another value, both are stairs.
     """
     one = space.full(core.value, 1.0)
     inside, outside, going, asked = one, 0.0 * one, suspect, 0 * core.evaluations
+    stairs = core.value != core.value
 
-    def at(t: Number) -> tuple[Number, Condition]:
+    def at(t: Number) -> tuple[Number, Condition, Condition]:
         found, gradient = evaluate(space.axpy(t, core.x - core.origin, core.origin))
-        return found, _same(space, core, found, gradient)
+        larger = space.maximum(space.absolute(found), space.absolute(core.value))
+        stair = space.finite(found) & (space.absolute(found - core.value) > STAIR * larger)
+        stair = stair & (core.value != core.value if gradient is None else space.dot(gradient, gradient) == 0)
+        return found, _same(space, core, found, gradient), stair
 
     for _ in range(HALVINGS):
         if not space.holds(going):
             break
         asked = asked + space.where(going, 1, 0)
-        _, same = at(0.5 * inside)
+        _, same, stair = at(0.5 * inside)
+        stairs = space.where(going & space.invert(same), stair, stairs)
         outside = space.where(going & space.invert(same), 0.5 * inside, outside)
         inside = space.where(going & same, 0.5 * inside, inside)
         going = going & same
     for _ in range(3):
         middle = 0.5 * (inside + outside)
-        _, same = at(middle)
+        _, same, stair = at(middle)
+        stairs = space.where(same, stairs, stair)
         inside, outside = space.where(same, middle, inside), space.where(same, outside, middle)
-    found, _ = at(0.5 * inside)
-    level = going | (
-        found - core.value <= space.sqrt(space.full(one, 100 * space.eps)) * (core.first - core.value)
+    found, _, _ = at(0.5 * inside)
+    level = (
+        going
+        | stairs
+        | (found - core.value <= space.sqrt(space.full(one, 100 * space.eps)) * (core.first - core.value))
     )
     asked = asked + space.where(suspect, 4, 0)
     status = space.where(suspect & level, int(Status.PLATEAU), core.status)

@@ -113,6 +113,30 @@ def first_batch(task: Task, seed: int) -> Any:
             ) from None
 
 
+class Batches:
+    """A task's batches of a seed, as a training takes them: that they end is bad input."""
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task, self.taken = task, 0
+        with part(task, "batches(seed)"):
+            self.stream = iter(task.batches(seed))
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Any:
+        with part(self.task, "batches(seed)"):
+            try:
+                batch = next(self.stream)
+            except StopIteration:
+                raise UsageError(
+                    f"the batches of task {self.task.name!r} ended after {self.taken} steps: "
+                    "batches(seed) must go on for as long as training does"
+                ) from None
+        self.taken += 1
+        return batch
+
+
 def example_inputs(task: Task) -> tuple[Any, ...]:
     """Return inputs on which the task's model can be traced, the same every time."""
     batch = first_batch(task, 0)

@@ -6,7 +6,6 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 
 from downslope.compare.optimizers import Candidate
 from downslope.compare.torch.faults import (
+    Batches,
     as_float,
     example_inputs,
     making,
@@ -40,8 +40,7 @@ class TorchTrainer:
         self.task, self.candidate = task, candidate
         self.model = build(task, seed)
         self.model.train()
-        with part(task, "batches(seed)"):
-            self.batches = iter(task.batches(seed))
+        self.batches = Batches(task, seed)
         inputs = example_inputs(task) if candidate.traces else ()
         with making(task, candidate):
             self.optimizer = candidate.make("torch", self.model, inputs, lr, weight_decay)
@@ -65,7 +64,7 @@ class TorchTrainer:
             return math.nan
 
     def _step(self) -> float:
-        batch = self._next_batch()
+        batch = next(self.batches)
         with part(self.task, "loss(model, batch)"):
             loss = self.task.loss(self.model, batch)
             require_scalar(self.task, loss)
@@ -77,16 +76,6 @@ class TorchTrainer:
         self.taken += 1
         look = self.device is None or self.taken % self.look_every == 0
         return float(loss.detach()) if look else 0.0
-
-    def _next_batch(self) -> Any:
-        with part(self.task, "batches(seed)"):
-            try:
-                return next(self.batches)
-            except StopIteration:
-                raise UsageError(
-                    f"the batches of task {self.task.name!r} ended after {self.taken} steps: "
-                    "batches(seed) must go on for as long as training does"
-                ) from None
 
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(p).all()) for p in self.model.parameters())

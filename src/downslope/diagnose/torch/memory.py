@@ -40,13 +40,17 @@ def memory_of(subject: Subject) -> Memory:
     activations = sum(held.values())
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = size_of(p.grad for p in parameters if p.grad is not None)
-    optimizer.step()
+    subject.update()
     state = size_of(_tensors(dict(optimizer.state)))
     del loss
     optimizer.zero_grad(set_to_none=True)
     standing = size_of((*parameters, *buffers, *_tensors(dict(optimizer.state)), *_tensors(batch)))
-    del batch
-    peak, where = _peak_on_cuda(subject) if subject.device.type == "cuda" else _peak_on_host(subject)
+    if subject.device.type == "cuda":
+        del batch
+        peak, where = _peak_on_cuda(subject)
+    else:
+        # The batch stays: a block from before the recording that is released in it makes torch complain.
+        peak, where = _peak_on_host(subject)
     return Memory(
         parameters=size_of(parameters),
         buffers=size_of(buffers),

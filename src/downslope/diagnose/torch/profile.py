@@ -82,7 +82,8 @@ def profile(
         seconds: about how long the windows of an optimizer are together.
 
     Raises:
-        UsageError: an optimizer of another model, a loss that is no scalar, an unknown what-if.
+        UsageError: an optimizer of another model or whose step needs a closure, a loss that is no scalar, an
+            unknown what-if.
 
     >>> import torch
     >>> from downslope.torch import AdamW, profile
@@ -267,7 +268,7 @@ def _layers_of(subject: Subject, clock: Clock) -> tuple[LayerTime, ...]:
         layers.watch_backward(loss)
         subject.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        subject.optimizer.step()
+        subject.update()
         taken.append(layers.seconds())
     modules = {name or type(m).__name__: m for name, m in subject.model.named_modules()}
     found = []

@@ -145,9 +145,7 @@ class ObjectBench:
 
     def _stream(self, seed: int) -> Iterator[Any]:
         seed_everything(seed)
-        if callable(self.batches):
-            return iter(self.batches(seed))
-        return forever(self.batches)
+        return lasting(begun(self.batches, seed)) if callable(self.batches) else forever(self.batches)
 
     def _step(self, stream: Iterator[Any], scale: float) -> float:
         for group, base in zip(self.optimizer.param_groups, self.bases, strict=True):
@@ -174,6 +172,39 @@ class ObjectBench:
         with random_state_kept(None), torch.no_grad():
             self.model.eval()
             return float(self.evaluate(self.model))
+
+
+def begun(batches: Any, seed: int) -> Iterator[Any]:
+    """Return an iterator over batches, or over those that a function of the seed returns.
+
+    Raises:
+        UsageError: they are nothing to iterate over.
+
+    """
+    source, said = (batches(seed), "batches(seed)") if callable(batches) else (batches, "batches")
+    try:
+        return iter(source)
+    except TypeError:
+        raise UsageError(
+            f"{said} is of type {type(source).__name__}: expected "
+            + ("an iterator" if callable(batches) else "a list, a data loader, or a function of a seed")
+        ) from None
+
+
+def lasting(stream: Iterator[Any]) -> Iterator[Any]:
+    """Yield what there is.
+
+    Raises:
+        UsageError: it ends.
+
+    """
+    taken = 0
+    for taken, batch in enumerate(stream, 1):  # noqa: B007 - counted for the error
+        yield batch
+    raise UsageError(
+        f"batches(seed) ended after {taken} steps: it must go on for as long as training does; "
+        "a list that is to be repeated is given itself"
+    )
 
 
 def _finite(gradients: list[Tensor]) -> bool:
@@ -288,8 +319,9 @@ def find_lr(
         told: is called with a line before each part of the search.
 
     Raises:
-        UsageError: a value out of range, a one-shot iterator, an optimizer of another model, a first
-            group whose learning rate is 0, a loss that is no scalar.
+        UsageError: a value out of range, a one-shot iterator, batches that end, an optimizer of another
+            model or whose step needs a closure, a first group whose learning rate is 0, a loss that is no
+            scalar.
 
     """
     if isinstance(batches, Replay):
@@ -304,7 +336,7 @@ def find_lr(
     factor = schedule_of(schedule, warmup)
     kept = Snapshot(model, optimizer, batches)
     try:
-        first = next(iter(batches(seed) if callable(batches) else batches), None)
+        first = next(begun(batches, seed), None)
         if first is None:
             raise UsageError("batches are empty: pass a list or a data loader with at least one batch")
         kept.restore()
@@ -350,7 +382,7 @@ def of_task(
         TaskBench(task, candidate, weight_decay, schedule_of(schedule, warmup)),
         name=task.name,
         label=candidate.label,
-        steps=steps or task.steps,
+        steps=task.steps if steps is None else steps,
         seeds=range(seed, seed + seeds),
         longest=longest,
         metric=task.metric,

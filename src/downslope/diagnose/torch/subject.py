@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -13,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from downslope.compare.optimizers import Candidate
-from downslope.compare.torch.faults import example_inputs, making, part, require_module, require_scalar
+from downslope.compare.torch.faults import (
+    Batches,
+    example_inputs,
+    first_batch,
+    making,
+    part,
+    require_finite_start,
+    require_module,
+    require_scalar,
+)
 from downslope.compare.torch.trainer import build, seed_everything
 from downslope.diagnose.torch.snapshot import undone
 from downslope.errors import UsageError, one_line
@@ -36,6 +47,8 @@ class Subject:
     source: Any = None
     """What the batches come from, where it has generators of its own."""
     whole: dict[str, Any] = field(default_factory=dict)
+    updating: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Surrounds the optimizer's step: of a task, what it raises there is told in a line."""
 
     @property
     def device(self) -> torch.device:
@@ -53,6 +66,11 @@ class Subject:
         with part("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
         with part("optimizer"):
+            self.update()
+
+    def update(self) -> None:
+        """Let the optimizer take its step."""
+        with self.updating():
             self.optimizer.step()
 
 
@@ -60,9 +78,11 @@ def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = 
     """Return the step of a task under an optimizer by name, at the middle of its learning rates.
 
     Raises:
-        UsageError: a part of the task or the optimizer refuses.
+        UsageError: a part of the task or the optimizer refuses, or the loss or its gradient is not finite
+            before any step.
 
     """
+    require_finite_start(task, build(task, seed).train(), first_batch(task, seed))
     model = build(task, seed).train()
     low, high = candidate.space.lr
     inputs = example_inputs(task) if candidate.traces else ()
@@ -71,10 +91,26 @@ def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = 
         optimizer = candidate.make("torch", model, inputs, rate, candidate.space.weight_decay[0])
     for group in optimizer.param_groups:
         group["on_nonfinite"] = "raise"  # what the classes do by themselves
-    with part(task, "batches(seed)"):
-        batches = iter(task.batches(seed))
+    batches = Batches(task, seed)
     seed_everything(seed)
-    return Subject(task.name, candidate.label, model, optimizer, task.loss, batches)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        with part(task, "loss(model, batch)"):
+            value: Tensor = task.loss(model, batch)
+            require_scalar(task, value)
+        return value
+
+    @contextmanager
+    def updating() -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"a step of {candidate.label} on task {task.name!r} at a learning rate of {rate:g} raised "
+                f"{one_line(error)}: a lower --lr may be what it wants"
+            ) from error
+
+    return Subject(task.name, candidate.label, model, optimizer, loss, batches, updating=updating)
 
 
 def of_objects(
@@ -87,8 +123,8 @@ def of_objects(
     """Return the step of the user's own model.
 
     Raises:
-        UsageError: a model without parameters to train, an optimizer that is none or holds none of
-            them, or a loss that is no scalar with a gradient.
+        UsageError: a model without parameters to train, an optimizer that is none, holds none of them or
+            needs a closure, or a loss that is no scalar with a gradient.
 
     """
     unused: Any = lambda *_: 0.0  # noqa: E731
@@ -99,6 +135,16 @@ def of_objects(
         raise UsageError(
             f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
             "as in profile(model, batch, optimizer, loss)"
+        )
+    needed = [
+        p.name
+        for p in signature(optimizer.step).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needed:
+        raise UsageError(
+            f"the step of {type(optimizer).__name__} needs a {needed[0]}, by which it evaluates the model "
+            "itself: expected an optimizer whose step() takes nothing, such as SGD or AdamW"
         )
     known = {id(p) for p in model.parameters()}
     if not any(id(p) in known for group in optimizer.param_groups for p in group["params"]):
@@ -118,7 +164,7 @@ def of_objects(
             f"{how} raised {one_line(error)}: expected a function of (model, batch) -> scalar"
         ) from error
     require_scalar(named, value)
-    stream = forever(batches) if batches is not None else iter(lambda: batch, object())
+    stream = forever(batches) if batches is not None else repeat(batch)
     return Subject(named.name, type(optimizer).__name__, model, optimizer, call, stream, batches)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from downslope.errors import UsageError, one_line
 from downslope.gradients.check.problem import Leaf, Problem, Vector, leaves_of
+from downslope.tasks.load import where
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
@@ -117,7 +119,13 @@ class _Bound:
         return math.nan if _imaginary(value) else _number(value)  # as the root of a negative number beside x
 
     def gradient(self, x: Vector) -> Vector:
-        made = self.adapter.gradient(self.arrays(x), self.wide)
+        arrays = self.arrays(x)
+        try:
+            made = self.adapter.gradient(arrays, self.wide)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(_of_gradient(self.adapter, error)) from error
         return _joined(
             [
                 np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)
@@ -159,6 +167,21 @@ class _Bound:
             leaf = next(leaf for leaf in self.leaves if j < leaf.stop)
             raise UsageError(f"the function writes to its argument ({leaf.name}): let it work on a copy")
         return found
+
+
+def _of_gradient(adapter: Adapter, error: Exception) -> str:
+    """Return whose code raised while a gradient was taken, what, and what to do."""
+    given = getattr(adapter, "given", None)
+    own = given if callable(given) else getattr(adapter, "fun", None)
+    code = getattr(own, "__code__", None)
+    at = where(error, Path(code.co_filename)) if code is not None else ""
+    said = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}".rstrip(": .")
+    if given is None:
+        return (
+            f"differentiating the function raised {said}{at}: write it in operations that the framework can "
+            "differentiate, or give its gradient"
+        )
+    return f"the gradient raised {said}{at}: expected a function of what f takes, defined at the point"
 
 
 def _number(value: Any) -> float:

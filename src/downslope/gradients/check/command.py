@@ -59,7 +59,7 @@ def run_check(
     """Check what `path.py:name` stands for; print the report; return 0 for a pass, else 1.
 
     Raises:
-        UsageError: a target that cannot be read, no point, no gradient.
+        UsageError: a target that cannot be read, no point, no gradient, a page that cannot be written.
 
     """
     found, name = load(target, point=point, gradient=gradient, seed=seed)
@@ -77,16 +77,17 @@ def run_check(
         )
     made = replace(made, function=name)
     console = console or Console()
-    if report is not None:
-        from downslope.gradients.check.page import page_of
-
-        report.write_text(page_of(made, name, command), "utf-8")
     if as_json:
         said = {**made.to_dict(), "page": None if report is None else str(report)}
         console.file.write(json.dumps(said, indent=1) + "\n")
     else:
         show(made, console)
-        if report is not None:
+    if report is not None:
+        from downslope.compare.folder import write_file
+        from downslope.gradients.check.page import page_of
+
+        write_file(report, page_of(made, name, command), "--report")
+        if not as_json:
             console.print(f"Report: {report}", highlight=False, soft_wrap=True)
     return exit_code(made)
 
@@ -231,6 +232,8 @@ def _parsed(text: str, module: ModuleType, gradient: str | None, seed: int) -> A
             shape = tuple(int(n) for n in text.removeprefix("shape:").replace("x", ",").split(",") if n)
         except ValueError:
             raise UsageError(f"--x {text}: expected shape:3x4") from None
+        if any(n < 1 for n in shape):
+            raise UsageError(f"--x {text}: expected lengths of at least 1, as in shape:3x4")
         made = np.random.default_rng(seed).normal(size=shape)
     elif text.endswith(".npy"):
         try:

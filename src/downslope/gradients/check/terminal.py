@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
+from downslope.drawing import Console, Padding, Table, Text
 from downslope.gradients.check.result import Finding, GradientReport, Verdict
 from downslope.gradients.check.words import short
 

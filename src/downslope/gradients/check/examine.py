@@ -24,6 +24,8 @@ from downslope.gradients.check.result import (
 from downslope.gradients.check.verdict import Judge
 from downslope.gradients.check.words import region
 
+ROUNDED = "f holds numbers of 16 bits: what their rounding may make of the gradient was let pass"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -59,14 +61,13 @@ class Stopped(Exception):  # noqa: N818
 def examine(problem: Problem, settings: Settings) -> GradientReport:
     """Check the claimed gradient of a problem."""
     begun = time.perf_counter()
-    check = Check(problem, settings)
-    try:
-        report = check.run()
-    except Stopped as stop:
-        verdict = Verdict.FAIL if stop.findings else Verdict.INCONCLUSIVE
-        report = GradientReport(
-            verdict, tuple(stop.findings), reason=None if stop.findings else stop.reason, reasons=(stop.said,)
-        )
+    if problem.doubt is None:
+        report = _examined(problem, settings)
+    else:
+        report = _examined(problem, replace(settings, findings=1, evaluations=settings.evaluations // 2))
+        if report.verdict is Verdict.FAIL or report.reason is Reason.ROUND_OFF:
+            report = _examined(problem, settings, problem.doubt(problem.x))
+            problem.notes.append(ROUNDED)
     return replace(
         report,
         evaluations=problem.evaluations,
@@ -75,12 +76,23 @@ def examine(problem: Problem, settings: Settings) -> GradientReport:
     )
 
 
+def _examined(problem: Problem, settings: Settings, doubt: Vector | None = None) -> GradientReport:
+    try:
+        return Check(problem, settings, doubt).run()
+    except Stopped as stop:
+        verdict = Verdict.FAIL if stop.findings else Verdict.INCONCLUSIVE
+        return GradientReport(
+            verdict, tuple(stop.findings), reason=None if stop.findings else stop.reason, reasons=(stop.said,)
+        )
+
+
 class Check:
     """One check of one problem."""
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
+    def __init__(self, problem: Problem, settings: Settings, doubt: Vector | None = None) -> None:
         self.problem = problem
         self.settings = settings
+        self.doubt = doubt
         self.generator = np.random.default_rng(settings.seed)
         self.seen: list[Measured] = []
         self.unexplained: list[Measured] = []
@@ -102,9 +114,13 @@ class Check:
         if not self.precise:
             own = noise.of_coarse_gradient(known, own, dtype, seen)
             self.problem.eps = max(self.problem.eps, 2 * noise.HALF[dtype])
+        own = np.maximum(own, 4 * self.problem.digits * np.abs(known))
+        if self.doubt is not None:
+            own = np.maximum(own, self.doubt / 2)
         settings = self.settings
-        self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
-        self.level = settings.level if self.precise else max(settings.level, 0.1)
+        few = not self.precise or self.doubt is not None
+        self.rtol = max(settings.rtol, 0.02) if few else settings.rtol
+        self.level = max(settings.level, 0.1) if few else settings.level
         self.share = self.level / (1 + self.level)  # of what is claimed, where that is too large by `level`
         self.meter = Meter(
             self.problem,
@@ -121,7 +137,7 @@ class Check:
             self._all_entries(at)
             self._small_entries(at)
             self._zeros(at)
-            if self.meter.on_grid:
+            if self.meter.on_grid or self.doubt is not None:
                 self._by_parts(at)
             self._last_look(at)
             self._by_complex_step(self._unresolved(self._open(at)))

@@ -21,7 +21,8 @@ SPACINGS = (1e-11, 1e-9, 1e-6, 1e-4, 1e-2)
 WILD = 0.25
 """The share of itself that an entry moves by between neighbouring points of a grid too coarse for it."""
 
-HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+HALF = {dtype: eps / 2 for dtype, eps in EPS.items()}
 
 
 @dataclass(frozen=True)

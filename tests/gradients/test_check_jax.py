@@ -106,6 +106,99 @@ def test_every_part_of_a_traced_function_is_taken_in_float64(name: str) -> None:
     assert [w.index for w in wrong.findings] == [(2,)]
 
 
+SMOOTH = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "selu": jax.nn.selu,
+    "erf": jax.lax.erf,
+    "erf_inv": jax.lax.erf_inv,
+    "cbrt": jnp.cbrt,
+    "exp2": jnp.exp2,
+    "sinc": jnp.sinc,
+    "logaddexp2": lambda x: jnp.logaddexp2(x, 0.3 * x),
+    "call": jax.jit(lambda x: jax.lax.erf(x.astype(jnp.bfloat16))),
+    "scan": lambda x: jax.lax.scan(lambda c, a: (jax.lax.erf(c + a), c), jnp.zeros_like(x[0]), x)[1],
+}
+"""Functions whose derivatives hold numbers that 16 bits round, as 2/√π."""
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_numbers_in_derivatives_of_narrow_functions_are_those_of_float64(name: str) -> None:
+    """A right gradient passes in as few evaluations as in float64, and a tenth in an entry is named."""
+    generator = np.random.default_rng(sum(map(ord, name)))
+    x = jnp.asarray(generator.uniform(0.1, 0.9, 6), jnp.float32)
+    dtype = (jnp.bfloat16, jnp.float16)[int(generator.integers(2))]
+
+    def f(x: Any) -> Any:
+        return jnp.arange(1.0, 7.0) @ SMOOTH[name](x.astype(dtype)).astype(jnp.float32)
+
+    report = ds.check_gradient(f, x)
+    assert report.passed
+    assert report.evaluations < 80  # about 57, as of a function that casts nothing
+    assert report.coverage is not None
+    assert report.coverage.level == 0.01
+    largest = int(jnp.argmax(jnp.abs(jax.grad(f)(x))))
+    wrong = ds.check_gradient(f, x, gradient=lambda x: jax.grad(f)(x).at[largest].mul(1.1))
+    assert [one.index for one in wrong.findings] == [(largest,)]
+
+
+@jax.custom_vjp
+def kept(x: Any) -> Any:
+    """Erf, with a number in its derivative rule that is bfloat16 for good."""
+    return jax.lax.erf(x)
+
+
+kept.defvjp(
+    lambda x: (kept(x), x), lambda x, g: (g * np.asarray(2 / np.pi**0.5, jnp.bfloat16) * jnp.exp(-x * x),)
+)
+
+
+def of_kept(x: Any) -> Any:
+    return kept(x.astype(jnp.bfloat16)).astype(jnp.float32).sum()
+
+
+ONES = jnp.ones(6, jnp.bfloat16)
+
+
+def with_held(x: Any) -> Any:
+    """Cannot be traced without its cast: `lax.mul` takes no two dtypes."""
+    return jax.lax.mul(jax.lax.erf(x.astype(jnp.bfloat16)), ONES).astype(jnp.float32).sum()
+
+
+@pytest.mark.parametrize("f", [of_kept, with_held])
+def test_what_the_rounding_of_a_number_makes_of_a_gradient_is_let_pass(f: Any) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=6), jnp.float32)
+    report = ds.check_gradient(f, x)
+    assert report.passed
+    assert "f holds numbers of 16 bits" in report.notes[-1]
+    assert report.coverage is not None
+    assert report.coverage.level == 0.1
+    wrong = ds.check_gradient(f, x, gradient=lambda x: jax.grad(f)(x).at[2].mul(1.1))
+    assert [one.index for one in wrong.findings] == [(2,)]
+
+
+def test_a_function_that_goes_by_its_dtype_is_taken_with_its_casts() -> None:
+    """With them left out, the number that it adds would be another, and the value far off."""
+
+    def f(x: Any) -> Any:
+        y = x.astype(jnp.bfloat16)
+        return (1 + jax.lax.erf(y) * jnp.finfo(y.dtype).eps ** -0.25).astype(jnp.float32).sum()
+
+    report = ds.check_gradient(f, jnp.linspace(0.2, 0.8, 5))
+    assert report.passed
+    assert "f casts to bfloat16: checked with all of it in float64" in report.notes
+
+
+def test_a_compiled_function_is_left_as_it_was() -> None:
+    @jax.jit
+    def f(x: Any) -> Any:
+        return jax.lax.erf(x.astype(jnp.bfloat16)).astype(x.dtype).sum()
+
+    assert ds.check_gradient(f, jnp.full(3, 0.7)).passed
+    with jax.enable_x64(True):
+        x = jnp.full(3, 0.7, jnp.float64)
+        assert float(f(x)) == 3 * float(jax.lax.erf(jnp.bfloat16(0.7)))
+
+
 def of_bits(x: Any) -> Any:
     return x + 0 * jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32).sum()
 

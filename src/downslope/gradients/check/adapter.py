@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError, one_line
+from downslope.gradients.check.noise import EPS, HALF
 from downslope.gradients.check.problem import Leaf, Problem, Vector, leaves_of
+from downslope.gradients.check.rounded import DRAWS, coarse
 from downslope.tasks.load import where
-
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -32,7 +32,9 @@ class Adapter(Protocol):
 
     Where a framework lets a function be run without its casts, `lifted` says whether it is, and
     `look_for_casts(arrays)` notes in `casts` and `held` the dtypes that it casts to and that arrays of its
-    own have.
+    own have. Numbers written into it that may have been rounded are in `rounded` then, with the eps of
+    their dtype; `moved_gradient(arrays, draw)` is the gradient with each at one end of its rounding. `known`
+    is not None where casts were left out of the tracing, which `leave_out` asks for.
     """
 
     names: Sequence[str]
@@ -95,6 +97,10 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         notes=adapter.notes,
         facts=adapter.facts,
     )
+    if getattr(adapter, "lifted", False):
+        rounded = getattr(adapter, "rounded", {})
+        problem.doubt = bound.doubt if coarse(rounded) else None
+        problem.digits = EPS["float32"] if rounded else 0.0
     if hasattr(adapter, "product"):
         problem.product = bound.product
     if hasattr(adapter, "complex_value"):
@@ -126,15 +132,21 @@ class _Bound:
             raise
         except Exception as error:
             raise UsageError(_of_gradient(self.adapter, error)) from error
-        return _joined(
-            [
-                np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)
-                for g, leaf in zip(made, self.leaves, strict=True)
-            ]
-        )
+        return self._vector(made)
 
     def product(self, x: Vector, v: Vector) -> Vector:
         made = self.adapter.product(self.arrays(x), self.arrays(v), self.wide)  # type: ignore[attr-defined]
+        return self._vector(made)
+
+    def doubt(self, x: Vector) -> Vector:
+        claimed = self.gradient(x)
+        made = HALF["bfloat16"] * np.abs(claimed)  # where only the function holds such a number
+        for draw in range(DRAWS):
+            other = self._vector(self.adapter.moved_gradient(self.arrays(x), draw))  # type: ignore[attr-defined]
+            made = np.maximum(made, np.abs(other - claimed))
+        return made
+
+    def _vector(self, made: Arrays) -> Vector:
         return _joined(
             [
                 np.zeros(leaf.stop - leaf.start) if g is None else self._fitting(g, leaf)
@@ -224,7 +236,13 @@ def _without_casts(adapter: Adapter, leaves: Sequence[Leaf], x: Vector, own: flo
     if not (casts or (held and _refusal(adapter, leaves, x, own, "float64"))):
         return ""
     adapter.lifted = True  # type: ignore[attr-defined]
-    if _refusal(adapter, leaves, x, own, "float64"):
+    refused = _refusal(adapter, leaves, x, own, "float64")
+    if (
+        refused and getattr(adapter, "known", None) is not None
+    ):  # what it does may depend on the dtypes it sees
+        adapter.look_for_casts(_Bound(adapter, leaves, "float64").arrays(x), leave_out=False)
+        refused = _refusal(adapter, leaves, x, own, "float64")
+    if refused:
         adapter.lifted = False  # type: ignore[attr-defined]
         return ""
     what = [f"casts to {' and '.join(casts)}"] if casts else []

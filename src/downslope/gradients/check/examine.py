@@ -24,6 +24,8 @@ from downslope.gradients.check.result import (
 from downslope.gradients.check.verdict import Judge
 from downslope.gradients.check.words import region
 
+ROUNDED = "f holds numbers of 16 bits: what their rounding may make of the gradient was let pass"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -58,7 +60,15 @@ class Stopped(Exception):  # noqa: N818
 
 def examine(problem: Problem, settings: Settings) -> GradientReport:
     """Check the claimed gradient of a problem."""
-    return examined(Check(problem, settings))
+    begun = time.perf_counter()
+    if problem.doubt is None:
+        return examined(Check(problem, settings))
+    report = examined(Check(problem, replace(settings, findings=1, evaluations=settings.evaluations // 2)))
+    if report.verdict is Verdict.FAIL or report.reason is Reason.ROUND_OFF:
+        check = Check(problem, settings, problem.doubt(problem.x))
+        problem.notes.append(ROUNDED)
+        report = examined(check)
+    return replace(report, seconds=time.perf_counter() - begun)
 
 
 def examined(check: Check) -> GradientReport:
@@ -83,9 +93,10 @@ def examined(check: Check) -> GradientReport:
 class Check:
     """One check of one problem."""
 
-    def __init__(self, problem: Problem, settings: Settings) -> None:
+    def __init__(self, problem: Problem, settings: Settings, doubt: Vector | None = None) -> None:
         self.problem = problem
         self.settings = settings
+        self.doubt = doubt
         self.generator = np.random.default_rng(settings.seed)
         self.seen: list[Measured] = []
         self.unexplained: list[Measured] = []
@@ -108,9 +119,13 @@ class Check:
         if not self.precise:
             own = noise.of_coarse_gradient(known, own, dtype, seen)
             self.problem.eps = max(self.problem.eps, 2 * noise.HALF[dtype])
+        own = np.maximum(own, 4 * self.problem.digits * np.abs(known))
+        if self.doubt is not None:
+            own = np.maximum(own, self.doubt / 2)
         settings = self.settings
-        self.rtol = settings.rtol if self.precise else max(settings.rtol, 0.02)
-        self.level = settings.level if self.precise else max(settings.level, 0.1)
+        few = not self.precise or self.doubt is not None
+        self.rtol = max(settings.rtol, 0.02) if few else settings.rtol
+        self.level = max(settings.level, 0.1) if few else settings.level
         self.share = self.level / (1 + self.level)  # of what is claimed, where that is too large by `level`
         self.meter = Meter(
             self.problem,
@@ -128,7 +143,7 @@ class Check:
             self._all_entries(at)
             self._small_entries(at)
             self._zeros(at)
-            if self.meter.on_grid:
+            if self.meter.on_grid or self.doubt is not None:
                 self._by_parts(at)
             self._last_look(at)
             self._by_complex_step(self._unresolved(self._open(at)))

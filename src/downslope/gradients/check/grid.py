@@ -80,7 +80,7 @@ def _visible(problem: Problem, near: Vector, moved: Vector, f: float, g: Vector)
     step, way = length(moved - near), length(near - problem.x)
     by_slope = abs(float(np.where(np.isfinite(g), g, 0.0) @ (moved - near)))
     by_value = abs(f - problem.f(problem.x)) * step / way if way else 0.0
-    return max(by_slope, by_value) > 8 * np.finfo(np.float64).eps * abs(f)
+    return max(by_slope, by_value) > 2.0**-49 * abs(f)
 
 
 def _moves(problem: Problem, generator: np.random.Generator, bits: int, f: float) -> bool:

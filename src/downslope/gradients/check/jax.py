@@ -14,6 +14,7 @@ from downslope.errors import UsageError
 from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.jax_casts import Lifted
 from downslope.gradients.check.problem import Vector
+from downslope.gradients.check.rounded import coarse
 
 
 class JaxAdapter:
@@ -38,6 +39,8 @@ class JaxAdapter:
         self.lifted = False
         self.casts: set[str] = set()
         self.held: set[str] = set()
+        self.rounded: dict[float, float] = {}
+        self.known: dict[float, float] | None = None
 
     def dtype_of(self, array: Any) -> str:
         """See `Adapter`."""
@@ -94,27 +97,58 @@ class JaxAdapter:
         compiled_one = self._compiled[name]
         return (compiled_one or function)(*lists)
 
-    def look_for_casts(self, arrays: Arrays) -> None:
+    def look_for_casts(self, arrays: Arrays, leave_out: bool = True) -> None:
         """See `Adapter`; nothing is compiled, nor computed."""
-        claimed = jax.grad(self._value) if self.given is None else self._claimed
+        self.known = None
+        self._compiled = {name: made for name, made in self._compiled.items() if "lifted" not in name}
         with jax.enable_x64(True):
-            for function in (self._value, claimed):
-                lifted = self._lifted(function, (list(arrays),))
-                jax.eval_shape(lifted, list(arrays))
+            made = self._looked_at(arrays)
+            for lifted in made:
                 self.casts |= lifted.casts
                 self.held |= lifted.held
+            self.rounded = _together(made)
+            if self.rounded and leave_out:
+                self.known = coarse(self.rounded)
+                try:
+                    self.rounded = _together(self._looked_at(arrays))
+                except Exception:  # whatever it says to what it did not cast
+                    self.known = None
+
+    def _looked_at(self, arrays: Arrays) -> list[Lifted]:
+        """Return function and gradient as they are run in float64, traced throughout."""
+        claimed = jax.grad(self._value) if self.given is None else self._claimed
+        made = [self._lifted(function, (list(arrays),)) for function in (self._value, claimed)]
+        for lifted in made:
+            jax.eval_shape(lifted, list(arrays))
+        return made
+
+    def moved_gradient(self, arrays: Arrays, draw: int) -> Arrays:
+        """See `Adapter`."""
+        claimed = jax.grad(self._value) if self.given is None else self._claimed
+        with jax.enable_x64(True):
+            made = self._lifted(claimed, (list(arrays),), draw)(list(arrays))
+            leaves: list[Any]
+            leaves = jax.tree_util.tree_leaves(made)
+            return leaves if self.given is None else [leaves[i] for i in self.floating]
 
     def _lift(self, name: str, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Any:
         if self._compiled.get(f"{name}, lifted"):
             return function  # the compiled one is called
         return self._lifted(function, lists)
 
-    def _lifted(self, function: Callable[..., Any], lists: tuple[list[Any], ...]) -> Lifted:
+    def _lifted(
+        self, function: Callable[..., Any], lists: tuple[list[Any], ...], draw: int | None = None
+    ) -> Lifted:
         narrow = [
             [jnp.asarray(a, own.dtype) for a, own in zip(arrays, self.arrays, strict=True)]
             for arrays in lists
         ]
-        return Lifted(function, lists, narrow)
+        try:
+            return Lifted(function, lists, narrow, known=self.known, draw=draw)
+        except Exception:  # a product of second derivatives may say what the gradient did not
+            if not self.lifted or self.known is None:
+                raise
+            return Lifted(function, lists, narrow, draw=draw)
 
     def _value(self, arrays: list[Any]) -> Any:
         returned = self._call(self.fun, arrays)
@@ -170,6 +204,10 @@ class JaxAdapter:
                 return jax.grad(along)(points)
 
             return list(self._run("product", product, list(arrays), list(vectors)))
+
+
+def _together(made: list[Lifted]) -> dict[float, float]:
+    return {number: eps for lifted in made for number, eps in lifted.rounded.items()}
 
 
 def _is_float(a: Any) -> bool:

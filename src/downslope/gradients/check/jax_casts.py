@@ -2,16 +2,26 @@
 
 As `torch_casts` for PyTorch: the function is traced, and its gradient by `jax.grad` with its own derivative
 rules; the jaxpr is evaluated with float64 in the place of each narrower dtype.
+
+Numbers that a function or a rule writes into its jaxpr, 2/√π in the derivative of erf, are rounded to the
+dtype of what they meet. So the jaxpr is made with casts left out, where the function takes that: then they
+meet float64. What is rounded all the same can be moved by its rounding, to see how much hangs on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core.primitives import convert_element_type_p
+
+from downslope.gradients.check.noise import EPS
+from downslope.gradients.check.rounded import inexact, moved
 
 SCATTERS = {
     "scatter": jax.lax.scatter, "scatter-add": jax.lax.scatter_add, "scatter-mul": jax.lax.scatter_mul,
@@ -34,7 +44,10 @@ CALLS = (
 class Lifted:
     """A function of a list of arrays, evaluated in float64 throughout.
 
-    `casts` are the dtypes that it casts floating arrays down to, `held` those of arrays that it holds.
+    `casts` are the dtypes that it casts floating arrays down to, `held` those of arrays that it holds,
+    `rounded` the numbers written into it that were rounded, with the eps of their dtype. Given those of the
+    function as it is, `known`, it is traced with its casts left out; in a `draw`, such numbers are moved by
+    their rounding.
 
     Raises:
         TypeError: of the call, where an operation cannot be taken to float64: one that looks at bits, calls
@@ -42,12 +55,26 @@ class Lifted:
 
     """
 
-    def __init__(self, function: Callable[..., Any], examples: Sequence[Any], narrow: Sequence[Any]) -> None:
-        self.casts, self.held = set[str](), set[str]()
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        examples: Sequence[Any],
+        narrow: Sequence[Any],
+        *,
+        known: Mapping[float, float] | None = None,
+        draw: int | None = None,
+    ) -> None:
+        self.casts, self.held, self.rounded = set[str](), set[str](), dict[float, float]()
+        self.known, self.draw = known or {}, draw
+        made = jax.make_jaxpr(function, return_shape=True)
+        if known is not None:
+            with _casts_left_out():
+                self.closed, self.shape = made(*examples)
+            return
         try:  # as it would run in float64
-            self.closed, self.shape = jax.make_jaxpr(function, return_shape=True)(*examples)
+            self.closed, self.shape = made(*examples)
         except Exception:  # whatever it says to float64, or what of it cannot be traced at all
-            self.closed, self.shape = jax.make_jaxpr(function, return_shape=True)(*narrow)
+            self.closed, self.shape = made(*narrow)
         self.held |= {str(c.dtype) for c in self.closed.consts if _narrow(getattr(c, "dtype", None))}
 
     def __call__(self, *examples: Any) -> Any:
@@ -60,14 +87,27 @@ class Lifted:
         known: dict[Any, Any] = {}
 
         def read(v: Any) -> Any:
-            return _wide(v.val) if hasattr(v, "val") else known[v]
+            return self._number(v.val) if hasattr(v, "val") else known[v]
 
-        known.update(zip(jaxpr.constvars, map(_wide, consts), strict=True))
+        known.update(zip(jaxpr.constvars, map(self._number, consts), strict=True))
         known.update(zip(jaxpr.invars, map(_wide, values), strict=True))
         for eqn in jaxpr.eqns:
             made = self._operation(eqn, [read(v) for v in eqn.invars])
             known.update(zip(eqn.outvars, made, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _number(self, value: Any) -> Any:
+        """Return a number or an array that stands in the jaxpr."""
+        dtype = getattr(value, "dtype", None)
+        real = (_narrow(dtype) or dtype == np.float64) and not _is_complex(dtype)
+        if np.ndim(value) or not real or isinstance(value, jax.core.Tracer):
+            return _wide(value)
+        number = float(value)
+        eps = EPS.get(str(dtype), 0.0) if _narrow(dtype) else self.known.get(abs(number), 0.0)
+        if eps and inexact(number):
+            self.rounded[abs(number)] = eps
+            number = number if self.draw is None else moved(number, eps, self.draw)
+        return jnp.asarray(number)
 
     def _operation(self, eqn: Any, values: list[Any]) -> list[Any]:
         name, params = eqn.primitive.name, eqn.params
@@ -133,13 +173,40 @@ class Lifted:
         )
 
 
+@contextmanager
+def _casts_left_out() -> Iterator[None]:
+    """Let this thread trace casts to narrower dtypes as casts to float64.
+
+    What JAX keeps of functions that it traced is kept under the precision of products, among others: that of
+    this block is another one, so that it is nobody else's. In float64 it means nothing.
+    """
+    own, here = convert_element_type_p.bind, threading.get_ident()
+
+    def bind(*values: Any, **params: Any) -> Any:
+        if threading.get_ident() == here:
+            params["new_dtype"] = _wide_dtype(params["new_dtype"])
+        return own(*values, **params)
+
+    before = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    with jax.default_matmul_precision("high" if before != "high" else "tensorfloat32"):
+        convert_element_type_p.bind = bind
+        try:
+            yield
+        finally:
+            del convert_element_type_p.bind
+
+
 def _narrow(dtype: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact) and _bits(dtype) < 64
 
 
 def _bits(dtype: Any) -> int:
     """Return the bits of a real number of the dtype."""
-    return 8 * int(np.dtype(dtype).itemsize) // (2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1)
+    return 8 * int(np.dtype(dtype).itemsize) // (2 if _is_complex(dtype) else 1)
+
+
+def _is_complex(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
 def _wide(value: Any) -> Any:
@@ -157,7 +224,7 @@ def _wide_dtype(value: Any) -> Any:
         return value
     if not _narrow(dtype):
         return value
-    return np.dtype("complex128" if jnp.issubdtype(dtype, jnp.complexfloating) else "float64")
+    return np.dtype("complex128" if _is_complex(dtype) else "float64")
 
 
 def _fixed(eqn: Any) -> bool:

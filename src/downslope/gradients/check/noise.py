@@ -24,7 +24,8 @@ WILD = 0.25
 SHOWN = 4
 """How many times half a unit at 1 the least difference of rounded values is at most: up to two units."""
 
-HALF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10}
+HALF = {dtype: eps / 2 for dtype, eps in EPS.items()}
 
 
 @dataclass(frozen=True)

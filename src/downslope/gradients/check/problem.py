@@ -94,6 +94,8 @@ class Problem:
         grid: unit round-off of x as they use it: coarser than `eps` where they cast their argument.
         round: a vector as the function receives it (float32 parameters lose digits).
         complex_value: f at a complex vector, where the framework has one to try.
+        digits: unit round-off of numbers written into function and gradient, where it is more than `eps`.
+        doubt: how far a right gradient at a vector may be off by numbers of 16 bits, (n,), if there are any.
         product: the claimed Hessian times a vector, (x, v) -> (n,), where there is one.
         notes: what was decided on the way, for the report.
 
@@ -107,6 +109,8 @@ class Problem:
     round: Callable[[Vector], Vector] = field(default=lambda x: x)
     grid: float = 0.0
     complex_value: Callable[[NDArray[np.complex128]], complex] | None = None
+    digits: float = 0.0
+    doubt: Callable[[Vector], Vector] | None = None
     product: Callable[[Vector, Vector], Vector] | None = None
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from downslope.errors import UsageError
 from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
+from downslope.gradients.check.rounded import coarse
 from downslope.gradients.check.tensorflow_casts import Lifted
 from downslope.rules.loop import mapped, named
 
@@ -27,6 +28,9 @@ class _Common:
         self.lifted = False
         self.casts: set[str] = set()
         self.held: set[str] = set()
+        self.rounded: dict[float, float] = {}
+        self.known: dict[float, float] | None = None
+        self.wide = tf.float64
         self._graphs: dict[str, Lifted] = {}
 
     def dtype_of(self, array: Any) -> str:
@@ -47,10 +51,40 @@ class _Common:
         """Return a function as it is run without its casts, traced once."""
         if name not in self._graphs:
             narrow = [[tf.cast(a, own.dtype) for a, own in zip(of, self.arrays, strict=True)] for of in lists]
-            self._graphs[name] = made = Lifted(function, lists, narrow)
-            self.casts |= made.casts
-            self.held |= made.held
+            try:
+                self._graphs[name] = made = Lifted(function, lists, narrow, self.known, self.wide)
+            except Exception:  # a product of second derivatives may say what the gradient did not
+                if not self.lifted or self.known is None:
+                    raise
+                self._graphs[name] = made = Lifted(function, lists, narrow)
+            if self.known is None:
+                self.casts |= made.casts
+                self.held |= made.held
         return self._graphs[name]
+
+    def look_for_casts(self, arrays: Arrays, leave_out: bool = True) -> None:
+        """See `Adapter`; nothing is computed."""
+        self._graphs, self.known = {}, None
+        self._trace(arrays)
+        self.rounded = self._rounded()
+        if self.rounded and leave_out:
+            as_it_is, self.known = self._graphs, coarse(self.rounded)
+            for self.wide in (tf.float64, tf.float32):
+                self._graphs = {}
+                try:
+                    self._trace(arrays)
+                    self.rounded = self._rounded()
+                    return
+                except Exception:  # whatever it says to what it did not cast
+                    self._graphs = as_it_is
+            self.known = None
+
+    def _trace(self, arrays: Arrays) -> None:
+        """Trace the function and its gradient."""
+        raise NotImplementedError
+
+    def _rounded(self) -> dict[float, float]:
+        return {number: eps for made in self._graphs.values() for number, eps in made.rounded.items()}
 
     def _scalar(self, returned: Any) -> Any:
         refuse_complex("the function returned", [("", _dtype(a)) for _, a in named(returned)])
@@ -103,8 +137,11 @@ class TensorflowAdapter(_Common):
         """See `Adapter`."""
         return list(self._run("gradient", self._claimed, list(arrays)))
 
-    def look_for_casts(self, arrays: Arrays) -> None:
-        """See `Adapter`; nothing is computed."""
+    def moved_gradient(self, arrays: Arrays, draw: int) -> Arrays:
+        """See `Adapter`."""
+        return list(self._graphs["gradient"](list(arrays), draw=draw))
+
+    def _trace(self, arrays: Arrays) -> None:
         self._graph("value", self._value, list(arrays))
         self._graph("gradient", self._claimed, list(arrays))
 
@@ -193,8 +230,11 @@ class ModelAdapter(_Common):
         """See `Adapter`."""
         return list(self._run("gradient", arrays, wide, self._taken))
 
-    def look_for_casts(self, arrays: Arrays) -> None:
-        """See `Adapter`; nothing is computed."""
+    def moved_gradient(self, arrays: Arrays, draw: int) -> Arrays:
+        """See `Adapter`."""
+        return list(self._graphs["gradient"](variables=self._known(arrays), draw=draw))
+
+    def _trace(self, arrays: Arrays) -> None:
         variables = list(self.model.trainable_variables)
         self._graph("value", lambda: self._scalar(self.loss(self.model, self.batch)))
         self._graph("gradient", lambda: self._taken(self.model, self.batch, variables))
@@ -209,9 +249,12 @@ class ModelAdapter(_Common):
         """Call what is given with the model at these arrays, in float64 where it is lifted."""
         if not self.lifted:
             return self._at(arrays, wide, what)
-        variables = list(self.model.trainable_variables)
-        handles = [id(getattr(v, "value", v).handle) for v in variables]
-        return self._graphs[name](known=dict(zip(handles, arrays, strict=True)))
+        return self._graphs[name](variables=self._known(arrays))
+
+    def _known(self, arrays: Arrays) -> dict[int, Any]:
+        """Return arrays by the handles of the variables that they stand for."""
+        handles = [id(getattr(v, "value", v).handle) for v in self.model.trainable_variables]
+        return dict(zip(handles, arrays, strict=True))
 
     def _at(self, arrays: Arrays, wide: str, what: Callable[[Any, Any, list[Any]], Any]) -> Any:
         model, batch = self._widened(wide) if wide else (self.model, self.batch)

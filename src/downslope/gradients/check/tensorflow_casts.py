@@ -2,16 +2,25 @@
 
 As `jax_casts` for JAX: the function is traced, and its gradient by `tf.GradientTape` with its own derivative
 rules; the operations of the graph are run one by one, with float64 in the place of each narrower dtype.
+
+As there, the graph is made with casts left out where it holds numbers that were rounded: float64 stands for
+each narrower dtype then or, where that meets tensors of float32, float32 for the dtypes of 16 bits.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import gen_math_ops  # where tf.cast looks up the operation, at each call
+
+from downslope.gradients.check.noise import EPS
+from downslope.gradients.check.rounded import inexact, moved
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
@@ -25,9 +34,12 @@ FIXED = ("Bitcast", "PyFunc", "PyFuncStateless", "EagerPyFunc")
 class Lifted:
     """A function of a list of tensors, run in float64 throughout.
 
-    `casts` are the dtypes that it casts floating tensors down to, `held` those of tensors that it holds.
-    Variables in `known`, by the identity of their handles, are read as what is said there; what the function
-    writes to variables is seen by its own later reads, and by nobody else.
+    `casts` are the dtypes that it casts floating tensors down to, `held` those of tensors that it holds,
+    `rounded` the numbers written into it that were rounded, with the eps of their dtype. Given those of the
+    function as it is, `known`, it is traced with its casts to less than `wide` taken for casts to that.
+    Variables in the `variables` of a call, by the identity of their handles, are read as what is said there;
+    what the function writes to variables is seen by its own later reads, and by nobody else. In a `draw`,
+    rounded numbers are moved by their rounding.
 
     Raises:
         TypeError: of the call, where an operation cannot be taken to float64.
@@ -35,33 +47,45 @@ class Lifted:
     """
 
     def __init__(
-        self, function: Callable[..., Any], examples: Sequence[Any], narrow: Sequence[Any] | None = None
+        self,
+        function: Callable[..., Any],
+        examples: Sequence[Any],
+        narrow: Sequence[Any],
+        known: Mapping[float, float] | None = None,
+        wide: Any = tf.float64,
     ) -> None:
-        self.casts, self.held = set[str](), set[str]()
-        try:  # as it would run in float64
-            traced = _traced(function, examples)
-        except Exception:  # whatever it says to float64, or what of it cannot be traced at all
-            if narrow is None:
-                raise
-            traced = _traced(function, narrow)
+        self.casts, self.held, self.rounded = set[str](), set[str](), dict[float, float]()
+        if known is not None:
+            with _casts_left_out(wide):
+                traced = _traced(function, [[_least(a, wide) for a in of] for of in narrow])
+        else:
+            try:  # as it would run in float64
+                traced = _traced(function, examples)
+            except Exception:  # whatever it says to float64, or what of it cannot be traced at all
+                traced = _traced(function, narrow)
         self.graph, self.outputs, self.structure = traced.graph, traced.outputs, traced.structured_outputs
         self.captured = {inside.name: outside for outside, inside in self.graph.captures}
-        _look(self.graph, self.casts, self.held)
+        _look(self.graph, self.casts, self.held, self.rounded, known or {})
         self.held |= {_name(t) for t in self.captured.values() if _narrow(getattr(t, "dtype", None))}
 
-    def __call__(self, *examples: Any, known: Mapping[int, Any] | None = None) -> Any:
+    def __call__(
+        self, *examples: Any, variables: Mapping[int, Any] | None = None, draw: int | None = None
+    ) -> Any:
         """Return what the function returns, in float64."""
         own = [t for t in self.graph.inputs if t.name not in self.captured]
         values = dict(zip((t.name for t in own), tf.nest.flatten(examples), strict=True)) | self.captured
-        made = _Run(dict(known or {})).graph(self.graph, [values[t.name] for t in self.graph.inputs])
+        rounded = {} if draw is None else {c: (eps, draw) for c, eps in self.rounded.items()}
+        made = _Run(dict(variables or {}), rounded).graph(
+            self.graph, [values[t.name] for t in self.graph.inputs]
+        )
         return tf.nest.pack_sequence_as(self.structure, made, expand_composites=True)
 
 
 class _Run:
-    """One run of a graph, with the variables as it sees them."""
+    """One run of a graph: the variables as it sees them, rounded numbers each with eps and draw."""
 
-    def __init__(self, variables: dict[int, Any]) -> None:
-        self.variables = variables
+    def __init__(self, variables: dict[int, Any], rounded: Mapping[float, tuple[float, int]]) -> None:
+        self.variables, self.rounded = variables, rounded
 
     def graph(self, graph: Any, inputs: Sequence[Any]) -> list[Any]:
         """Return the outputs of a graph whose inputs are given, those that it captured at the end."""
@@ -101,7 +125,11 @@ class _Run:
             return []
         if name in FIXED:
             raise TypeError(f"{name} keeps its dtype")
-        return [_wide(t) for t in _computed(op, values)]
+        made = [_wide(t) for t in _computed(op, values)]
+        number = _number(op) if op.type == "Const" and self.rounded else None
+        if number is not None and abs(number) in self.rounded:
+            made = [tf.constant(moved(number, *self.rounded[abs(number)]), tf.float64)]
+        return made
 
     def _called(self, op: Any, which: str, values: Sequence[Any]) -> list[Any]:
         return self._function(op, op.get_attr(which).name, values)
@@ -122,11 +150,34 @@ class _Run:
         self.variables[id(handle)] = value
 
 
+@contextmanager
+def _casts_left_out(least: Any) -> Iterator[None]:
+    """Let this thread trace casts to less than a dtype as casts to that.
+
+    Functions within are traced as parts of their callers: they would keep what they trace for other calls.
+    """
+    own, here, eager = gen_math_ops.cast, threading.get_ident(), tf.config.functions_run_eagerly()
+
+    def cast(x: Any, DstT: Any, *others: Any, **named: Any) -> Any:
+        wide = threading.get_ident() == here and _less(tf.as_dtype(DstT), least)
+        return own(x, least if wide else DstT, *others, **named)
+
+    tf.config.run_functions_eagerly(True)
+    gen_math_ops.cast = cast
+    try:
+        yield
+    finally:
+        gen_math_ops.cast = own
+        tf.config.run_functions_eagerly(eager)
+
+
 def _traced(function: Callable[..., Any], examples: Sequence[Any]) -> Any:
     return tf.function(function, autograph=False).get_concrete_function(*examples)
 
 
-def _look(graph: Any, casts: set[str], held: set[str]) -> None:
+def _look(
+    graph: Any, casts: set[str], held: set[str], rounded: dict[float, float], known: Mapping[float, float]
+) -> None:
     """Note what a graph, and what it calls, casts floating tensors down to, and which constants it has."""
     for op in graph.get_operations():
         if op.type == "Cast":
@@ -135,8 +186,21 @@ def _look(graph: Any, casts: set[str], held: set[str]) -> None:
                 casts.add(_name(op.outputs[0]))
         elif op.type == "Const" and _narrow(op.outputs[0].dtype) and _has_entries(op.outputs[0].shape):
             held.add(_name(op.outputs[0]))
+        number = _number(op) if op.type == "Const" else None
+        if number is not None and inexact(number):
+            own = EPS.get(_name(op.outputs[0]), 0.0) if _narrow(op.outputs[0].dtype) else 0.0
+            eps = known.get(abs(number), own)
+            rounded.update({abs(number): eps} if eps else {})
         for name in _functions(op):
-            _look(_graph_of(op, name), casts, held)
+            _look(_graph_of(op, name), casts, held, rounded, known)
+
+
+def _number(op: Any) -> float | None:
+    """Return the number that a constant is, None if it is an array or no real number."""
+    tensor = op.outputs[0]
+    if tensor.shape.rank != 0 or not tensor.dtype.is_floating:
+        return None
+    return float(tf.make_ndarray(op.get_attr("value")))
 
 
 def _has_entries(shape: Any) -> bool:
@@ -229,6 +293,14 @@ def _inexact(dtype: Any) -> bool:
 
 def _narrow(dtype: Any) -> bool:
     return _inexact(dtype) and dtype not in (tf.float64, tf.complex128)
+
+
+def _less(dtype: Any, least: Any) -> bool:
+    return bool(dtype.is_floating and dtype.size < least.size)
+
+
+def _least(value: Any, least: Any) -> Any:
+    return tf.cast(value, least) if _less(value.dtype, least) else value
 
 
 def _name(tensor: Any) -> str:

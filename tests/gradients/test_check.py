@@ -68,7 +68,7 @@ JUMPING: dict[str, tuple[Callable[[Any], Any], list[float], Callable[[Any], Any]
     "counts": (lambda x: np.sum(x > 0) + np.sum(x), [0.0] * 5, np.ones_like),
     "signs": (lambda x: np.sum(np.sign(x)), [0.0, 0.2], np.zeros_like),
     "floors": (lambda x: np.sum(np.floor(x)), [1.0, 1.5, -1.2], np.zeros_like),
-    "a branch": (lambda x: float(np.sum(x**2) + 10 * (x[0] >= 0)), [0.0, 0.5], lambda x: 2 * x),
+    "a branch": (lambda x: float(np.sum(x**2) + 10 * (x[0] >= 1)), [1.0, 0.5], lambda x: 2 * x),
 }
 
 

@@ -353,7 +353,7 @@ def test_second_derivatives_of_custom_functions() -> None:
 def test_bad_input() -> None:
     with pytest.raises(UsageError, match=r"without a shape yet \(weight, bias\): run it on a batch"):
         ds.check_gradient(nn.LazyLinear(2), torch.ones(3, 2), loss=lambda model, batch: model(batch).sum())
-    with pytest.raises(UsageError, match="the gradient raised at the point: KeyError: 'a'"):
+    with pytest.raises(UsageError, match="the gradient raised KeyError: 'a'"):
         ds.check_gradient(lambda x: x.sum(), torch.ones(3), gradient=lambda x: {}["a"])
     model, batch = network()
     with pytest.raises(UsageError, match="loss is given for a function"):

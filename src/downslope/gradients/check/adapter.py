@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,6 +97,7 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         round=bound.rounded if narrow and wide != "float64" else (lambda v: v),
         notes=adapter.notes,
         facts=adapter.facts,
+        told=partial(_of_gradient, adapter),
     )
     if getattr(adapter, "lifted", False):
         rounded = getattr(adapter, "rounded", {})
@@ -125,14 +127,7 @@ class _Bound:
         return math.nan if _imaginary(value) else _number(value)  # as the root of a negative number beside x
 
     def gradient(self, x: Vector) -> Vector:
-        arrays = self.arrays(x)
-        try:
-            made = self.adapter.gradient(arrays, self.wide)
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(_of_gradient(self.adapter, error)) from error
-        return self._vector(made)
+        return self._vector(self.adapter.gradient(self.arrays(x), self.wide))
 
     def product(self, x: Vector, v: Vector) -> Vector:
         made = self.adapter.product(self.arrays(x), self.arrays(v), self.wide)  # type: ignore[attr-defined]

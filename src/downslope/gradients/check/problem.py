@@ -97,6 +97,7 @@ class Problem:
         digits: unit round-off of numbers written into function and gradient, where it is more than `eps`.
         doubt: how far a right gradient at a vector may be off by numbers of 16 bits, (n,), if there are any.
         product: the claimed Hessian times a vector, (x, v) -> (n,), where there is one.
+        told: what to say of an exception of the gradient: whose code raised it, and what to do.
         notes: what was decided on the way, for the report.
 
     """
@@ -112,6 +113,7 @@ class Problem:
     digits: float = 0.0
     doubt: Callable[[Vector], Vector] | None = None
     product: Callable[[Vector, Vector], Vector] | None = None
+    told: Callable[[Exception], str] = lambda error: f"the gradient raised at the point: {one_line(error)}"
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     values: int = 0
@@ -153,7 +155,7 @@ class Problem:
         """Return the claimed gradient at x, counted, as a vector of its own; NaN where it raises.
 
         Raises:
-            UsageError: it raises at the point itself.
+            UsageError: it raises at the point itself, or is broken beside it.
 
         """
         self.gradients += 1
@@ -162,10 +164,8 @@ class Problem:
         except UsageError:
             raise
         except Exception as error:
-            if np.array_equal(x, self.x):
-                raise UsageError(f"the gradient raised at the point: {one_line(error)}") from error
-            if not undefined(error):
-                raise
+            if np.array_equal(x, self.x) or not undefined(error):
+                raise UsageError(self.told(error)) from error
             return np.full(self.size, math.nan)
 
     def leaf_of(self, i: int) -> Leaf:

@@ -35,7 +35,6 @@ from downslope.jax.plan import Item, lay, plan_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 
-
 NS_DTYPES = ("bfloat16", "float32", "float64")
 
 

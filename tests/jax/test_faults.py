@@ -154,6 +154,13 @@ def test_decay_without_parameters() -> None:
         (lambda: dj.muon(VIEWS, 0.1, ns_steps=0), "ns_steps = 0"),
         (lambda: dj.muon(VIEWS, 0.1, scale="none"), "scale = 'none'"),
         (lambda: dj.muon(VIEWS, 0.1, max_stack_bytes=0), "max_stack_bytes = 0"),
+        *(
+            (
+                lambda dtype=dtype: dj.muon(VIEWS, 0.1, ns_dtype=dtype),
+                "ns_dtype = .*: expected None or one of bfloat16, float32, float64",
+            )
+            for dtype in (jnp.int32, jnp.float16, "foo", "auto", 3)
+        ),
         (lambda: dj.muon({"kernel": None}, 0.1), "no parameter gets Muon"),
     ],
 )
@@ -169,6 +176,17 @@ def test_a_partition_of_the_wrong_type() -> None:
         optax.inject_hyperparams(dj.muon)(VIEWS, lr=0.1, ns_steps=5).init(PARAMS)
     tx = optax.inject_hyperparams(dj.muon, static_args="ns_steps")(VIEWS, lr=0.1, ns_steps=6)
     tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_a_dtype_and_its_name_are_the_same() -> None:
+    made = []
+    for dtype in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+        tx = dj.muon(VIEWS, 0.1, ns_dtype=dtype)
+        made.append(tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0]["kernel"])
+    assert made[0].any()
+    assert all(jnp.array_equal(u, made[0]) for u in made)
+    make = optax.inject_hyperparams(dj.muon, static_args="ns_dtype")
+    assert jnp.array_equal(make(VIEWS, lr=0.1, ns_dtype=jnp.bfloat16).init(PARAMS).hyperparams["lr"], 0.1)
 
 
 def test_extremes_do_no_harm() -> None:

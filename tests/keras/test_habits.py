@@ -1,5 +1,6 @@
 """The optimizers do what Keras's own do: fit, save, load, schedules, clipping, averaging and the rest."""
 
+import functools
 import itertools
 
 import keras
@@ -57,6 +58,19 @@ def close(a, b, rtol=2e-5, atol=2e-6):
 def test_fit_lowers_the_loss(kind, jit):
     _, losses = fitted(kind(learning_rate=3e-2), epochs=4, jit=jit)
     assert losses[-1] < losses[0] - 0.01
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="Dynamo is PyTorch's")
+@pytest.mark.parametrize("kind", [SGD, Muon])
+def test_a_compiled_train_step_takes_the_same_steps(kind, monkeypatch):
+    import torch
+
+    # all of torch.compile but the making of kernels, which needs a C++ compiler
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    torch.compiler.reset()
+    runs = [fitted(kind(learning_rate=3e-2), epochs=3, jit=jit) for jit in (False, True)]
+    assert runs[1][1][-1] < runs[1][1][0] - 0.01
+    close(weights(runs[1][0]), weights(runs[0][0]))
 
 
 def test_muon_finds_its_partition_when_it_is_built():

@@ -35,6 +35,8 @@ from downslope.jax.plan import Item, lay, plan_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 
+NS_DTYPES = ("bfloat16", "float32", "float64")
+
 
 class MuonState(NamedTuple):
     """State of `muon`: steps taken, and the state of each rule with a tree in each part."""
@@ -92,8 +94,9 @@ def muon(
         normuon_beta: decay of that mean, in [0, 1).
         momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; None is none.
         momentum_start: in [0, 1).
-        ns_dtype: what the iterations run in; None is the parameter's own dtype, at least float32.
-            `jnp.bfloat16` is enough for training, and faster on GPUs and TPUs.
+        ns_dtype: what the iterations run in: float32, bfloat16 or float64, a dtype or its name; None is
+            the parameter's own, at least float32. bfloat16 is enough for training, and faster on GPUs
+            and TPUs.
         betas: AdamW's.
         eps: AdamW's.
         cautious: decay only where it agrees with the step in sign.
@@ -119,6 +122,7 @@ def muon(
         "max_stack_bytes": max_stack_bytes,
         "normuon": normuon,
         "momentum_warmup": momentum_warmup,
+        "ns_dtype": ns_dtype,
     }
     for name, value in fixed.items():
         if is_array(value):
@@ -129,6 +133,7 @@ def muon(
     limit = 1 << 28 if max_stack_bytes is None else max_stack_bytes
     require("max_stack_bytes", max_stack_bytes, limit > 0, "a positive number of bytes")
     check_rate(lr)
+    ns_dtype = _check_dtype(ns_dtype)
     plan = plan_of(partition)
     own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale}
     own |= {"ns_steps": ns_steps, "normuon": normuon, "normuon_beta": normuon_beta}
@@ -139,6 +144,18 @@ def muon(
 
     transform = _Muon(plan, matrix_rule, adam_rule, lr, decay, cautious, ns_dtype, limit)
     return optax.GradientTransformation(transform.init, transform.update)
+
+
+def _check_dtype(ns_dtype: Any) -> Any:
+    """Return a dtype that iterations may run in; float16 lacks the range."""
+    if ns_dtype is None:
+        return None
+    try:
+        name = jnp.dtype(ns_dtype).name
+    except TypeError:
+        name = "unknown"
+    require("ns_dtype", ns_dtype, name in NS_DTYPES, "None or one of " + ", ".join(NS_DTYPES))
+    return jnp.dtype(name)
 
 
 @dataclass(frozen=True)

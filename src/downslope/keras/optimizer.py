@@ -137,10 +137,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if BACKEND == "tensorflow":  # it sums the gradients of replicas, then calls the method below
             super()._backend_update_step(grads, trainable_variables, learning_rate)
         elif BACKEND == "torch":
-            import torch
+            from downslope.keras.torch_step import as_it_is
 
-            with torch.no_grad():
-                self._update(grads, trainable_variables, learning_rate)
+            as_it_is(self._update, grads, trainable_variables, learning_rate)
         else:
             self._update(grads, trainable_variables, learning_rate)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
+from torch._compile import _disable_dynamo
 
 from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
@@ -15,6 +18,13 @@ from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import step_stacks
+
+
+@_disable_dynamo  # inside a compiled train step it runs as it is: kernels need no compiler
+@torch.no_grad()
+def as_it_is(update: Callable[..., None], *args: Any) -> None:
+    """Take a step that is neither differentiated nor, with `jit_compile=True`, compiled."""
+    update(*args)
 
 
 def step_in_place(

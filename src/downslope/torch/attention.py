@@ -24,8 +24,8 @@ Source: Kimi Team, Kimi K2, 2025, arXiv:2507.20534.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ from downslope.torch.kernel import OPS
 
 _CHUNK = 1 << 24
 """Logits computed at a time when the largest is looked for."""
+
+_LEFT_OUT = -9e3
+"""What a mask adds where it leaves out, at most: the least number of a dtype, or -10,000, which bfloat16
+rounds to -9,984."""
 
 
 @torch.no_grad()
@@ -51,8 +55,9 @@ def qk_clip(
 ) -> Tensor:
     r"""Scale the heads of a query and a key projection whose largest logit exceeds `tau`.
 
-    Nothing is read from the device. A fused projection is given by its parts, `w[:d]` and `w[d:2*d]`, or
-    as a whole to `qk_clip_fused`; a transposed one (a Conv1D's) as `w.mT`.
+    A fused projection is given by its parts, `w[:d]` and `w[d:2*d]`, or as a whole to `qk_clip_fused`; a
+    transposed one (a Conv1D's) as `w.mT`. Nothing is read from an accelerator: a head whose logit is
+    infinite or NaN there stays as it is, and its :math:`\gamma` is NaN.
 
     Args:
         query: (heads · dim, fan_in), head after head; written.
@@ -66,7 +71,8 @@ def qk_clip(
         :math:`\gamma`, (heads,): 1 where nothing was done.
 
     Raises:
-        ValueError: shapes that do not fit one another; a `tau` that is not positive. Nothing was changed.
+        ValueError: shapes that do not fit one another; a `tau` that is not positive; on a CPU, a logit that
+            is infinite or NaN. Nothing was changed.
 
     >>> import torch
     >>> q, k = torch.ones(4, 3), torch.ones(4, 3)
@@ -80,12 +86,13 @@ def qk_clip(
     for name, bias, weight in (("query_bias", query_bias, query), ("key_bias", key_bias, key)):
         shape = None if bias is None else tuple(bias.shape)
         require(name, shape, shape is None or shape == (len(weight),), f"the shape {(len(weight),)}")
-    gamma = torch.where(max_logits > tau, tau / max_logits, 1.0)
+    known = max_logits < math.inf  # -inf is a head whose logits are all masked
+    gamma = torch.where(known & (max_logits > tau), tau / max_logits, 1.0)
     shared = key_heads < heads
     _scale((query, query_bias), gamma if shared else gamma.sqrt())
     if not shared:
         _scale((key, key_bias), gamma.sqrt())
-    return gamma
+    return gamma.masked_fill(~known, math.nan)
 
 
 @torch.no_grad()
@@ -100,7 +107,8 @@ def qk_clip_fused(
     r"""Scale the heads of a fused projection, seen as a view whose first matrices are query and key.
 
     The view is the one that `downslope.torch.partition` finds: one block after the other, or
-    interleaved head by head, and of whichever axis is the output.
+    interleaved head by head, and of whichever axis is the output. With `heads="split"` it finds one block
+    a head, of which none says whether it is a query or a key; such a view is refused.
 
     Args:
         weight: the parameter; written.
@@ -110,7 +118,7 @@ def qk_clip_fused(
         bias: as long as all outputs; written.
 
     Raises:
-        ValueError: as in `qk_clip`, or a view without blocks.
+        ValueError: as in `qk_clip`, or a view without blocks, or with one a head.
 
     >>> import torch
     >>> from downslope.grouping.view import MatrixView
@@ -124,6 +132,15 @@ def qk_clip_fused(
     """
     two = len(view.blocks) >= 2 and view.blocks_along == "outputs" and not view.batch
     require("view", view, two, "outputs cut into query, key and value, without batch axes")
+    heads = max_logits.numel()
+    split = 1 < heads < len(view.blocks) - 1 and len(set(view.blocks)) == 1
+    require(
+        "view",
+        view,
+        not split,
+        f"query as one block of {heads} heads, not a block a head: pass the view of heads='fused', "
+        "partition(model, batch)[name].view, or the rows of query and key to qk_clip",
+    )
     stacks = [stack.clone() for stack in view.split(OPS, weight)]
     query, key = [matrix for stack in stacks for matrix in stack][:2]
     parts: list[Tensor] = []
@@ -149,6 +166,11 @@ def _check(query: Tensor, key: Tensor, max_logits: Tensor, tau: float) -> tuple[
     key_heads = len(key) // dim
     fits = len(key) % dim == 0 and key_heads > 0 and heads % key_heads == 0
     require("key", tuple(key.shape), fits, f"rows for a divisor of {heads} heads of {dim}")
+    if max_logits.device.type == "cpu":
+        finite = bool((max_logits < math.inf).all())
+        require(
+            "max_logits", max_logits, finite, "finite numbers: the forward pass left the range of its dtype"
+        )
     return heads, key_heads
 
 
@@ -164,12 +186,16 @@ def _scale(projection: tuple[Tensor, Tensor | None], factor: Tensor) -> None:
 class AttentionLogits(TorchFunctionMode):
     """The largest attention logit of each head, seen while a model runs.
 
-    As a context it watches `torch.nn.functional.scaled_dot_product_attention` (also inside
-    `nn.MultiheadAttention(...)(..., need_weights=False)` and transformers with `attn_implementation=
-    "sdpa"`), and computes the logits of each call once more, in portions. Calls are numbered from 0 in
-    each run of the context; of several runs (micro-batches) the larger value stays. What masks leave
-    out does not count. A model that has attention of its own passes its own maxima to `qk_clip`; inside
-    `torch.compile` nothing is seen.
+    As a context it watches `torch.nn.functional.scaled_dot_product_attention` (also as transformers call
+    it, with `attn_implementation="sdpa"`) and `nn.MultiheadAttention`, with weights or without, in
+    PyTorch's own Transformer layers too; the logits of each call are computed once more, in float32 at
+    least and in portions. Calls are numbered from 0 in each run of the context; of several runs
+    (micro-batches) the larger value stays. Inside `torch.compile`, and of attention written as products
+    and a softmax, nothing is seen: `qk_clip` then takes the maxima that such a model finds itself.
+
+    What masks leave out does not count: False, and of what is added -9,000 and less, which includes
+    `torch.finfo(dtype).min`. Other biases are no part of the logits. A query of (length, dim) or (batch,
+    length, dim) has one head; heads without a batch are (1, heads, length, dim).
 
     >>> import torch
     >>> logits = AttentionLogits()
@@ -194,10 +220,11 @@ class AttentionLogits(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let every function through; look at the queries and keys of attention."""
         kwargs = kwargs or {}
-        if func is torch.nn.functional.scaled_dot_product_attention:
+        out = func(*args, **kwargs)
+        if func in _ARGUMENTS:
             with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
-                self._note(_largest(*_named(*args, **kwargs)))
-        return func(*args, **kwargs)
+                self._note(_largest(*_ARGUMENTS[func](*args, **kwargs)))
+        return out
 
     def _note(self, largest: Tensor) -> None:
         if self._next == len(self._seen):
@@ -220,7 +247,17 @@ class AttentionLogits(TorchFunctionMode):
         return iter(self._seen)
 
 
-def _named(
+class _Call(NamedTuple):
+    """What decides the logits of a call: (batch, ..., heads, length, dim), and masks that fit the logits."""
+
+    query: Tensor
+    key: Tensor
+    masks: Sequence[Tensor]
+    causal: bool
+    scale: float
+
+
+def _of_product(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -229,30 +266,117 @@ def _named(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> tuple[Tensor, Tensor, Tensor | None, bool, float]:
-    """Return what decides the logits, of the arguments of scaled dot-product attention."""
-    if query.shape[-3] != key.shape[-3]:
+) -> _Call:
+    """Read the arguments of scaled dot-product attention."""
+    if query.ndim > 2 and enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
-    return query, key, attn_mask, is_causal, 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    elif query.ndim <= 3:  # no heads
+        query, key = query.unsqueeze(-3), key.unsqueeze(-3)
+        attn_mask = attn_mask.unsqueeze(-3) if attn_mask is not None else None
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return _Call(query, key, [] if attn_mask is None else [_kept(attn_mask)], is_causal, scale)
 
 
-def _largest(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
+def _of_module(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    *rest: Any,
+    **options: Any,
+) -> _Call:
+    """Read the arguments of `nn.MultiheadAttention`'s function, (length, batch, width), and project them.
+
+    That function runs where no mode sees what it calls, so queries and keys are made once more.
+    """
+    options |= zip(_MORE, rest, strict=False)
+    if query.ndim == 2:
+        query, key = query.unsqueeze(1), key.unsqueeze(1)
+    batch, dim = query.shape[1], query.shape[2] // num_heads
+    if options.get("use_separate_proj_weight"):
+        weights = [options["q_proj_weight"], options["k_proj_weight"]]
+    else:
+        assert in_proj_weight is not None
+        weights = list(in_proj_weight.chunk(3)[:2])
+    biases = [None, None] if in_proj_bias is None else in_proj_bias.chunk(3)[:2]
+    query = torch.nn.functional.linear(query, weights[0], biases[0])
+    key = torch.nn.functional.linear(key, weights[1], biases[1])
+    if bias_k is not None:
+        key = torch.cat([key, bias_k.to(key.dtype).expand(1, batch, -1)])
+    query, key = (t.reshape(len(t), batch, num_heads, dim).permute(1, 2, 0, 3) for t in (query, key))
+    if (static := options.get("static_k")) is not None:
+        key = static.unflatten(0, (batch, num_heads))
+    if add_zero_attn:
+        key = torch.nn.functional.pad(key, (0, 0, 0, 1))
+    masks = []
+    if (mask := options.get("attn_mask")) is not None:
+        masks.append(mask.unflatten(0, (batch, num_heads)) if mask.ndim == 3 and len(mask) > 1 else mask)
+    if (padding := options.get("key_padding_mask")) is not None:
+        masks.append(padding.reshape(batch, 1, 1, -1))
+    others = key.shape[-2]
+    kept = [_kept(~mask if mask.dtype == torch.bool else mask) for mask in masks]
+    kept = [torch.nn.functional.pad(mask, (0, others - mask.shape[-1]), value=True) for mask in kept]
+    return _Call(query, key, kept, False, 1 / math.sqrt(dim))
+
+
+_MORE = (
+    "dropout_p",
+    "out_proj_weight",
+    "out_proj_bias",
+    "training",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "use_separate_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "v_proj_weight",
+    "static_k",
+)
+"""Further arguments of `nn.MultiheadAttention`'s function, in order; later ones do not matter here."""
+
+_ARGUMENTS: dict[Any, Callable[..., _Call]] = {
+    torch.nn.functional.scaled_dot_product_attention: _of_product,
+    torch.nn.functional.multi_head_attention_forward: _of_module,
+}
+
+
+def _kept(mask: Tensor) -> Tensor:
+    """Return where a mask, boolean or added to the logits, leaves them in."""
+    return mask if mask.dtype == torch.bool else mask > _LEFT_OUT
+
+
+def _largest(query: Tensor, key: Tensor, masks: Sequence[Tensor], causal: bool, scale: float) -> Tensor:
     """Return the largest logit of each head, (heads,), in float32."""
-    heads, length, others = query.shape[-3], query.shape[-2], key.shape[-2]
-    batch = query.shape[:-3].numel()
+    if query.is_nested:
+        pairs = zip(query.unbind(), key.unbind(), strict=True)
+        return torch.stack([_largest(q, k, masks, causal, scale) for q, k in pairs]).amax(0)
+    shape = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2])  # type: ignore[no-untyped-call]
+    heads, length, others = shape[-1], query.shape[-2], key.shape[-2]
     found = query.new_full((heads,), -math.inf, dtype=torch.float32)
-    rows = max(1, _CHUNK // max(1, batch * heads * others))
-    for low in range(0, length, rows):
-        high = min(low + rows, length)
-        logits = (query[..., low:high, :] @ key.mT).float() * scale
-        if causal:
-            ahead = torch.arange(others, device=query.device) > torch.arange(
-                low, high, device=query.device
-            ).unsqueeze(-1)
-            logits.masked_fill_(ahead, -math.inf)
-        if mask is not None:
-            part = mask if mask.shape[-2] == 1 else mask[..., low:high, :]
-            left_out = ~part if part.dtype == torch.bool else part == -math.inf
-            logits.masked_fill_(left_out, -math.inf)
-        found = torch.maximum(found, logits.reshape(-1, heads, (high - low) * others).amax(dim=(0, 2)))
+    if not shape.numel() * others:
+        return found
+    wide = torch.promote_types(query.dtype, torch.float32)
+    rows = max(1, _CHUNK // (shape.numel() * others))
+    # autocast would round the products again, and float16 has no number above 65,504
+    with torch.autocast(query.device.type, enabled=False):
+        key = key.to(wide)
+        for low in range(0, length, rows):
+            high = min(low + rows, length)
+            logits = (query[..., low:high, :].to(wide) * scale) @ key.mT
+            if causal:
+                places = torch.arange(others, device=query.device)
+                ahead = places > torch.arange(low, high, device=query.device).unsqueeze(-1)
+                logits.masked_fill_(ahead, -math.inf)
+            for mask in masks:
+                part = mask if mask.shape[-2] == 1 else mask[..., low:high, :]
+                logits.masked_fill_(~part, -math.inf)
+            largest = logits.reshape(-1, heads, (high - low) * others).amax(dim=(0, 2))
+            found = torch.maximum(found, largest.float())
     return found

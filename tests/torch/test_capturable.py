@@ -184,6 +184,44 @@ def test_a_skipped_step_leaves_no_trace(name: str, fused: bool | None) -> None:
     assert_same([p.detach() for p in model.parameters()], run(make, 3, fused=fused))
 
 
+def fill_some(model: nn.Module, k: int) -> None:
+    """Write the gradients of step k, those of some parameters only: other ones each time."""
+    fill(model, k)
+    for i, p in enumerate(model.parameters()):
+        if k % (i % 3 + 2) == 1:
+            p.grad = None
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "blocks"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_count_their_own_steps(name: str, fused: bool | None) -> None:
+    runs = []
+    for capturable in (False, True):
+        model, optimizer = start(OPTIMIZERS[name], capturable=capturable, fused=fused)
+        for k in range(9):
+            if k == 5:  # what is saved counts as well
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            fill_some(model, k)
+            optimizer.step()
+        counts = [int(optimizer.state[p]["step"]) for p in model.parameters()]
+        assert len(set(counts)) > 1
+        runs.append(([p.detach() for p in model.parameters()], counts))
+    assert runs[0][1] == runs[1][1]
+    assert_same(runs[0][0], runs[1][0])
+
+
+def test_a_count_is_parted_before_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = start(OPTIMIZERS["adamw"], capturable=True)
+    fill(model, 0)
+    optimizer.step()
+    model.mix.weight.grad = None
+    before = copy.deepcopy(optimizer.state_dict()["state"][0])
+    monkeypatch.setattr("downslope.torch.optimizer.recording", lambda t: True)
+    with pytest.raises(RuntimeError, match=r"first.weight steps in a CUDA graph without others"):
+        optimizer.step()
+    assert all(torch.equal(before[k], v) for k, v in optimizer.state_dict()["state"][0].items())
+
+
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_a_bad_gradient_is_named_at_the_next_step(name: str) -> None:
     model, optimizer = start(OPTIMIZERS[name], capturable=True)

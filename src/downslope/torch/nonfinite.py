@@ -47,7 +47,7 @@ def flags(grads: Sequence[Tensor]) -> Tensor:
     return torch.stack([found.get(i, empty) for i in range(len(grads))]).isfinite().logical_not_()
 
 
-def _recording(t: Tensor) -> bool:
+def recording(t: Tensor) -> bool:
     """Whether a CUDA graph is being recorded: events must not be asked then."""
     return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
@@ -64,7 +64,7 @@ class _Entry:
 
     def send(self) -> None:
         """Start copying to the host, unless a copy is on its way."""
-        if self.on_its_way or _recording(self.seen):
+        if self.on_its_way or recording(self.seen):
             return
         if self.copy is None:
             on_gpu = self.seen.device.type == "cuda"
@@ -81,7 +81,7 @@ class _Entry:
 
     def arrived(self) -> list[Tensor]:
         """Return the parameters named by a copy that has arrived; wait for nothing."""
-        if not self.on_its_way or _recording(self.seen) or not (self.event is None or self.event.query()):
+        if not self.on_its_way or recording(self.seen) or not (self.event is None or self.event.query()):
             return []
         assert self.copy is not None
         bad = self.copy.numpy().nonzero()[0].tolist()  # memory of the host: not an operation on a tensor

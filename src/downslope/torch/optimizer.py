@@ -32,7 +32,7 @@ from downslope.torch.groups import (
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite
+from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 
@@ -44,7 +44,7 @@ class Job:
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
     order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
     parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
-    all slots share, and where the bool `ok` there is False nothing changes.
+    its slots share and no others do, and where the bool `ok` there is False nothing changes.
     """
 
     rule: Rule
@@ -157,12 +157,14 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _collect(self) -> list[Job]:
         """Return the work to do; nothing is changed."""
         jobs: list[Job] = []
+        resting: set[int] = set()  # counts of parameters that take no step
         for group in self.param_groups:
             rule = rule_of(group)
             alike: dict[tuple[Any, ...], Job] = {}
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
+                    resting.add(id((self.state.get(p) or {}).get("step")))
                     continue
                 if g.layout is not torch.strided or not g.dtype.is_floating_point:
                     refuse_gradient(group, i, g)
@@ -179,7 +181,23 @@ class RuleOptimizer(torch.optim.Optimizer):
                 job.grads.append(gradient_of(p, g))
                 job.slots.append(slot)
             jobs += alike.values()
+        self._part_counts(jobs, resting)
         return jobs
+
+    def _part_counts(self, jobs: Sequence[Job], shared: set[int]) -> None:
+        """Give each job whose count on the device others share one of its own, which it advances alone."""
+        for job in jobs:
+            if not isinstance(job.t, Tensor):
+                continue
+            if id(job.t) in shared:
+                if recording(job.t):  # a replay would begin at the same count again and again
+                    name = self._name_of(job.params[0])
+                    raise RuntimeError(
+                        f"{name} steps in a CUDA graph without others that it stepped with before: "
+                        "take the steps before the recording with gradients of the same parameters"
+                    )
+                job.t = job.t.clone()
+            shared.add(id(job.t))
 
     def _all_finite(self, jobs: Sequence[Job]) -> bool:
         """Whether to go on: look at the gradients as each group asks. Processes with one mesh agree."""

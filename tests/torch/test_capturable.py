@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp
+from downslope.torch.nonfinite import Ledger
 
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2")
 
@@ -243,6 +244,57 @@ def test_a_bad_gradient_is_named_at_the_next_step(name: str) -> None:
         optimizer.raise_if_nonfinite()
     optimizer.raise_if_nonfinite()
     assert optimizer.skipped_steps == 2
+
+
+def test_where_gradients_come_and_go_little_is_remembered() -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(16)]
+    optimizer = AdamW([(f"p{i}", p) for i, p in enumerate(params)], capturable=True)
+    generator = torch.Generator().manual_seed(0)
+    for k in range(300):
+        for p, has_one in zip(params, torch.rand(16, generator=generator) < 0.5, strict=True):
+            p.grad = torch.ones(3) if has_one else None
+        if k % 100 == 50:
+            optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        assert len(optimizer._ledger._entries) <= 2 * len(params)
+    params[3].grad = torch.full((3,), torch.nan)
+    optimizer.step()
+    params[3].grad = None
+    with pytest.raises(ValueError, match="the gradient of p3 held NaN"):
+        optimizer.step()
+
+
+class LateEvent:
+    """An event of a device that is a step behind: what is recorded has passed when it is asked again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def record(self) -> None:
+        self.asked = 0
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_a_report_is_sent_though_its_parameters_step_no_more_together() -> None:
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    ledger = Ledger()
+    names = {a: "a", b: "b"}
+    ledger.note([a, b], torch.tensor([False, False]))
+    (entry,) = ledger._entries.values()
+    entry.copy, entry.event, entry.on_its_way = entry.seen.clone(), LateEvent(), True
+    ledger.raise_late(names.__getitem__)
+    ledger.note([a, b], torch.tensor([False, True]))  # while the first report is on its way
+    ledger.note([a], torch.tensor([False]))
+    ledger.raise_late(names.__getitem__)
+    ledger.note([a], torch.tensor([False]))
+    with pytest.raises(ValueError, match="the gradient of b held NaN"):
+        for _ in range(3):
+            ledger.raise_late(names.__getitem__)
+    ledger.raise_late(names.__getitem__)
+    assert len(ledger._entries) == 1
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

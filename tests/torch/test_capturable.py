@@ -278,6 +278,11 @@ class LateEvent:
         return self.asked > 1
 
 
+def several_steps(ledger: Ledger, names: dict[torch.Tensor, str]) -> None:
+    for _ in range(3):
+        ledger.raise_late(names.__getitem__)
+
+
 def test_a_report_is_sent_though_its_parameters_step_no_more_together() -> None:
     a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
     ledger = Ledger()
@@ -291,8 +296,7 @@ def test_a_report_is_sent_though_its_parameters_step_no_more_together() -> None:
     ledger.raise_late(names.__getitem__)
     ledger.note([a], torch.tensor([False]))
     with pytest.raises(ValueError, match="the gradient of b held NaN"):
-        for _ in range(3):
-            ledger.raise_late(names.__getitem__)
+        several_steps(ledger, names)
     ledger.raise_late(names.__getitem__)
     assert len(ledger._entries) == 1
 

@@ -257,3 +257,32 @@ def test_repr_says_what_runs() -> None:
     assert "stacks of 1 shapes" in text
     assert "fused kernel" in text
     assert "cache-sized blocks" in repr(RMSProp(model().parameters(), centered=True))
+
+
+@pytest.mark.parametrize("cls", [AdamW, SGD, AdaGrad, RMSProp])
+def test_repr_says_what_runs_for_each_kind_of_parameter(cls: Any) -> None:
+    plain, half = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    conv = nn.Parameter(torch.ones(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    assert "torch's fused kernel\n" in repr(cls([plain]))
+    for p in (half, conv):
+        assert "cache-sized blocks\n" in repr(cls([p]))
+        assert "fused kernel" not in repr(cls([p]))
+    mixed = cls([plain, half, conv])
+    assert "torch's fused kernel for 1 of them, else cache-sized blocks" in repr(mixed)
+    names = {"_fused_adamw_", "_fused_adam_", "_fused_sgd_", "_fused_adagrad_"}
+    plain.grad, conv.grad = torch.ones_like(plain), torch.ones_like(conv)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        mixed.step()  # of one dtype: the one that the kernel cannot take does not keep the other from it
+    assert names & {event.key.removeprefix("aten::") for event in seen.key_averages()}
+
+
+def test_repr_of_muon_says_what_runs_for_each_kind_of_parameter() -> None:
+    dtypes = (torch.float32, torch.float64, torch.float16)
+    params = [nn.Parameter(torch.ones(4, 6 + i, dtype=d)) for i, d in enumerate(dtypes)]
+    text = repr(Muon(params, ns_dtype="auto"))
+    assert "1 shapes in float64" in text
+    assert "3 shapes" not in text
+    assert "stacks of 3 shapes in bfloat16, plain PyTorch" in repr(Muon(params, ns_dtype="bfloat16"))
+    empty = Muon([{"params": []}, {"params": [params[0]], "rule": "adamw"}])
+    assert "muon: 0 parameters, 0 elements" in repr(empty)
+    assert "stacks of no shapes" in repr(empty)

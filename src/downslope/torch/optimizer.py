@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, ClassVar, overload
 
 import torch
@@ -264,17 +265,25 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        group, params = job.group, [local(p) for p in job.params]
+        group, columns = job.group, [[local(p) for p in job.params], job.grads, *job.columns]
         weight_decay, cautious = decoupled_decay(group), group["cautious"]
         launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
-        if launch is not None and fused.fits(params, job.grads, job.columns):
+        fit: list[list[Tensor]] = columns
+        rest: list[tuple[Tensor, ...]] = []
+        if launch is None or not fused.suits(columns[0][0]):
+            fit, rest = [], list(zip(*columns, strict=True))
+        elif not fused.fits(columns[0], columns[1], columns[2:]):
+            rows = list(zip(*columns, strict=True))
+            fits = [fused.fits([p], [g], [slots]) for p, g, *slots in rows]
+            fit = [list(column) for column in zip(*compress(rows, fits), strict=True)]
+            rest = [row for row, does in zip(rows, fits, strict=True) if not does]
+        if launch is not None and fit:
             bad = None if job.ok is None else job.ok.logical_not().float()
             lr = group["lr"] if job.capturable else float(group["lr"])
-            launch(params, job.grads, job.columns, job.t, lr, bad)
-            return
-        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
-        rows = list(zip(params, job.grads, *job.columns, strict=True))
-        for_each_block(kernel, rows, (True, False) + (True,) * len(job.columns))
+            launch(fit[0], fit[1], fit[2:], job.t, lr, bad)
+        if rest:
+            kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
+            for_each_block(kernel, rest, (True, False) + (True,) * len(job.columns))
 
     # -- states ------------------------------------------------------------------------------
 
@@ -365,4 +374,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
         launch = fused.kernel_for(rule, decoupled_decay(group), group["cautious"])
-        return "torch's fused kernel" if launch and group["fused"] is not False else "cache-sized blocks"
+        params = group["params"] if launch and group["fused"] is not False else []
+        fit, many = sum(fused.fits([local(p)]) for p in params), len(group["params"])
+        if not fit:
+            return "cache-sized blocks"
+        some = "" if fit == many else f" for {fit} of them, else cache-sized blocks"
+        return f"torch's fused kernel{some}"

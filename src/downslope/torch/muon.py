@@ -186,8 +186,8 @@ class Muon(RuleOptimizer):
         added = self.param_groups[-1]
         try:
             if added["rule"] == "muon":
-                self._add_views(added, views or [view] * len(added["params"]))
-        except ValueError:
+                self._add_views(added, [view] * len(added["params"]) if views is None else list(views))
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
@@ -211,6 +211,8 @@ class Muon(RuleOptimizer):
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
             if view is None:
                 view = _plain_view(p, name_in(group, i))
+            if not isinstance(view, MatrixView):
+                raise TypeError(f"the view of {name_in(group, i)} is {view!r}: expected a MatrixView")
             view.check(tuple(p.shape))
             found[p] = view
         self._views.update(found)

@@ -238,6 +238,39 @@ def test_states_of_torch_adamw_can_be_loaded() -> None:
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
+@each
+def test_hooks_see_and_change_a_state_that_is_loaded(name: str) -> None:
+    m = model(dtype=torch.bfloat16)
+    make = MAKERS[name] if name != "muon" else lambda m: Muon(m, torch.zeros(2, 6).bfloat16(), lr=0.01)
+    optimizer, again = make(m), make(m)
+    train(m, optimizer, range(3))
+    state = optimizer.state_dict()
+    old = {**state, "param_groups": [{**group, "rule": "old"} for group in state["param_groups"]]}
+    rules = [group["rule"] for group in optimizer.param_groups]
+    seen = []
+
+    def renamed(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+        groups = [{**g, "rule": rule} for g, rule in zip(state["param_groups"], rules, strict=True)]
+        return {**state, "param_groups": groups}
+
+    def look(loaded: torch.optim.Optimizer) -> None:
+        seen.extend(slot["step"] for slot in loaded.state.values())
+        next(iter(loaded.state.values()))["step"] = 7
+
+    handles = [again.register_load_state_dict_pre_hook(renamed)]
+    handles.append(again.register_load_state_dict_post_hook(look))
+    again.load_state_dict(old)
+    assert seen == [3] * 6
+    assert next(iter(again.state.values()))["step"] == 7
+    for key, slot in again.state_dict()["state"].items():
+        for field in slot.keys() - {"step"}:
+            assert torch.equal(slot[field], state["state"][key][field])
+    for handle in handles:
+        handle.remove()
+    with pytest.raises(ValueError, match="made by rule 'old'"):
+        again.load_state_dict(old)
+
+
 def test_muon_has_one_learning_rate_and_groups_by_role() -> None:
     m = model()
     optimizer = Muon(m, torch.zeros(2, 6), lr=0.02, by_role={"output": {"lr": 0.001}})

@@ -28,6 +28,7 @@ from downslope.torch.groups import (
     decoupled_decay,
     name_in,
     refuse_gradient,
+    refuse_other_options,
     require_known_rule,
     rule_of,
 )
@@ -290,17 +291,33 @@ class RuleOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by `state_dict`; steps then continue bitwise.
 
+        Pre-hooks may change the state first, post-hooks see it loaded.
+
         Raises:
-            ValueError: it belongs to another rule, or its groups do not match. Nothing has changed then.
+            ValueError: it belongs to another rule, its groups do not match, or it was made with an option of
+                `torch.optim` that no rule here has. Nothing has changed then.
 
         """
-        self._check_state_dict(state_dict)
-        current = self.param_groups
-        super().load_state_dict(state_dict)
-        for group, before in zip(self.param_groups, current, strict=True):
-            for key, value in before.items():
-                group.setdefault(key, value)
-        self._keep_dtypes(state_dict)
+        current, left = self.param_groups, state_dict
+
+        def check(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            nonlocal left
+            left = state
+            self._check_state_dict(state)
+
+        def complete(_: torch.optim.Optimizer) -> None:
+            for group, before in zip(self.param_groups, current, strict=True):
+                for key, value in before.items():
+                    group.setdefault(key, value)
+            self._keep_dtypes(left)
+
+        last = self.register_load_state_dict_pre_hook(check)
+        first = self.register_load_state_dict_post_hook(complete, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            first.remove()
 
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         saved_groups = state_dict["param_groups"]
@@ -314,6 +331,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise ValueError(
                     f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
                 )
+            refuse_other_options(saved, i)
             if len(saved["params"]) != len(group["params"]):
                 counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
                 raise ValueError(f"group {i} of the state has {counts}")

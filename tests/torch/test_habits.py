@@ -239,6 +239,30 @@ def test_states_of_torch_adamw_can_be_loaded() -> None:
 
 
 @each
+@pytest.mark.parametrize("capturable", [None, False, True])
+def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    train(m, optimizer, range(1))
+    shapes = {p: {k: v.shape for k, v in s.items() if k != "step"} for p, s in optimizer.state.items()}
+    shadow = model().to("meta")
+    if name == "muon":
+        meta = Muon(shadow, torch.zeros(2, 6, device="meta"), lr=0.01, capturable=capturable)
+    else:
+        meta = MAKERS[name](shadow)
+        meta.param_groups[0]["capturable"] = capturable
+    for _ in range(2):
+        for p in shadow.parameters():
+            p.grad = torch.ones_like(p)
+        meta.step()
+        meta.load_state_dict(copy.deepcopy(meta.state_dict()))
+    assert meta.skipped_steps == 0
+    for p, q in zip(m.parameters(), shadow.parameters(), strict=True):
+        assert {k: v.shape for k, v in meta.state[q].items() if k != "step"} == shapes[p]
+        assert all(v.is_meta for k, v in meta.state[q].items() if k != "step")
+
+
+@each
 def test_hooks_see_and_change_a_state_that_is_loaded(name: str) -> None:
     m = model(dtype=torch.bfloat16)
     make = MAKERS[name] if name != "muon" else lambda m: Muon(m, torch.zeros(2, 6).bfloat16(), lr=0.01)

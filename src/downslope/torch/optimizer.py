@@ -60,6 +60,11 @@ class Job:
     ok: Tensor | None = None
 
 
+def _asks(job: Job) -> bool:
+    """Whether a job's gradients are looked at; those on the meta device have no values."""
+    return job.group["on_nonfinite"] != "ignore" and not job.params[0].is_meta
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose groups each name a rule.
 
@@ -172,7 +177,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     refuse_gradient(group, i, g)
                 slot = self.state.get(p) or {}
                 count, capturable = slot.get("step", 0), capturable_on(group, p.device)
-                if isinstance(count, Tensor) and not capturable:
+                if isinstance(count, Tensor) and not capturable and not count.is_meta:
                     count = int(count)
                 key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, bool(slot))
                 job = alike.get(key)
@@ -205,7 +210,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Whether to go on: look at the gradients as each group asks. Processes with one mesh agree."""
         bad: list[tuple[Job, int]] = []
         for job in jobs:
-            if job.group["on_nonfinite"] != "ignore" and not job.capturable:
+            if _asks(job) and not job.capturable:
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         meshes = meshes_of(p for group in self.param_groups for p in group["params"])
@@ -222,7 +227,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
         found = []
         for job in jobs:
-            if job.group["on_nonfinite"] != "ignore" and job.capturable:
+            if _asks(job) and job.capturable:
                 bad = self._flags(job)
                 found.append(bad.any())
                 if job.group["on_nonfinite"] == "raise":
@@ -361,7 +366,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for key, p in zip(keys, params, strict=True):
             for field, value in state_dict["state"].get(key, {}).items():
                 if field == "step":
-                    self.state[p]["step"] = int(value)
+                    meta = isinstance(value, Tensor) and value.is_meta
+                    self.state[p]["step"] = 0 if meta else int(value)
                 elif p.dtype in HALF and isinstance(value, Tensor):
                     self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 

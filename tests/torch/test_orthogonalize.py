@@ -215,6 +215,28 @@ def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
         assert done.isfinite().all()
 
 
+@pytest.mark.parametrize("odd", [0.0, float("nan"), 1e-30, 1e30], ids=str)
+@pytest.mark.parametrize("max_stack_bytes", [None, 2 * 2 * 64 * 96 * 4], ids=["all", "two at a time"])
+def test_matrices_of_a_stack_do_not_touch_each_other(odd: float, max_stack_bytes: int | None) -> None:
+    """What one gradient is changes nothing for the others, to the bit."""
+    generator = torch.Generator().manual_seed(8)
+    grads = torch.randn(6, 64, 96, generator=generator)
+
+    def stepped(g: torch.Tensor, **options: int | None) -> list[torch.Tensor]:
+        params = [torch.nn.Parameter(torch.ones(64, 96)) for _ in g]
+        for p, own in zip(params, g, strict=True):
+            p.grad = own
+        Muon(params, lr=0.1, ns_dtype="float32", on_nonfinite="ignore", **options).step()
+        return [p.detach() for p in params]
+
+    expected = stepped(grads)
+    with_odd = grads.clone()
+    with_odd[2] = odd if odd == 0 or odd != odd else grads[2] * odd
+    found = stepped(with_odd, max_stack_bytes=max_stack_bytes)
+    for i in (0, 1, 3, 4, 5):
+        assert torch.equal(found[i], expected[i])
+
+
 def test_portions_stay_in_their_budget() -> None:
     """The largest stack that is gathered at a time fits max_stack_bytes."""
     params = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(16)]

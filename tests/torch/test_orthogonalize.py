@@ -288,6 +288,65 @@ def test_a_stack_of_experts_is_cut_to_the_budget(view: MatrixView, monkeypatch: 
     assert sorted(set(seen)) == [2 * each, 3 * each]
 
 
+CUTS = {
+    "experts": ((8, 16, 24), MatrixView((1,), (2,), batch=(0,))),
+    "experts, batch inside": ((16, 8, 24), MatrixView((0,), (2,), batch=(1,))),
+    "experts, batch last": ((16, 24, 8), MatrixView((0,), (1,), batch=(2,))),
+    "two batch axes": ((2, 6, 16, 24), MatrixView((2,), (3,), batch=(1, 0))),
+    "experts of blocks": ((4, 24, 16), MatrixView((1,), (2,), batch=(0,), blocks=(8, 16))),
+    "experts of equal blocks": ((4, 24, 16), MatrixView((1,), (2,), batch=(0,), blocks=(8,) * 3)),
+    "fused projection": ((48, 16), MatrixView((0,), (1,), blocks=(16,) * 3)),
+    "uneven projection": ((64, 16), MatrixView((0,), (1,), blocks=(32, 16, 16))),
+    "blocks of inputs": ((16, 48), MatrixView((0,), (1,), blocks=(16,) * 3, blocks_along="inputs")),
+    "interleaved": ((96, 16), MatrixView((0,), (1,), blocks=(16, 8, 8), repeats=3)),
+    "interleaved inputs": (
+        (2, 16, 96),
+        MatrixView((1,), (2,), batch=(0,), blocks=(16, 8, 8), blocks_along="inputs", repeats=3),
+    ),
+    "grouped convolution": ((64, 4, 3, 3), MatrixView((0,), (1, 2, 3), blocks=(8,) * 8)),
+    "blocks along two axes": ((6, 4, 16), MatrixView((0, 1), (2,), blocks=(8, 8, 4, 4))),
+    "blocks across an axis": ((6, 4, 16), MatrixView((0, 1), (2,), blocks=(6,) * 4)),
+}
+
+
+@pytest.mark.parametrize("normuon", [False, True], ids=["muon", "normuon"])
+@pytest.mark.parametrize("capturable", [False, True], ids=["host", "capturable"])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_parameter_of_many_matrices_is_cut_to_the_budget(
+    name: str, capturable: bool, normuon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix at a time, or a few, take the steps that all take together, to the bit."""
+    shape, view = CUTS[name]
+    generator = torch.Generator().manual_seed(8)
+    start, g = (torch.randn(shape, generator=generator) for _ in range(2))
+    largest = max(m * n for _, m, n in view.matrices(shape))
+    seen = []
+    original = stacks_module._gather
+
+    def watched(rule, portion, *rest):  # type: ignore[no-untyped-def]
+        seen.append(sum(item.p.numel() for item in portion))
+        return original(rule, portion, *rest)
+
+    monkeypatch.setattr(stacks_module, "_gather", watched)
+
+    def stepped(many: int) -> list[torch.Tensor]:
+        p = torch.nn.Parameter(start.clone())
+        options = {"normuon": normuon, "capturable": capturable, "max_stack_bytes": many * 2 * 4 * largest}
+        optimizer = Muon([{"params": [p], "view": view}], lr=0.1, weight_decay=0.1, **options)
+        for k in range(2):
+            p.grad = g.clone() * (k + 1)
+            optimizer.step()
+        return [p.detach(), *(v for k, v in sorted(optimizer.state[p].items()) if k != "step")]
+
+    whole = stepped(100)
+    for many in (1, 2):
+        seen.clear()
+        for found, expected in zip(stepped(many), whole, strict=True):
+            assert torch.equal(found, expected)
+        if name != "blocks across an axis":  # whose matrices are no parts of the array
+            assert max(seen) <= many * largest
+
+
 def test_matrices_that_lie_the_other_way_keep_their_own_stack() -> None:
     """On a CPU, where copying a large one across takes longer than launches; small ones are turned."""
     counts = {(768, 3072): 1, (3072, 768): 1, (8, 24): 1, (24, 8): 1}

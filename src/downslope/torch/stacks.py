@@ -86,7 +86,7 @@ def _take(
         directions = _directions(rule, portion, places, made)
         written(
             rule,
-            [(item.p, item.layout, d) for item, d in zip(portion, directions, strict=True)],
+            [(item.p, item.leading, d) for item, d in zip(portion, directions, strict=True)],
             how,
             engine.ok,
         )
@@ -131,7 +131,7 @@ def _directions(
     directions = []
     for item, own in zip(portion, places, strict=True):
         pieces = [place.of(made[place.stack]) for place in own]
-        scale = _scale_of(rule, item.layout)
+        scale = _scale_of(rule, item.leading)
         for piece, place in zip(pieces, own, strict=True):
             other = rule.scale_of(*place.shape)
             if other != scale:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import accumulate
 
 import pytest
 import torch
@@ -345,6 +346,33 @@ def test_a_parameter_of_many_matrices_is_cut_to_the_budget(
             assert torch.equal(found, expected)
         if name != "blocks across an axis":  # whose matrices are no parts of the array
             assert max(seen) <= many * largest
+
+
+WIDE = {
+    "experts": ((1024, 64, 64), MatrixView((1,), (2,), batch=(0,)), {}),
+    "normuon": ((1024, 64, 64), MatrixView((1,), (2,), batch=(0,)), {"normuon": True}),
+    "experts, batch inside": ((64, 1024, 64), MatrixView((0,), (2,), batch=(1,)), {}),
+    "blocks": ((65536, 64), MatrixView((0,), (1,), blocks=(64,) * 1024), {}),
+    "interleaved": ((65536, 64), MatrixView((0,), (1,), blocks=(1,) * 1024, repeats=64), {}),
+    "capturable": ((64, 1024, 64), MatrixView((0,), (2,), batch=(1,)), {"capturable": True}),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_parameter_of_many_matrices_takes_little_memory(name: str) -> None:
+    """Within a budget of 1 MiB, of 16 MiB of parameters: what blocks and iterations take comes on top."""
+    shape, view, options = WIDE[name]
+    p = torch.nn.Parameter(torch.ones(shape))
+    optimizer = Muon([{"params": [p], "view": view}], max_stack_bytes=1 << 20, **options)
+    p.grad = torch.ones(shape)
+    optimizer.step()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
+        optimizer.step()
+    taken = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert taken
+    assert max(accumulate(taken)) <= 8 << 20
 
 
 def test_matrices_that_lie_the_other_way_keep_their_own_stack() -> None:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp
+from downslope.torch.nonfinite import Ledger
 
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2")
 
@@ -184,6 +185,44 @@ def test_a_skipped_step_leaves_no_trace(name: str, fused: bool | None) -> None:
     assert_same([p.detach() for p in model.parameters()], run(make, 3, fused=fused))
 
 
+def fill_some(model: nn.Module, k: int) -> None:
+    """Write the gradients of step k, those of some parameters only: other ones each time."""
+    fill(model, k)
+    for i, p in enumerate(model.parameters()):
+        if k % (i % 3 + 2) == 1:
+            p.grad = None
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "blocks"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_count_their_own_steps(name: str, fused: bool | None) -> None:
+    runs = []
+    for capturable in (False, True):
+        model, optimizer = start(OPTIMIZERS[name], capturable=capturable, fused=fused)
+        for k in range(9):
+            if k == 5:  # what is saved counts as well
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            fill_some(model, k)
+            optimizer.step()
+        counts = [int(optimizer.state[p]["step"]) for p in model.parameters()]
+        assert len(set(counts)) > 1
+        runs.append(([p.detach() for p in model.parameters()], counts))
+    assert runs[0][1] == runs[1][1]
+    assert_same(runs[0][0], runs[1][0])
+
+
+def test_a_count_is_parted_before_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer = start(OPTIMIZERS["adamw"], capturable=True)
+    fill(model, 0)
+    optimizer.step()
+    model.mix.weight.grad = None
+    before = copy.deepcopy(optimizer.state_dict()["state"][0])
+    monkeypatch.setattr("downslope.torch.optimizer.recording", lambda t: True)
+    with pytest.raises(RuntimeError, match=r"first.weight steps in a CUDA graph without others"):
+        optimizer.step()
+    assert all(torch.equal(before[k], v) for k, v in optimizer.state_dict()["state"][0].items())
+
+
 @pytest.mark.parametrize("name", ["muon", "adamw"])
 def test_a_bad_gradient_is_named_at_the_next_step(name: str) -> None:
     model, optimizer = start(OPTIMIZERS[name], capturable=True)
@@ -205,6 +244,61 @@ def test_a_bad_gradient_is_named_at_the_next_step(name: str) -> None:
         optimizer.raise_if_nonfinite()
     optimizer.raise_if_nonfinite()
     assert optimizer.skipped_steps == 2
+
+
+def test_where_gradients_come_and_go_little_is_remembered() -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(16)]
+    optimizer = AdamW([(f"p{i}", p) for i, p in enumerate(params)], capturable=True)
+    generator = torch.Generator().manual_seed(0)
+    for k in range(300):
+        for p, has_one in zip(params, torch.rand(16, generator=generator) < 0.5, strict=True):
+            p.grad = torch.ones(3) if has_one else None
+        if k % 100 == 50:
+            optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        assert len(optimizer._ledger._entries) <= 2 * len(params)
+    params[3].grad = torch.full((3,), torch.nan)
+    optimizer.step()
+    params[3].grad = None
+    with pytest.raises(ValueError, match="the gradient of p3 held NaN"):
+        optimizer.step()
+
+
+class LateEvent:
+    """An event of a device that is a step behind: what is recorded has passed when it is asked again."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def record(self) -> None:
+        self.asked = 0
+
+    def query(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def several_steps(ledger: Ledger, names: dict[torch.Tensor, str]) -> None:
+    for _ in range(3):
+        ledger.raise_late(names.__getitem__)
+
+
+def test_a_report_is_sent_though_its_parameters_step_no_more_together() -> None:
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    ledger = Ledger()
+    names = {a: "a", b: "b"}
+    ledger.note([a, b], torch.tensor([False, False]))
+    (entry,) = ledger._entries.values()
+    entry.copy, entry.event, entry.on_its_way = entry.seen.clone(), LateEvent(), True
+    ledger.raise_late(names.__getitem__)
+    ledger.note([a, b], torch.tensor([False, True]))  # while the first report is on its way
+    ledger.note([a], torch.tensor([False]))
+    ledger.raise_late(names.__getitem__)
+    ledger.note([a], torch.tensor([False]))
+    with pytest.raises(ValueError, match="the gradient of b held NaN"):
+        several_steps(ledger, names)
+    ledger.raise_late(names.__getitem__)
+    assert len(ledger._entries) == 1
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

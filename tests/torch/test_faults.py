@@ -97,14 +97,21 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(cls: Any) -> None:
             ({"params": [weight(2, 3, 4)]}, ValueError),
             ({"params": [weight(2, 3)], "view": MatrixView((0,), (2,))}, ValueError),
             ({"params": [weight(2, 3)], "views": []}, ValueError),
+            ({"params": [weight(2, 3)], "views": 3}, TypeError),
+            ({"params": [weight(2, 3)], "views": ["foo"]}, TypeError),
+            ({"params": [weight(2, 3)], "view": "foo"}, TypeError),
+            ({"params": [weight(2, 3)], "view": MatrixView(0, (1,))}, TypeError),
             ({"params": [weight(2, 3)], "rule": "sgd"}, ValueError),
         ]
     for group, error in bad:
-        if "views" in group:
-            continue
         with pytest.raises(error):
             optimizer.add_param_group(group)
         assert optimizer.state_dict() == before
+
+
+def test_muon_names_what_is_no_view() -> None:
+    with pytest.raises(TypeError, match=r"the view of w is 'foo': expected a MatrixView"):
+        Muon([{"params": [("w", weight())], "view": "foo"}])
 
 
 def test_muon_names_what_is_no_matrix() -> None:
@@ -198,9 +205,37 @@ def test_a_state_of_another_rule_is_refused() -> None:
         adam.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="the state has 2 parameter groups, this optimizer 1"):
         adam.load_state_dict(AdamW([{"params": [weight()]}, {"params": [weight()]}]).state_dict())
+    adam.register_load_state_dict_pre_hook(lambda _, state: {**state, "param_groups": []})
+    with pytest.raises(ValueError, match="the state has 0 parameter groups, this optimizer 1"):
+        adam.load_state_dict(before)
     after = adam.state_dict()
     assert after["param_groups"] == before["param_groups"]
     assert all(same(v, after["state"][0][k]) for k, v in before["state"][0].items())
+
+
+OTHER_OPTIONS = [
+    (AdamW, torch.optim.AdamW, "maximize", True),
+    (SGD, torch.optim.SGD, "maximize", True),
+    (SGD, torch.optim.SGD, "dampening", 0.5),
+    (AdaGrad, torch.optim.Adagrad, "lr_decay", 1.0),
+    (RMSProp, torch.optim.RMSprop, "maximize", True),
+    (Adam, torch.optim.Adam, "differentiable", True),
+]
+
+
+@pytest.mark.parametrize(("cls", "other", "option", "value"), OTHER_OPTIONS)
+def test_a_state_made_with_an_option_that_is_not_here_is_refused(
+    cls: Any, other: Any, option: str, value: Any
+) -> None:
+    p, q = weight(), weight()
+    ours, plain, theirs = cls([p]), other([p]), other([q], **{option: value})
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match=rf"group 0 of the state was made with {option} = {value}: expected"):
+        ours.load_state_dict(theirs.state_dict())
+    assert ours.state_dict() == before
+    ours.load_state_dict(plain.state_dict())  # without it, and with foreach=None and the like
+    theirs = other([q], foreach=False)
+    ours.load_state_dict(theirs.state_dict())
 
 
 def test_a_partition_of_another_model() -> None:

@@ -238,6 +238,63 @@ def test_states_of_torch_adamw_can_be_loaded() -> None:
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
+@each
+@pytest.mark.parametrize("capturable", [None, False, True])
+def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    train(m, optimizer, range(1))
+    shapes = {p: {k: v.shape for k, v in s.items() if k != "step"} for p, s in optimizer.state.items()}
+    shadow = model().to("meta")
+    if name == "muon":
+        meta = Muon(shadow, torch.zeros(2, 6, device="meta"), lr=0.01, capturable=capturable)
+    else:
+        meta = MAKERS[name](shadow)
+        meta.param_groups[0]["capturable"] = capturable
+    for _ in range(2):
+        for p in shadow.parameters():
+            p.grad = torch.ones_like(p)
+        meta.step()
+        meta.load_state_dict(copy.deepcopy(meta.state_dict()))
+    assert meta.skipped_steps == 0
+    for p, q in zip(m.parameters(), shadow.parameters(), strict=True):
+        assert {k: v.shape for k, v in meta.state[q].items() if k != "step"} == shapes[p]
+        assert all(v.is_meta for k, v in meta.state[q].items() if k != "step")
+
+
+@each
+def test_hooks_see_and_change_a_state_that_is_loaded(name: str) -> None:
+    m = model(dtype=torch.bfloat16)
+    make = MAKERS[name] if name != "muon" else lambda m: Muon(m, torch.zeros(2, 6).bfloat16(), lr=0.01)
+    optimizer, again = make(m), make(m)
+    train(m, optimizer, range(3))
+    state = optimizer.state_dict()
+    old = {**state, "param_groups": [{**group, "rule": "old"} for group in state["param_groups"]]}
+    rules = [group["rule"] for group in optimizer.param_groups]
+    seen = []
+
+    def renamed(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+        groups = [{**g, "rule": rule} for g, rule in zip(state["param_groups"], rules, strict=True)]
+        return {**state, "param_groups": groups}
+
+    def look(loaded: torch.optim.Optimizer) -> None:
+        seen.extend(slot["step"] for slot in loaded.state.values())
+        next(iter(loaded.state.values()))["step"] = 7
+
+    handles = [again.register_load_state_dict_pre_hook(renamed)]
+    handles.append(again.register_load_state_dict_post_hook(look))
+    again.load_state_dict(old)
+    assert seen == [3] * 6
+    assert next(iter(again.state.values()))["step"] == 7
+    for key, slot in again.state_dict()["state"].items():
+        for field in slot.keys() - {"step"}:
+            assert torch.equal(slot[field], state["state"][key][field])
+    for handle in handles:
+        handle.remove()
+    with pytest.raises(ValueError, match="made by rule 'old'"):
+        again.load_state_dict(old)
+
+
 def test_muon_has_one_learning_rate_and_groups_by_role() -> None:
     m = model()
     optimizer = Muon(m, torch.zeros(2, 6), lr=0.02, by_role={"output": {"lr": 0.001}})
@@ -257,3 +314,32 @@ def test_repr_says_what_runs() -> None:
     assert "stacks of 1 shapes" in text
     assert "fused kernel" in text
     assert "cache-sized blocks" in repr(RMSProp(model().parameters(), centered=True))
+
+
+@pytest.mark.parametrize("cls", [AdamW, SGD, AdaGrad, RMSProp])
+def test_repr_says_what_runs_for_each_kind_of_parameter(cls: Any) -> None:
+    plain, half = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    conv = nn.Parameter(torch.ones(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    assert "torch's fused kernel\n" in repr(cls([plain]))
+    for p in (half, conv):
+        assert "cache-sized blocks\n" in repr(cls([p]))
+        assert "fused kernel" not in repr(cls([p]))
+    mixed = cls([plain, half, conv])
+    assert "torch's fused kernel for 1 of them, else cache-sized blocks" in repr(mixed)
+    names = {"_fused_adamw_", "_fused_adam_", "_fused_sgd_", "_fused_adagrad_"}
+    plain.grad, conv.grad = torch.ones_like(plain), torch.ones_like(conv)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        mixed.step()  # of one dtype: the one that the kernel cannot take does not keep the other from it
+    assert names & {event.key.removeprefix("aten::") for event in seen.key_averages()}
+
+
+def test_repr_of_muon_says_what_runs_for_each_kind_of_parameter() -> None:
+    dtypes = (torch.float32, torch.float64, torch.float16)
+    params = [nn.Parameter(torch.ones(4, 6 + i, dtype=d)) for i, d in enumerate(dtypes)]
+    text = repr(Muon(params, ns_dtype="auto"))
+    assert "1 shapes in float64" in text
+    assert "3 shapes" not in text
+    assert "stacks of 3 shapes in bfloat16, plain PyTorch" in repr(Muon(params, ns_dtype="bfloat16"))
+    empty = Muon([{"params": []}, {"params": [params[0]], "rule": "adamw"}])
+    assert "muon: 0 parameters, 0 elements" in repr(empty)
+    assert "stacks of no shapes" in repr(empty)

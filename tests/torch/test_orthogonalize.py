@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import accumulate
 
 import pytest
 import torch
@@ -215,6 +216,28 @@ def test_the_stacks_normalise_as_the_rule_does(dtype: str) -> None:
         assert done.isfinite().all()
 
 
+@pytest.mark.parametrize("odd", [0.0, float("nan"), 1e-30, 1e30], ids=str)
+@pytest.mark.parametrize("max_stack_bytes", [None, 2 * 2 * 64 * 96 * 4], ids=["all", "two at a time"])
+def test_matrices_of_a_stack_do_not_touch_each_other(odd: float, max_stack_bytes: int | None) -> None:
+    """What one gradient is changes nothing for the others, to the bit."""
+    generator = torch.Generator().manual_seed(8)
+    grads = torch.randn(6, 64, 96, generator=generator)
+
+    def stepped(g: torch.Tensor, **options: int | None) -> list[torch.Tensor]:
+        params = [torch.nn.Parameter(torch.ones(64, 96)) for _ in g]
+        for p, own in zip(params, g, strict=True):
+            p.grad = own
+        Muon(params, lr=0.1, ns_dtype="float32", on_nonfinite="ignore", **options).step()
+        return [p.detach() for p in params]
+
+    expected = stepped(grads)
+    with_odd = grads.clone()
+    with_odd[2] = odd if odd == 0 or odd != odd else grads[2] * odd
+    found = stepped(with_odd, max_stack_bytes=max_stack_bytes)
+    for i in (0, 1, 3, 4, 5):
+        assert torch.equal(found[i], expected[i])
+
+
 def test_portions_stay_in_their_budget() -> None:
     """The largest stack that is gathered at a time fits max_stack_bytes."""
     params = [torch.nn.Parameter(torch.randn(64, 64)) for _ in range(16)]
@@ -264,6 +287,92 @@ def test_a_stack_of_experts_is_cut_to_the_budget(view: MatrixView, monkeypatch: 
     seen.clear()
     assert torch.equal(stepped(max_stack_bytes=3 * 2 * 16 * 24 * 4), whole)
     assert sorted(set(seen)) == [2 * each, 3 * each]
+
+
+CUTS = {
+    "experts": ((8, 16, 24), MatrixView((1,), (2,), batch=(0,))),
+    "experts, batch inside": ((16, 8, 24), MatrixView((0,), (2,), batch=(1,))),
+    "experts, batch last": ((16, 24, 8), MatrixView((0,), (1,), batch=(2,))),
+    "two batch axes": ((2, 6, 16, 24), MatrixView((2,), (3,), batch=(1, 0))),
+    "experts of blocks": ((4, 24, 16), MatrixView((1,), (2,), batch=(0,), blocks=(8, 16))),
+    "experts of equal blocks": ((4, 24, 16), MatrixView((1,), (2,), batch=(0,), blocks=(8,) * 3)),
+    "fused projection": ((48, 16), MatrixView((0,), (1,), blocks=(16,) * 3)),
+    "uneven projection": ((64, 16), MatrixView((0,), (1,), blocks=(32, 16, 16))),
+    "blocks of inputs": ((16, 48), MatrixView((0,), (1,), blocks=(16,) * 3, blocks_along="inputs")),
+    "interleaved": ((96, 16), MatrixView((0,), (1,), blocks=(16, 8, 8), repeats=3)),
+    "interleaved inputs": (
+        (2, 16, 96),
+        MatrixView((1,), (2,), batch=(0,), blocks=(16, 8, 8), blocks_along="inputs", repeats=3),
+    ),
+    "grouped convolution": ((64, 4, 3, 3), MatrixView((0,), (1, 2, 3), blocks=(8,) * 8)),
+    "blocks along two axes": ((6, 4, 16), MatrixView((0, 1), (2,), blocks=(8, 8, 4, 4))),
+    "blocks across an axis": ((6, 4, 16), MatrixView((0, 1), (2,), blocks=(6,) * 4)),
+}
+
+
+@pytest.mark.parametrize("normuon", [False, True], ids=["muon", "normuon"])
+@pytest.mark.parametrize("capturable", [False, True], ids=["host", "capturable"])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_parameter_of_many_matrices_is_cut_to_the_budget(
+    name: str, capturable: bool, normuon: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix at a time, or a few, take the steps that all take together, to the bit."""
+    shape, view = CUTS[name]
+    generator = torch.Generator().manual_seed(8)
+    start, g = (torch.randn(shape, generator=generator) for _ in range(2))
+    largest = max(m * n for _, m, n in view.matrices(shape))
+    seen = []
+    original = stacks_module._gather
+
+    def watched(rule, portion, *rest):  # type: ignore[no-untyped-def]
+        seen.append(sum(item.p.numel() for item in portion))
+        return original(rule, portion, *rest)
+
+    monkeypatch.setattr(stacks_module, "_gather", watched)
+
+    def stepped(many: int) -> list[torch.Tensor]:
+        p = torch.nn.Parameter(start.clone())
+        options = {"normuon": normuon, "capturable": capturable, "max_stack_bytes": many * 2 * 4 * largest}
+        optimizer = Muon([{"params": [p], "view": view}], lr=0.1, weight_decay=0.1, **options)
+        for k in range(2):
+            p.grad = g.clone() * (k + 1)
+            optimizer.step()
+        return [p.detach(), *(v for k, v in sorted(optimizer.state[p].items()) if k != "step")]
+
+    whole = stepped(100)
+    for many in (1, 2):
+        seen.clear()
+        for found, expected in zip(stepped(many), whole, strict=True):
+            assert torch.equal(found, expected)
+        if name != "blocks across an axis":  # whose matrices are no parts of the array
+            assert max(seen) <= many * largest
+
+
+WIDE = {
+    "experts": ((1024, 64, 64), MatrixView((1,), (2,), batch=(0,)), {}),
+    "normuon": ((1024, 64, 64), MatrixView((1,), (2,), batch=(0,)), {"normuon": True}),
+    "experts, batch inside": ((64, 1024, 64), MatrixView((0,), (2,), batch=(1,)), {}),
+    "blocks": ((65536, 64), MatrixView((0,), (1,), blocks=(64,) * 1024), {}),
+    "interleaved": ((65536, 64), MatrixView((0,), (1,), blocks=(1,) * 1024, repeats=64), {}),
+    "capturable": ((64, 1024, 64), MatrixView((0,), (2,), batch=(1,)), {"capturable": True}),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_parameter_of_many_matrices_takes_little_memory(name: str) -> None:
+    """Within a budget of 1 MiB, of 16 MiB of parameters: what blocks and iterations take comes on top."""
+    shape, view, options = WIDE[name]
+    p = torch.nn.Parameter(torch.ones(shape))
+    optimizer = Muon([{"params": [p], "view": view}], max_stack_bytes=1 << 20, **options)
+    p.grad = torch.ones(shape)
+    optimizer.step()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as seen:
+        optimizer.step()
+    taken = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert taken
+    assert max(accumulate(taken)) <= 8 << 20
 
 
 def test_matrices_that_lie_the_other_way_keep_their_own_stack() -> None:

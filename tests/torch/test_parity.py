@@ -241,3 +241,24 @@ def test_interleaved_qkv_moves_as_three_matrices_do() -> None:
         p.grad = g[chosen].clone()
         Muon([p], lr=0.1).step()
         torch.testing.assert_close(whole[chosen], p, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", [AdamW, Adam, SGD, AdaGrad, RMSProp, Muon])
+@pytest.mark.parametrize("capturable", [False, True], ids=["host", "capturable"])
+def test_a_gradient_of_another_dtype_is_cast(cls: Any, capturable: bool) -> None:
+    torch.manual_seed(0)
+    dtypes = (torch.bfloat16, torch.float64, torch.float16, torch.float32)
+    shapes = [(4, 6), (300, 100)]
+    grads = [torch.randn(shape).bfloat16().float().half().float() for shape in shapes for _ in dtypes]
+    moved = []
+    for cast in (False, True):
+        params = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes for _ in dtypes]
+        optimizer = cls(params, lr=0.1, capturable=capturable)
+        for _ in range(2):
+            for p, g, dtype in zip(params, grads, dtypes * 2, strict=True):
+                p.grad_dtype = None
+                p.grad = g.to(dtype) if cast else g
+            optimizer.step()
+        moved.append(params)
+    for p, q in zip(*moved, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

@@ -57,9 +57,17 @@ def for_each_block(kernel: Kernel, rows: Sequence[Row], written: Sequence[bool],
 
 
 def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> None:
-    """Split one row into equal blocks."""
+    """Split one row into equal blocks; one that must be staged, along its axes, so that copies stay small."""
+    count = max(1, round(row[0].numel() / block))
+    if count > 1 and not all(t.is_contiguous() for t in row):
+        order = _order(row[0])
+        if not all(t.permute(order).is_contiguous() for t in row):
+            axis = next(a for a in order if row[0].shape[a] > 1)
+            size = -(-row[0].shape[axis] // min(count, row[0].shape[axis]))
+            for parts in zip(*(torch.split(t, size, axis) for t in row), strict=True):
+                _large(kernel, parts, written, block)
+            return
     flat, unstage = _flatten(row, written)
-    count = max(1, round(flat[0].numel() / block))
     if count == 1:
         kernel(*flat)
     else:
@@ -93,6 +101,12 @@ def _nothing() -> None:
     pass
 
 
+def _order(first: Tensor) -> list[int]:
+    """Return the axes from the outermost to the innermost, as they are where there are overlaps or gaps."""
+    order = sorted(range(first.ndim), key=lambda axis: (-first.stride()[axis], axis))
+    return order if first.permute(order).is_contiguous() else list(range(first.ndim))
+
+
 def _flatten(row: Row, written: Sequence[bool]) -> tuple[list[Tensor], Callable[[], None]]:
     """Return 1-D views of a row in one element order, and what to call once they were written.
 
@@ -101,10 +115,7 @@ def _flatten(row: Row, written: Sequence[bool]) -> tuple[list[Tensor], Callable[
     """
     if all(t.is_contiguous() for t in row):
         return [t.view(-1) for t in row], _nothing
-    first = row[0]
-    order = sorted(range(first.ndim), key=lambda axis: (-first.stride()[axis], axis))
-    if not first.permute(order).is_contiguous():
-        order = list(range(first.ndim))  # overlapping or with gaps: stage everything as contiguous
+    order = _order(row[0])
     flat, back = [], []
     for t, is_written in zip(row, written, strict=True):
         ordered = t.permute(order)

@@ -49,13 +49,21 @@ def kernel_for(rule: Rule, weight_decay: float, cautious: bool) -> Launch | None
     return None
 
 
-def fits(params: Column, grads: Column, columns: Sequence[Column]) -> bool:
-    """Whether a fused kernel may take these: plain tensors, dense and in order, states not widened."""
-    first = params[0]
+def suits(p: Tensor) -> bool:
+    """Whether fused kernels are for the device and dtype of a parameter: states are not widened there."""
+    return p.device.type in ("cpu", "cuda") and p.dtype not in HALF
+
+
+def fits(params: Column, grads: Column | None = None, columns: Sequence[Column] = ()) -> bool:
+    """Whether a fused kernel may take these: plain tensors, dense and in order.
+
+    The parameters are of one dtype and device. Without gradients, whether it may take the parameters.
+    """
+    first, grads = params[0], params if grads is None else grads
     return (
-        first.device.type in ("cpu", "cuda")
-        and first.dtype not in HALF
+        suits(first)
         and all(type(p) is nn.Parameter or type(p) is Tensor for p in params)
+        and all(g.dtype == first.dtype for g in grads)
         and all(all(map(Tensor.is_contiguous, column)) for column in (params, grads, *columns))
     )
 

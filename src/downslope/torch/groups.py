@@ -22,6 +22,9 @@ RULES: dict[str, type[Rule]] = {
 }
 """The value of a group's "rule", and the rule it stands for."""
 
+_NOT_HERE = {"maximize": False, "differentiable": False, "dampening": 0, "lr_decay": 0}
+"""Options of `torch.optim` that no rule here has, and the values with which they do nothing."""
+
 ON_NONFINITE = ("raise", "skip", "ignore")
 
 
@@ -100,6 +103,16 @@ def refuse_gradient(group: dict[str, Any], i: int, g: Tensor) -> NoReturn:
     raise TypeError(
         f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
     )
+
+
+def refuse_other_options(saved: dict[str, Any], i: int) -> None:
+    """Raise ValueError if group i of a state was made with an option that no rule here has."""
+    for option, nothing in _NOT_HERE.items():
+        if (value := saved.get(option, nothing)) != nothing:
+            raise ValueError(
+                f"group {i} of the state was made with {option} = {value}: expected {nothing}, "
+                "since the rules here have no such option"
+            )
 
 
 def name_in(group: dict[str, Any], i: int) -> str:

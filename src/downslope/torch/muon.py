@@ -18,7 +18,7 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
-from downslope.torch.places import Item, layout_of
+from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import step_stacks
 
@@ -186,8 +186,8 @@ class Muon(RuleOptimizer):
         added = self.param_groups[-1]
         try:
             if added["rule"] == "muon":
-                self._add_views(added, views or [view] * len(added["params"]))
-        except ValueError:
+                self._add_views(added, [view] * len(added["params"]) if views is None else list(views))
+        except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
@@ -211,6 +211,8 @@ class Muon(RuleOptimizer):
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
             if view is None:
                 view = _plain_view(p, name_in(group, i))
+            if not isinstance(view, MatrixView):
+                raise TypeError(f"the view of {name_in(group, i)} is {view!r}: expected a MatrixView")
             view.check(tuple(p.shape))
             found[p] = view
         self._views.update(found)
@@ -249,16 +251,32 @@ class Muon(RuleOptimizer):
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
         if not isinstance(rule, MuonRule):
             return super()._engine(group, rule)
-        p = group["params"][0]
-        asked, own = NS_DTYPES[group["ns_dtype"]], torch.promote_types(p.dtype, torch.float32)
-        dtype = str((fast_dtype(p) if asked is None else asked) or own).removeprefix("torch.")
-        layouts = [layout_of(self._views[q], tuple(q.shape)) for q in group["params"]]
-        shapes = {shape[1:] for layout in layouts for shape in layout.matrices}
-        made = f"stacks of {len(shapes)} shapes in {dtype}"
+        params, asked = group["params"], NS_DTYPES[group["ns_dtype"]]
+        shapes: dict[torch.dtype, set[tuple[int, ...]]] = {}
+        engines: dict[str, int] = {}
+        for p in params:
+            own = torch.promote_types(p.dtype, torch.float32)
+            dtype = (fast_dtype(p) if asked is None else asked) or own
+            layout = layout_of(self._views[p], tuple(p.shape))
+            shapes.setdefault(dtype, set()).update(shape[1:] for shape in layout.matrices)
+            engine = self._engine_for(group, rule, p, layout)
+            engines[engine] = engines.get(engine, 0) + 1
+        made = [f"{len(found)} shapes in {str(d).removeprefix('torch.')}" for d, found in shapes.items()]
+        words = ["stacks of " + " and ".join(made or ["no shapes"])]
+        many = len(params)
+        words += [engine if n == many else f"{engine} for {n} of them" for engine, n in engines.items()]
+        if shared := sum(isinstance(p, DTensor) for p in params):
+            words.append(f"{shared} parameters spread over processes")
+        return ", ".join(words)
+
+    def _engine_for(self, group: dict[str, Any], rule: MuonRule, p: Tensor, layout: Layout) -> str:
+        """Return in words what steps a parameter."""
         why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
-        shared = sum(isinstance(q, DTensor) for q in group["params"])
-        apart = f", {shared} parameters spread over processes" if shared else ""
-        return (f"{made}, plain PyTorch ({why})" if why else f"{made}, Triton kernels") + apart
+        if why:
+            return f"plain PyTorch ({why})"
+        from downslope.torch.kernels import steps
+
+        return "Triton kernels" if steps.takes(rule, p, layout) else "Triton kernels of products alone"
 
 
 def _partition_of(

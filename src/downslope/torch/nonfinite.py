@@ -47,24 +47,42 @@ def flags(grads: Sequence[Tensor]) -> Tensor:
     return torch.stack([found.get(i, empty) for i in range(len(grads))]).isfinite().logical_not_()
 
 
-def _recording(t: Tensor) -> bool:
+def recording(t: Tensor) -> bool:
     """Whether a CUDA graph is being recorded: events must not be asked then."""
     return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 @dataclass
 class _Entry:
-    """What a device has seen in the gradients of some parameters, and the copy on its way."""
+    """What a device has seen in the gradients of some parameters, and the copy on its way.
+
+    `behind` says that there may be more to tell than the copy does, `recorded` that a CUDA graph writes here,
+    and `replaced` that other entries have taken its parameters over.
+    """
 
     params: Sequence[Tensor]
     seen: Tensor
     copy: Tensor | None = None
     event: Any = None
     on_its_way: bool = False
+    behind: bool = False
+    recorded: bool = False
+    replaced: bool = False
+
+    def note(self, bad: Tensor) -> None:
+        """Add what was seen in a step."""
+        self.seen.logical_or_(bad)
+        self.behind = True
+        self.recorded |= recording(self.seen)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be told here."""
+        return self.replaced and not (self.behind or self.on_its_way or self.recorded)
 
     def send(self) -> None:
         """Start copying to the host, unless a copy is on its way."""
-        if self.on_its_way or _recording(self.seen):
+        if self.on_its_way or recording(self.seen):
             return
         if self.copy is None:
             on_gpu = self.seen.device.type == "cuda"
@@ -73,15 +91,15 @@ class _Entry:
         self.copy.copy_(self.seen, non_blocking=True)
         if self.event is not None:
             self.event.record()
-        self.on_its_way = True
+        self.on_its_way, self.behind = True, False
 
     def wait(self) -> None:
         """Fetch what was seen, and wait for it."""
-        self.copy, self.event, self.on_its_way = self.seen.cpu(), None, True
+        self.copy, self.event, self.on_its_way, self.behind = self.seen.cpu(), None, True, False
 
     def arrived(self) -> list[Tensor]:
         """Return the parameters named by a copy that has arrived; wait for nothing."""
-        if not self.on_its_way or _recording(self.seen) or not (self.event is None or self.event.query()):
+        if not self.on_its_way or recording(self.seen) or not (self.event is None or self.event.query()):
             return []
         assert self.copy is not None
         bad = self.copy.numpy().nonzero()[0].tolist()  # memory of the host: not an operation on a tensor
@@ -112,10 +130,13 @@ class Ledger:
     def note(self, params: Sequence[Tensor], bad: Tensor) -> None:
         """Remember which gradients were bad, one bool a parameter, until the host has heard of it."""
         key = tuple(map(id, params))
-        if key not in self._entries:
-            self._entries[key] = _Entry(list(params), torch.zeros_like(bad))
-        entry = self._entries[key]
-        entry.seen.logical_or_(bad)
+        entry = self._entries.get(key)
+        if entry is None or entry.replaced:
+            for other, old in self._entries.items():
+                old.replaced |= not set(key).isdisjoint(other)
+            entry = self._entries.setdefault(key, _Entry(list(params), torch.zeros_like(bad)))
+            entry.replaced = False
+        entry.note(bad)
         if not torch.compiler.is_compiling():
             entry.send()
 
@@ -128,6 +149,11 @@ class Ledger:
             for entry in self._entries.values():
                 entry.wait()
         bad = [(entry, found) for entry in self._entries.values() if (found := entry.arrived())]
+        for key, entry in list(self._entries.items()):
+            if entry.replaced and entry.behind:  # nobody else will send it
+                entry.send()
+            elif entry.done:
+                del self._entries[key]
         if not bad:
             return
         for entry, _ in bad:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, ClassVar, overload
 
 import torch
@@ -27,12 +28,13 @@ from downslope.torch.groups import (
     decoupled_decay,
     name_in,
     refuse_gradient,
+    refuse_other_options,
     require_known_rule,
     rule_of,
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite
+from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 
@@ -44,7 +46,7 @@ class Job:
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
     order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
     parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
-    all slots share, and where the bool `ok` there is False nothing changes.
+    its slots share and no others do, and where the bool `ok` there is False nothing changes.
     """
 
     rule: Rule
@@ -56,6 +58,11 @@ class Job:
     t: Any
     capturable: bool = False
     ok: Tensor | None = None
+
+
+def _asks(job: Job) -> bool:
+    """Whether a job's gradients are looked at; those on the meta device have no values."""
+    return job.group["on_nonfinite"] != "ignore" and not job.params[0].is_meta
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -157,18 +164,20 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _collect(self) -> list[Job]:
         """Return the work to do; nothing is changed."""
         jobs: list[Job] = []
+        resting: set[int] = set()  # counts of parameters that take no step
         for group in self.param_groups:
             rule = rule_of(group)
             alike: dict[tuple[Any, ...], Job] = {}
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
+                    resting.add(id((self.state.get(p) or {}).get("step")))
                     continue
                 if g.layout is not torch.strided or not g.dtype.is_floating_point:
                     refuse_gradient(group, i, g)
                 slot = self.state.get(p) or {}
                 count, capturable = slot.get("step", 0), capturable_on(group, p.device)
-                if isinstance(count, Tensor) and not capturable:
+                if isinstance(count, Tensor) and not capturable and not count.is_meta:
                     count = int(count)
                 key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, bool(slot))
                 job = alike.get(key)
@@ -179,13 +188,29 @@ class RuleOptimizer(torch.optim.Optimizer):
                 job.grads.append(gradient_of(p, g))
                 job.slots.append(slot)
             jobs += alike.values()
+        self._part_counts(jobs, resting)
         return jobs
+
+    def _part_counts(self, jobs: Sequence[Job], shared: set[int]) -> None:
+        """Give each job whose count on the device others share one of its own, which it advances alone."""
+        for job in jobs:
+            if not isinstance(job.t, Tensor):
+                continue
+            if id(job.t) in shared:
+                if recording(job.t):  # a replay would begin at the same count again and again
+                    name = self._name_of(job.params[0])
+                    raise RuntimeError(
+                        f"{name} steps in a CUDA graph without others that it stepped with before: "
+                        "take the steps before the recording with gradients of the same parameters"
+                    )
+                job.t = job.t.clone()
+            shared.add(id(job.t))
 
     def _all_finite(self, jobs: Sequence[Job]) -> bool:
         """Whether to go on: look at the gradients as each group asks. Processes with one mesh agree."""
         bad: list[tuple[Job, int]] = []
         for job in jobs:
-            if job.group["on_nonfinite"] != "ignore" and not job.capturable:
+            if _asks(job) and not job.capturable:
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         meshes = meshes_of(p for group in self.param_groups for p in group["params"])
@@ -202,7 +227,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
         found = []
         for job in jobs:
-            if job.group["on_nonfinite"] != "ignore" and job.capturable:
+            if _asks(job) and job.capturable:
                 bad = self._flags(job)
                 found.append(bad.any())
                 if job.group["on_nonfinite"] == "raise":
@@ -246,34 +271,58 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        group, params = job.group, [local(p) for p in job.params]
+        group, columns = job.group, [[local(p) for p in job.params], job.grads, *job.columns]
         weight_decay, cautious = decoupled_decay(group), group["cautious"]
         launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
-        if launch is not None and fused.fits(params, job.grads, job.columns):
+        fit: list[list[Tensor]] = columns
+        rest: list[tuple[Tensor, ...]] = []
+        if launch is None or not fused.suits(columns[0][0]):
+            fit, rest = [], list(zip(*columns, strict=True))
+        elif not fused.fits(columns[0], columns[1], columns[2:]):
+            rows = list(zip(*columns, strict=True))
+            fits = [fused.fits([p], [g], [slots]) for p, g, *slots in rows]
+            fit = [list(column) for column in zip(*compress(rows, fits), strict=True)]
+            rest = [row for row, does in zip(rows, fits, strict=True) if not does]
+        if launch is not None and fit:
             bad = None if job.ok is None else job.ok.logical_not().float()
             lr = group["lr"] if job.capturable else float(group["lr"])
-            launch(params, job.grads, job.columns, job.t, lr, bad)
-            return
-        kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
-        rows = list(zip(params, job.grads, *job.columns, strict=True))
-        for_each_block(kernel, rows, (True, False) + (True,) * len(job.columns))
+            launch(fit[0], fit[1], fit[2:], job.t, lr, bad)
+        if rest:
+            kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
+            for_each_block(kernel, rest, (True, False) + (True,) * len(job.columns))
 
     # -- states ------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state made by `state_dict`; steps then continue bitwise.
 
+        Pre-hooks may change the state first, post-hooks see it loaded.
+
         Raises:
-            ValueError: it belongs to another rule, or its groups do not match. Nothing has changed then.
+            ValueError: it belongs to another rule, its groups do not match, or it was made with an option of
+                `torch.optim` that no rule here has. Nothing has changed then.
 
         """
-        self._check_state_dict(state_dict)
-        current = self.param_groups
-        super().load_state_dict(state_dict)
-        for group, before in zip(self.param_groups, current, strict=True):
-            for key, value in before.items():
-                group.setdefault(key, value)
-        self._keep_dtypes(state_dict)
+        current, left = self.param_groups, state_dict
+
+        def check(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+            nonlocal left
+            left = state
+            self._check_state_dict(state)
+
+        def complete(_: torch.optim.Optimizer) -> None:
+            for group, before in zip(self.param_groups, current, strict=True):
+                for key, value in before.items():
+                    group.setdefault(key, value)
+            self._keep_dtypes(left)
+
+        last = self.register_load_state_dict_pre_hook(check)
+        first = self.register_load_state_dict_post_hook(complete, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            first.remove()
 
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         saved_groups = state_dict["param_groups"]
@@ -287,6 +336,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise ValueError(
                     f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
                 )
+            refuse_other_options(saved, i)
             if len(saved["params"]) != len(group["params"]):
                 counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
                 raise ValueError(f"group {i} of the state has {counts}")
@@ -316,7 +366,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for key, p in zip(keys, params, strict=True):
             for field, value in state_dict["state"].get(key, {}).items():
                 if field == "step":
-                    self.state[p]["step"] = int(value)
+                    meta = isinstance(value, Tensor) and value.is_meta
+                    self.state[p]["step"] = 0 if meta else int(value)
                 elif p.dtype in HALF and isinstance(value, Tensor):
                     self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 
@@ -347,4 +398,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
         launch = fused.kernel_for(rule, decoupled_decay(group), group["cautious"])
-        return "torch's fused kernel" if launch and group["fused"] is not False else "cache-sized blocks"
+        params = group["params"] if launch and group["fused"] is not False else []
+        fit, many = sum(fused.fits([local(p)]) for p in params), len(group["params"])
+        if not fit:
+            return "cache-sized blocks"
+        some = "" if fit == many else f" for {fit} of them, else cache-sized blocks"
+        return f"torch's fused kernel{some}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -53,6 +55,12 @@ class Item:
     view: MatrixView
     layout: Layout
     row_square: Tensor | None = None
+    whole: Layout | None = None
+
+    @property
+    def leading(self) -> Layout:
+        """The layout whose first matrices say the scale of all: of the whole that this was cut from."""
+        return self.whole or self.layout
 
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
@@ -66,18 +74,82 @@ class Item:
 
 
 def cut(item: Item, max_stack_bytes: int) -> list[Item]:
-    """Return an item as several that each fit the budget, where it is a stack of matrices; one is the least.
+    """Return an item as several that each fit the budget, where it has several matrices; one is the least.
 
-    What is gathered of an element is there twice: in the stack, and on the way. An item whose first axis does
-    not count matrices is left whole, and one whose rows are remembered.
+    What is gathered of an element is there twice: in the stack, and on the way. Rows that are remembered
+    are cut along, which keeps to their order: first by shapes, then by the batch, then by blocks.
     """
     elements = max_stack_bytes // (2 * item.momentum.element_size())
-    count, total = item.p.shape[0], item.p.numel()
-    if total <= elements or item.view.batch[:1] != (0,) or item.row_square is not None:
+    if item.p.numel() <= elements:
         return [item]
-    many = max(1, elements * count // total)
-    parts = zip(*(torch.split(t, many) for t in (item.p, item.g, item.momentum)), strict=True)
-    return [Item(p, g, m, item.view, layout_of(item.view, tuple(p.shape))) for p, g, m in parts]
+    batch = next((axis for axis in item.view.batch if item.p.shape[axis] > 1), None)
+    rows_part = item.row_square is not None and len(item.matrices) > 1
+    if batch is None or rows_part:
+        parts = _blocks_of(item, item.p.numel() if batch is not None else elements)
+    else:
+        count = item.p.shape[batch]
+        many = max(1, elements * count // item.p.numel())
+        parts = [_slice(item, item.view, batch, i, min(many, count - i)) for i in range(0, count, many)]
+    if len(parts) < 2:
+        return [item]
+    _share_rows(item, parts)
+    return [part for one in parts for part in cut(one, max_stack_bytes)]
+
+
+def _blocks_of(item: Item, elements: int) -> list[Item]:
+    """Return runs of equal blocks, of at most so many elements each if they have more than one."""
+    view, outputs = item.view, item.view.blocks_along == "outputs"
+    axes = view.outputs if outputs else view.inputs
+    inner = prod(item.p.shape[a] for a in axes[1:])  # of blocks along several axes the first is cut
+    if len(view.blocks) < 2 or any(b % inner for b in view.blocks) or (view.repeats > 1 and len(axes) > 1):
+        return [item]
+    if view.repeats > 1:
+        item, axes = _repeats_apart(item, axes[0]), (axes[0], axes[0] + 1)
+    axis = axes[-1] if view.repeats > 1 else axes[0]
+    each = item.p.numel() // sum(view.blocks)
+    parts, low = [], 0
+    for size, run in groupby(view.blocks):
+        left = len(list(run))
+        while left:
+            many = min(left, max(1, elements // (size * each)))
+            repeats, blocks = (view.repeats, (size,) * many) if many > 1 else (1, ())
+            own = replace(item.view, blocks=blocks, repeats=repeats)
+            parts.append(_slice(item, own, axis, low, many * size // inner))
+            low, left = low + many * size // inner, left - many
+    return parts
+
+
+def _repeats_apart(item: Item, axis: int) -> Item:
+    """Return an item with the repeats of its blocks along an axis of their own, before the blocks."""
+    r = item.view.repeats
+
+    def moved(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(b for a in axes for b in ((a, a + 1) if a == axis else (a + (a > axis),)))
+
+    p, g, m = (_unflattened(t, axis, r) for t in (item.p, item.g, item.momentum))
+    old = item.view
+    view = replace(old, outputs=moved(old.outputs), inputs=moved(old.inputs), batch=moved(old.batch))
+    return Item(p, g, m, view, item.layout, item.row_square, item.whole)
+
+
+def _unflattened(t: Tensor, axis: int, r: int) -> Tensor:
+    """Return a view with an axis cut into two, of which the first has r."""
+    return t.view(*t.shape[:axis], r, -1, *t.shape[axis + 1 :])
+
+
+def _slice(item: Item, view: MatrixView, axis: int, low: int, many: int) -> Item:
+    """Return what an item has of a piece of an axis, but for its rows."""
+    p, g, m = (t.narrow(axis, low, many) for t in (item.p, item.g, item.momentum))
+    return Item(p, g, m, view, layout_of(view, tuple(p.shape)), whole=item.leading)
+
+
+def _share_rows(item: Item, parts: Sequence[Item]) -> None:
+    """Give parts that follow one another their rows of what the item remembers."""
+    if item.row_square is None:
+        return
+    counts = [sum(count * fan_out for count, fan_out, _ in part.matrices) for part in parts]
+    for part, rows in zip(parts, torch.split(item.row_square, counts), strict=True):
+        part.row_square = rows
 
 
 class Place(NamedTuple):

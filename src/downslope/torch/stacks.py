@@ -86,7 +86,7 @@ def _take(
         directions = _directions(rule, portion, places, made)
         written(
             rule,
-            [(item.p, item.layout, d) for item, d in zip(portion, directions, strict=True)],
+            [(item.p, item.leading, d) for item, d in zip(portion, directions, strict=True)],
             how,
             engine.ok,
         )
@@ -131,7 +131,7 @@ def _directions(
     directions = []
     for item, own in zip(portion, places, strict=True):
         pieces = [place.of(made[place.stack]) for place in own]
-        scale = _scale_of(rule, item.layout)
+        scale = _scale_of(rule, item.leading)
         for piece, place in zip(pieces, own, strict=True):
             other = rule.scale_of(*place.shape)
             if other != scale:
@@ -299,13 +299,31 @@ def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> 
 
     Where the norms' squares are far from over- and underflow, which is nearly always, one pass
     finds them, row by row, since one number is found on one core; asking costs nothing on a CPU, and
-    would wait for the device on a GPU.
+    would wait for the device on a GPU. Each matrix is looked at by itself: what is beside it in the stack
+    decides nothing.
     """
-    look = look and stack.device.type == "cpu"
-    size = vector_norm(vector_norm(stack, dim=-1, keepdim=True), dim=-2, keepdim=True) if look else None
-    if size is None or not bool(((size > 1e-12) & (size < 1e12)).all()):
+    if look and stack.device.type == "cpu":
+        size = _norms(stack)
+        rest = ((size > 1e-12) & (size < 1e12)).logical_not_().flatten()
+        if bool(rest.any()):
+            size[rest] = _far_norms(stack[rest])
+    else:
         size = OPS.norm(stack)
         size = torch.where(size > 0, size, 1.0)
     if dtype is None or dtype == stack.dtype:
         return stack.div_(size)
     return torch.div(stack, size, out=torch.empty_like(stack, dtype=dtype))  # cast on the way
+
+
+def _norms(stack: Tensor) -> Tensor:
+    """Return the norm of each matrix, its squares unscaled."""
+    size: Tensor = vector_norm(vector_norm(stack, dim=-1, keepdim=True), dim=-2, keepdim=True)
+    return size
+
+
+def _far_norms(stack: Tensor) -> Tensor:
+    """Return the norm of each matrix, however large or small, 1 of zero; a power of two scales exactly."""
+    largest = stack.abs().amax(dim=(-2, -1), keepdim=True)
+    scale = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), largest.frexp().exponent - 1), 1.0)
+    size = scale * _norms(stack / scale)
+    return torch.where(size == 0, 1.0, size)

@@ -19,7 +19,7 @@ from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise
 from downslope.torch.kernels.tables import Row, Tables
 from downslope.torch.normuon import evened
-from downslope.torch.places import Item, Place, Shape, lay, padded
+from downslope.torch.places import Item, Layout, Place, Shape, lay, padded
 from downslope.torch.regions import region
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,18 +27,26 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 def taken(rule: Muon, items: Sequence[Item]) -> list[Item]:
     """Return the items whose step the kernels take."""
-    return [] if rule.l2 else [item for item in items if _fits(item)]
+    return [item for item in items if takes(rule, item.p, item.layout) and _fits(item)]
+
+
+def takes(rule: Muon, p: Tensor, layout: Layout) -> bool:
+    """Whether the kernels take the steps of a parameter, if its gradient is a plain one."""
+    return (
+        not rule.l2
+        and layout.in_order
+        and type(p) in (Tensor, torch.nn.Parameter)
+        and p.is_contiguous()
+        and p.dtype in _FLOATS
+    )
 
 
 def _fits(item: Item) -> bool:
-    p, g, momentum = item.p, item.g, item.momentum
+    g, momentum = item.g, item.momentum
     return (
-        item.in_place
-        and type(p) in (Tensor, torch.nn.Parameter)
-        and type(g) is Tensor
+        type(g) is Tensor
         and g.is_contiguous()
         and momentum.is_contiguous()
-        and p.dtype in _FLOATS
         and g.dtype in _FLOATS
         and momentum.dtype == torch.float32
     )

@@ -1,7 +1,8 @@
 """Named stretches of an optimizer's step, for a profiler to time.
 
 Where nobody listens a region costs one look at a global variable, some 0.2 µs. Regions nest: a rule's
-name holds its parts "momentum", "orthogonalise" and "write".
+name holds its parts "momentum", "orthogonalise" and "write", and "exchange" where matrices are spread
+over processes.
 """
 
 from __future__ import annotations

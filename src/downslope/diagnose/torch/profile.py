@@ -246,7 +246,7 @@ def _said(path: tuple[str, ...]) -> tuple[str, ...]:
 
 _ORDER = ("data", "forward", "backward", "exchange", "muon")
 _LAST = ("check", "optimizer", "zero_grad", "between parts")
-_INNER = ("momentum", "orthogonalise", "write")
+_INNER = ("momentum", "exchange", "orthogonalise", "write")
 
 
 def _order(part: PartTime) -> tuple[int, str, int, int]:

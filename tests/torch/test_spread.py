@@ -31,8 +31,9 @@ from torch.nn.parallel import DistributedDataParallel
 from downslope.diagnose.torch.clock import HostClock
 from downslope.diagnose.torch.tape import Tape
 from downslope.grouping.view import MatrixView
+from downslope.rules.muon import Muon as Rule
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
-from downslope.torch.exchange import Part, placed
+from downslope.torch.exchange import Part, _owners, placed
 from downslope.torch.places import Item
 from downslope.torch.regions import heard_by
 from downslope.torch.spread import gradient_of
@@ -170,6 +171,16 @@ def experts_stay(rank: int, folder: Path) -> Any:
         kinds[name] = type(made).__name__
     assert {Item.__name__, Part.__name__} == set(kinds.values())
     return kinds
+
+
+@case
+def owners(rank: int, folder: Path) -> Any:
+    """Eight equal matrices and a larger one, for four processes."""
+    mesh, view = mesh_of((4,)), MatrixView((0,), (1,))
+    shapes = [(8, 12)] * 8 + [(16, 24)]
+    spread = [distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]) for shape in shapes]
+    parts = [placed(p, p.to_local(), p.to_local(), view) for p in spread]
+    return _owners(Rule(), [part for part in parts if isinstance(part, Part)], None)
 
 
 class Net(nn.Module):
@@ -367,6 +378,15 @@ def test_steps_of_the_parts_by_themselves_are_others(found: dict[str, Any]) -> N
 def test_matrices_that_a_process_has_whole_stay_there(found: dict[str, Any]) -> None:
     expected = {"experts": "Item", "rows": "Part", "remembered": "Part"}
     assert found["experts_stay"] == [expected] * PROCESSES
+
+
+def test_the_work_is_shared_out_alike_on_every_process(found: dict[str, Any]) -> None:
+    """The large matrix costs as much as eight of the others: its owner has no other."""
+    first, *others = found["owners"]
+    assert all(one == first for one in others)
+    counts = sorted(first.count(rank) for rank in range(PROCESSES))
+    assert counts == [1, 2, 3, 3]
+    assert first.count(first[-1]) == 1
 
 
 def test_a_bad_gradient_stops_every_process(found: dict[str, Any]) -> None:

@@ -93,6 +93,12 @@ def test_what_cannot_look_on_is_refused(many, asked):
         ds.minimize(rosenbrock, x0, gradient=rosenbrock_gradient, **many, **asked)
 
 
+@pytest.mark.parametrize("method", ["levenberg-marquardt", "gauss-newton"])
+def test_methods_of_least_squares_are_refused(method):
+    with pytest.raises(UsageError, match=f"{method}' takes residuals: call least_squares"):
+        ds.minimize(rosenbrock, start(4), method=method)
+
+
 def test_a_callback_stops_the_run_in_both_forms():
     def raising(x):
         raise StopIteration

@@ -110,8 +110,7 @@ def _run_solve(
     dry_run: bool,
     told: Console,
 ) -> int:
-    from downslope.solvers.methods import method_of
-    from downslope.solvers.race.run import SQUARES
+    from downslope.solvers.methods import SQUARES, method_of
 
     steps = SOLVE_STEPS if steps is None else steps
     for option, value, least in (("seeds", seeds, 1), ("seed", seed, 0), ("steps", steps, 1)):

@@ -22,12 +22,12 @@ from downslope.solvers.drive import bounded, driven, looking
 from downslope.solvers.drivers import host
 from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
-from downslope.solvers.methods import levenberg, truncated
+from downslope.solvers.methods import SQUARES, levenberg, truncated
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop
 
-METHODS = ("levenberg-marquardt", "gauss-newton")
+METHODS = SQUARES
 SCIPY = {"lm": METHODS[0], "trf": METHODS[0], "dogbox": METHODS[0], "dogleg": METHODS[0]}
 OFFSET = {"float64": 1e-8, "float32": 1e-4}
 """Default of `Stop.gradient` here."""

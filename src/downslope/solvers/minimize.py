@@ -17,7 +17,7 @@ from downslope.solvers import scipy_names
 from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
 from downslope.solvers.method import Method
-from downslope.solvers.methods import METHODS, method_of
+from downslope.solvers.methods import METHODS, SQUARES, method_of
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.result import Result, of_batch, of_one
 from downslope.solvers.starts import from_many
@@ -159,6 +159,10 @@ def minimize(  # noqa: D417
         x0, named = resumed.x, named or resumed.method
     if named is None:
         named = _default(x0, batch, bounds, rest)
+    if isinstance(named, str) and named.lower() in SQUARES:
+        raise UsageError(
+            f"method = {named!r} takes residuals: call least_squares(residuals, x0, method={named!r})"
+        )
     chosen = method_of(named, **rest)
     f = objective_of(
         fun, x0, args=args, gradient=gradient, hessian=hessian, hessian_vector=hessian_vector,

@@ -28,6 +28,9 @@ METHODS: dict[str, str] = {
 }
 """Name → module `downslope.solvers.methods.MODULE`, whose `method(**options)` returns the method."""
 
+SQUARES = ("levenberg-marquardt", "gauss-newton")
+"""Methods that take residuals: those of `least_squares`."""
+
 SCIPY = {
     "l-bfgs-b": "l-bfgs",
     "bfgs": "bfgs",

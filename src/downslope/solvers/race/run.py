@@ -17,6 +17,7 @@ from downslope.report.numbers import counted, listed, number
 from downslope.report.race import kept
 from downslope.rules.loop import named
 from downslope.solvers import Status, Stop, minimize
+from downslope.solvers.methods import SQUARES
 from downslope.solvers.race.target import Target
 from downslope.tasks.problems import Problem
 
@@ -40,9 +41,6 @@ WORDS = {
     Status.PRECISION: "out of precision",
 }
 """A word or two for a table; `Status.message` says it in full."""
-
-SQUARES = ("levenberg-marquardt", "gauss-newton")
-"""Methods that take residuals."""
 
 POINTS = 1000
 """Steps of a run that are kept, the first ones densest; the counts are those of all."""

@@ -8,7 +8,8 @@ except ImportError as error:
 from typing import TYPE_CHECKING, Any
 
 from downslope.grouping.torch import partition
-from downslope.torch.attention import AttentionLogits, qk_clip, qk_clip_fused
+from downslope.torch.attention import AttentionLogits
+from downslope.torch.clip import qk_clip, qk_clip_fused
 from downslope.torch.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.torch.muon import Muon
 

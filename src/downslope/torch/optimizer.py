@@ -23,12 +23,10 @@ from downslope.torch import fused, kernels
 from downslope.torch.blocks import for_each_block
 from downslope.torch.groups import (
     ON_NONFINITE,
-    RULES,
     capturable_on,
     decoupled_decay,
     name_in,
     refuse_gradient,
-    refuse_other_options,
     require_known_rule,
     rule_of,
 )
@@ -37,6 +35,7 @@ from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
+from downslope.torch.states import require_state
 
 
 @dataclass
@@ -308,7 +307,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         def check(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             nonlocal left
             left = state
-            self._check_state_dict(state)
+            require_state(state, self.param_groups, self._state_shape)
 
         def complete(_: torch.optim.Optimizer) -> None:
             for group, before in zip(self.param_groups, current, strict=True):
@@ -323,41 +322,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         finally:
             last.remove()
             first.remove()
-
-    def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved_groups = state_dict["param_groups"]
-        if len(saved_groups) != len(self.param_groups):
-            raise ValueError(
-                f"the state has {len(saved_groups)} parameter groups, this optimizer {len(self.param_groups)}"
-            )
-        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
-            name = saved.get("rule", group["rule"])
-            if RULES.get(name) is not RULES[group["rule"]]:
-                raise ValueError(
-                    f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
-                )
-            refuse_other_options(saved, i)
-            if len(saved["params"]) != len(group["params"]):
-                counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
-                raise ValueError(f"group {i} of the state has {counts}")
-            rule = rule_of({**group, **{k: v for k, v in saved.items() if k != "params"}})
-            for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
-                if slot := state_dict["state"].get(key):
-                    self._check_slot(rule, slot, p, name_in(group, j))
-
-    def _check_slot(self, rule: Rule, slot: dict[str, Any], p: Tensor, name: str) -> None:
-        wanted = {"step", *state_fields(rule)}
-        missing = wanted - slot.keys()
-        if missing:
-            lacking = listed(sorted(missing))
-            raise ValueError(
-                f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
-            )
-        for key in sorted(wanted - {"step"}):
-            expected = self._state_shape(key, p)
-            if slot[key].shape != expected:
-                whose = "the parameter" if expected == p.shape else "expected"
-                raise ValueError(f"{key} of {name} has shape {tuple(slot[key].shape)}, {whose} {expected}")
 
     def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
         """Undo the cast of states to a half-precision parameter's dtype that torch makes on loading."""

@@ -1,0 +1,51 @@
+"""Whether a saved state fits an optimizer: looked at before anything of it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from downslope.rules.rule import Rule
+from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
+from downslope.torch.kernel import state_fields
+from downslope.torch.nonfinite import listed
+
+ShapeOf = Callable[[str, Tensor], tuple[int, ...]]
+
+
+def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], shape_of: ShapeOf) -> None:
+    """Raise ValueError unless a state is one of these groups; `shape_of` says which shape a part has."""
+    saved_groups = state_dict["param_groups"]
+    if len(saved_groups) != len(groups):
+        raise ValueError(f"the state has {len(saved_groups)} parameter groups, this optimizer {len(groups)}")
+    for i, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
+        name = saved.get("rule", group["rule"])
+        if RULES.get(name) is not RULES[group["rule"]]:
+            raise ValueError(
+                f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
+            )
+        refuse_other_options(saved, i)
+        if len(saved["params"]) != len(group["params"]):
+            counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
+            raise ValueError(f"group {i} of the state has {counts}")
+        rule = rule_of({**group, **{k: v for k, v in saved.items() if k != "params"}})
+        for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
+            if slot := state_dict["state"].get(key):
+                _require_slot(rule, slot, p, name_in(group, j), shape_of)
+
+
+def _require_slot(rule: Rule, slot: dict[str, Any], p: Tensor, name: str, shape_of: ShapeOf) -> None:
+    wanted = {"step", *state_fields(rule)}
+    missing = wanted - slot.keys()
+    if missing:
+        lacking = listed(sorted(missing))
+        raise ValueError(
+            f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
+        )
+    for key in sorted(wanted - {"step"}):
+        expected = shape_of(key, p)
+        if slot[key].shape != expected:
+            whose = "the parameter" if expected == p.shape else "expected"
+            raise ValueError(f"{key} of {name} has shape {tuple(slot[key].shape)}, {whose} {expected}")

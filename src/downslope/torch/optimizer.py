@@ -213,14 +213,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         meshes = meshes_of(p for group in self.param_groups for p in group["params"])
-        raised, seen = bool(to_raise), bool(bad)
+        level = 2 if to_raise else int(bool(bad))  # to raise, to leave the step out, to go on
         if meshes and meshes[0].device_type == "cpu":
-            raised, seen = (bool(most(torch.tensor(here), meshes)) for here in (raised, seen))
-        if raised:
+            level = int(most(torch.tensor(level), meshes))
+        if level == 2:
             names = listed(to_raise) or "a parameter, in another process,"
             raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
-        self._ledger.skipped += seen
-        return not seen and self._let_devices_decide(jobs, meshes)
+        self._ledger.skipped += level
+        return not level and self._let_devices_decide(jobs, meshes)
 
     def _let_devices_decide(self, jobs: Sequence[Job], meshes: Sequence[DeviceMesh]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""

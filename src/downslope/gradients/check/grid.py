@@ -15,6 +15,9 @@ from downslope.gradients.check.problem import Problem, Vector, length
 BITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Binary digits of each dtype's numbers, the leading one counted; TF32 has those of float16."""
 
+Seen = tuple[float, Vector]
+"""A value and a gradient at one point."""
+
 COARSE = 2.0**-11
 """From this unit on, one step of the grid moves a smooth function visibly."""
 
@@ -45,7 +48,7 @@ def find(problem: Problem, generator: np.random.Generator) -> str:
     nothing changes says nothing where it would be too little to be seen, and where neither moves anyway.
     """
     near = _beside(problem, generator)
-    f = g = None
+    f = g = here = None
     for dtype, bits in BITS.items():
         if 2.0 ** (1 - bits) <= problem.grid:
             continue
@@ -58,14 +61,17 @@ def find(problem: Problem, generator: np.random.Generator) -> str:
         g = problem.g(near) if g is None else g
         if not np.array_equal(problem.g(moved), g, equal_nan=True):
             continue
-        if not _visible(problem, near, moved, f, g) or not _same(problem, rounded(problem.x, bits)):
+        here = here or (problem.f(problem.x), problem.g(problem.x))
+        if not _visible(moved - near, near - problem.x, (f, g), here[0]):
             continue
-        if np.array_equal(g, problem.g(problem.x), equal_nan=True) and not _moves(
-            problem, generator, bits, f
-        ):
+        on_grid = rounded(problem.x, bits)
+        if not _same(here, (problem.f(on_grid), problem.g(on_grid))):
+            continue
+        still = np.array_equal(g, here[1], equal_nan=True)
+        if still and not _moves(problem, generator, bits, f):
             continue
         problem.round = _composed(problem.round, bits)
-        problem.x, problem.grid = rounded(problem.x, bits), 2.0 ** (1 - bits)
+        problem.x, problem.grid = on_grid, 2.0 ** (1 - bits)
         return dtype
     return ""
 
@@ -75,11 +81,19 @@ def _beside(problem: Problem, generator: np.random.Generator) -> Vector:
     return made
 
 
-def _visible(problem: Problem, near: Vector, moved: Vector, f: float, g: Vector) -> bool:
-    """Whether a function that does not round would have moved by more than its last digits."""
-    step, way = length(moved - near), length(near - problem.x)
-    by_slope = abs(float(np.where(np.isfinite(g), g, 0.0) @ (moved - near)))
-    by_value = abs(f - problem.f(problem.x)) * step / way if way else 0.0
+def _visible(step: Vector, way: Vector, near: Seen, here: float) -> bool:
+    """Whether a function that does not round would have moved by more than its last digits.
+
+    Args:
+        step: by which rounding moved the point beside x.
+        way: to that point.
+        near: value and gradient there.
+        here: the value at x.
+
+    """
+    f, g = near
+    by_slope = abs(float(np.where(np.isfinite(g), g, 0.0) @ step))
+    by_value = abs(f - here) * length(step) / length(way) if way.any() else 0.0
     return max(by_slope, by_value) > 2.0**-49 * abs(f)
 
 
@@ -98,7 +112,5 @@ def _composed(first: Callable[[Vector], Vector], bits: int) -> Callable[[Vector]
     return lambda v: rounded(first(v), bits)
 
 
-def _same(problem: Problem, other: Vector) -> bool:
-    return problem.f(problem.x) == problem.f(other) and np.array_equal(
-        problem.g(problem.x), problem.g(other), equal_nan=True
-    )
+def _same(one: Seen, other: Seen) -> bool:
+    return one[0] == other[0] and np.array_equal(one[1], other[1], equal_nan=True)

@@ -65,7 +65,8 @@ class Muon(RuleOptimizer):
         by_role: "weight_decay", or an "lr_ratio" that multiplies the learning rate, for the variables of
             a role, e.g. `{"embedding": {"lr_ratio": 0.5}}`.
         overrides: patterns of names and the rule that they get, `{"*lm_head*": "adamw"}`.
-        max_stack_bytes: memory that gathering matrices may take at a time, on the PyTorch backend.
+        max_stack_bytes: memory that gathering matrices may take at a time, on the PyTorch backend; None
+            is 16 MiB on a CPU and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
         **kwargs: as in `downslope.keras.SGD`.
 
@@ -106,7 +107,7 @@ class Muon(RuleOptimizer):
         cautious: bool = False,
         by_role: Mapping[str, Mapping[str, float]] | None = None,
         overrides: Mapping[str, Any] | None = None,
-        max_stack_bytes: int = 1 << 28,
+        max_stack_bytes: int | None = None,
         on_nonfinite: str = "raise",
         **kwargs: Any,
     ) -> None:
@@ -124,7 +125,8 @@ class Muon(RuleOptimizer):
         )
         adamw = rules.Adam(betas=tuple(betas), eps=eps, l2=l2)  # type: ignore[arg-type]
         require("ns_dtype", ns_dtype, ns_dtype in NS_DTYPES, "one of " + ", ".join(NS_DTYPES))
-        require("max_stack_bytes", max_stack_bytes, max_stack_bytes > 0, "a positive number of bytes")
+        fine = max_stack_bytes is None or max_stack_bytes > 0
+        require("max_stack_bytes", max_stack_bytes, fine, "a positive number of bytes, or None")
         _check_by_role(by_role or {})
         given = _given(partition)
         require("heads", heads, heads in ("fused", "split"), "'fused' or 'split'")

@@ -17,7 +17,7 @@ from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import fast_dtype
-from downslope.torch.stacks import step_stacks
+from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
 
 
 @_disable_dynamo  # inside a compiled train step it runs as it is: kernels need no compiler
@@ -28,9 +28,10 @@ def as_it_is(update: Callable[..., None], *args: Any) -> None:
 
 
 def step_in_place(
-    work: Sequence[Work], t: Any, learning_rate: Any, *, ns_dtype: Any, max_stack_bytes: int
+    work: Sequence[Work], t: Any, learning_rate: Any, *, ns_dtype: Any, max_stack_bytes: int | None
 ) -> None:
     """Take the step of every variable; those of one setting and dtype share the work."""
+    keep_freed_memory()
     alike: dict[Any, list[Work]] = {}
     for w in work:
         alike.setdefault((w.slot.shared, w.value.dtype, w.value.device), []).append(w)
@@ -46,7 +47,7 @@ def step_in_place(
                 t=t,
                 how=Write(rate, setting.weight_decay, setting.cautious),
                 dtype=asked if asked is not None else fast_dtype(group[0].value),
-                max_stack_bytes=max_stack_bytes,
+                max_stack_bytes=stack_bytes(max_stack_bytes, group[0].value.device),
             )
         else:
             _elementwise(group, t, rate)

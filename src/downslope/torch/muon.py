@@ -20,11 +20,9 @@ from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
-from downslope.torch.stacks import step_stacks
+from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-_STACK_BYTES = {"cpu": 1 << 25}
 
 
 class Muon(RuleOptimizer):
@@ -71,8 +69,8 @@ class Muon(RuleOptimizer):
         by_role: values for the groups of a role, e.g. `{"embedding": {"lr": 1e-3}}`.
         partition: a partition made earlier, to pin the grouping of this model.
         overrides: handed to `downslope.torch.partition`.
-        max_stack_bytes: memory that gathering matrices may take at a time; None means 32 MiB on a CPU
-            (so that it stays in reach of the caches and of the allocator) and 512 MiB elsewhere.
+        max_stack_bytes: memory that gathering matrices may take at a time; None means 16 MiB on a CPU
+            (so that it stays in reach of the caches) and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
         fused: None uses torch's fused kernel for AdamW, and Triton kernels on GPUs that have them;
             False never does.
@@ -126,6 +124,7 @@ class Muon(RuleOptimizer):
         capturable: bool | None = None,
     ) -> None:
         self._views: dict[Tensor, MatrixView] = {}
+        keep_freed_memory()
         fine = max_stack_bytes is None or max_stack_bytes > 0
         require("max_stack_bytes", max_stack_bytes, fine, "a positive number of bytes, or None")
         self.max_stack_bytes = max_stack_bytes
@@ -229,7 +228,7 @@ class Muon(RuleOptimizer):
             "t": job.t,
             "how": Write(group["lr"], decoupled_decay(group), group["cautious"]),
             "dtype": fast_dtype(job.params[0]) if asked is None else asked,
-            "max_stack_bytes": self.max_stack_bytes or _STACK_BYTES.get(job.params[0].device.type, 1 << 29),
+            "max_stack_bytes": stack_bytes(self.max_stack_bytes, job.params[0].device),
             "engine": self._engine_of(job),
         }
         step_stacks(job.rule, [item for item in placed_all if isinstance(item, Item)], **options)

@@ -18,8 +18,9 @@ from downslope.diagnose.torch.processes import agreed
 from downslope.diagnose.torch.subject import Subject
 from downslope.errors import UsageError, closest, one_line
 from downslope.rules.orthogonalize import coefficients_of, published_range
-from downslope.torch.muon import _STACK_BYTES, NS_DTYPES, Muon
+from downslope.torch.muon import NS_DTYPES, Muon
 from downslope.torch.precision import fast_dtype
+from downslope.torch.stacks import stack_bytes
 
 NAMES = ("dtype", "steps", "stacks", "compile")
 QUICK = NAMES[:3]
@@ -197,7 +198,7 @@ def _stacks(subject: Subject) -> Change | WhatIf | None:
     optimizer = subject.optimizer
     assert isinstance(optimizer, Muon)
     params = group["params"]
-    now = optimizer.max_stack_bytes or _STACK_BYTES.get(params[0].device.type, 1 << 29)
+    now = stack_bytes(optimizer.max_stack_bytes, params[0].device)
     needed = 2 * sum(p.numel() * max(4, p.element_size()) for p in params)
     said = f"{now / 2**20:.0f} MiB"
     if needed <= now:

@@ -68,6 +68,30 @@ def test_fused_kernels_take_the_oracles_steps(case: Case) -> None:
     assert_run(case, run(case, torch.float64, "float64"), allowed("torch", f"fused:{case.name}"))
 
 
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "blocks"])
+def test_the_layout_of_a_parameter_changes_nothing_of_its_muon_steps(fused: bool | None) -> None:
+    """A convolution in another order of memory is staged in blocks, and a turned matrix copied."""
+
+    def stepped(move: Any, view: MatrixView) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        start, *grads = (torch.randn(40, 24, 3, 3, generator=generator) for _ in range(4))
+        p = torch.nn.Parameter(move(start.clone()))
+        optimizer = Muon([{"params": [p], "view": view}], lr=0.1, fused=fused)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            for g in grads:
+                p.grad = move(g.clone())
+                optimizer.step()
+        calls = {e.key: e.count for e in seen.key_averages()}
+        assert calls.get("aten::_fused_sgd_", 0) == (3 if fused is None else 0)
+        return p.detach()
+
+    kernel = MatrixView((0,), (1, 2, 3))
+    plain = stepped(lambda t: t, kernel)
+    assert torch.equal(plain, stepped(lambda t: t.to(memory_format=torch.channels_last), kernel))
+    turned = stepped(lambda t: t.transpose(0, 1).contiguous(), MatrixView((1,), (0, 2, 3)))
+    assert torch.equal(plain, turned.transpose(0, 1))
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if c.rule.elementwise], ids=str)
 def test_splitting_into_tiny_blocks_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(case, torch.float64, "float64", fused=False)

@@ -32,8 +32,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Write:
-    """How steps are written: `p -= lr (d + weight_decay p)`, decayed only where it agrees if `cautious`."""
+    """How steps are written: `p -= lr (d + weight_decay p)`, decayed only where it agrees if `cautious`.
+
+    `fused` says whether torch's kernel may write them.
+    """
 
     lr: Any
     weight_decay: float
     cautious: bool
+    fused: bool = True

@@ -68,6 +68,11 @@ def fits(params: Column, grads: Column | None = None, columns: Sequence[Column] 
     )
 
 
+def descend(params: Column, directions: Column, *, lr: float, weight_decay: float) -> None:
+    """Step parameters in one pass, `p -= lr (d + weight_decay p)`: descent of a gradient with a penalty."""
+    _sgd(SGD(l2=weight_decay))(params, directions, [], None, lr, None)
+
+
 def _adam(rule: Adam, weight_decay: float) -> Launch | None:
     if not rule.bias_correction and max(rule.betas) > 1 - 1e-6:
         return None

@@ -72,8 +72,8 @@ class Muon(RuleOptimizer):
         max_stack_bytes: memory that gathering matrices may take at a time; None means 16 MiB on a CPU
             (so that it stays in reach of the caches) and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
-        fused: None uses torch's fused kernel for AdamW, and Triton kernels on GPUs that have them;
-            False never does.
+        fused: None uses torch's fused kernels for AdamW and, on a CPU, to write Muon's steps, and Triton
+            kernels on GPUs that have them; False never does.
         capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
             None: everywhere but on a CPU.
 
@@ -226,7 +226,7 @@ class Muon(RuleOptimizer):
         placed_all = [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
         options = {
             "t": job.t,
-            "how": Write(group["lr"], decoupled_decay(group), group["cautious"]),
+            "how": Write(group["lr"], decoupled_decay(group), group["cautious"], group["fused"] is not False),
             "dtype": fast_dtype(job.params[0]) if asked is None else asked,
             "max_stack_bytes": stack_bytes(self.max_stack_bytes, job.params[0].device),
             "engine": self._engine_of(job),

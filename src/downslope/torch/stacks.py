@@ -10,7 +10,7 @@ memory already is its matrices nothing is copied in between. Triton kernels do t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from torch.linalg import vector_norm
 from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations, newton_schulz
+from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
@@ -138,7 +139,31 @@ def written(
     for p, layout, direction in rows:
         alike.setdefault(_scale_of(rule, layout), []).append((p, direction))
     for scale, pairs in alike.items():
-        for_each_block(partial(_write_block, how, ok, scale), pairs, (True, False))
+        if ok is None and _in_one_pass(how, *pairs[0]):
+            descend = partial(fused.descend, lr=how.lr * scale, weight_decay=how.weight_decay / scale)
+            pairs = _descended(descend, pairs)
+            for_each_block(lambda p, d, descend=descend: descend([p], [d]), pairs, (True, False))
+        else:
+            for_each_block(partial(_write_block, how, ok, scale), pairs, (True, False))
+
+
+def _in_one_pass(how: Write, p: Tensor, d: Tensor) -> bool:
+    """Whether torch's kernel of gradient descent writes such steps."""
+    plain = how.fused and not how.cautious and not isinstance(how.lr, Tensor)
+    return plain and p.device.type == "cpu" and p.dtype == d.dtype and fused.suits(p)
+
+
+def _descended(
+    descend: Callable[[list[Tensor], list[Tensor]], None], pairs: Sequence[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """Step those that are in order, all at once; return the others, which want blocks to be staged in."""
+    whole: list[tuple[Tensor, Tensor]] = []
+    rest: list[tuple[Tensor, Tensor]] = []
+    for pair in pairs:
+        (whole if pair[0].is_contiguous() and pair[1].is_contiguous() else rest).append(pair)
+    if whole:
+        descend([p for p, _ in whole], [d for _, d in whole])
+    return rest
 
 
 def _scale_of(rule: Muon, layout: Layout) -> float:
@@ -168,11 +193,6 @@ def _directions(
 
 def _write_block(how: Write, ok: Tensor | None, scale: float, p: Tensor, d: Tensor) -> None:
     """Step a block of a parameter along `scale` times its direction."""
-    if ok is None and not how.cautious and not isinstance(how.lr, Tensor) and p.dtype == d.dtype:
-        if how.weight_decay:  # the line of `step`, in two passes over p
-            p.mul_(1 - how.lr * how.weight_decay)
-        p.add_(d, alpha=-how.lr * scale)
-        return
     exact = p if p.dtype == torch.float64 else p.float()
     d = d.to(exact.dtype) * scale
     change = step(OPS, exact, d, lr=how.lr, weight_decay=how.weight_decay, cautious=how.cautious)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import traceback
 from collections.abc import Callable
@@ -33,8 +34,10 @@ from downslope.diagnose.torch.tape import Tape
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon as Rule
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
-from downslope.torch.exchange import Part, _owners, placed
-from downslope.torch.places import Item
+from downslope.torch import replicas as replicas_module
+from downslope.torch import stacks as stacks_module
+from downslope.torch.exchange import Part, owners_of, placed
+from downslope.torch.places import Item, layout_of
 from downslope.torch.regions import heard_by
 from downslope.torch.spread import gradient_of
 
@@ -180,7 +183,8 @@ def owners(rank: int, folder: Path) -> Any:
     shapes = [(8, 12)] * 8 + [(16, 24)]
     spread = [distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]) for shape in shapes]
     parts = [placed(p, p.to_local(), p.to_local(), view) for p in spread]
-    return _owners(Rule(), [part for part in parts if isinstance(part, Part)], None)
+    assert all(isinstance(part, Part) for part in parts)
+    return owners_of(Rule(), [part.item.layout for part in parts], PROCESSES, None)
 
 
 class Net(nn.Module):
@@ -241,6 +245,13 @@ def models(rank: int, folder: Path) -> Any:
     ddp = net()
     optimizer = Muon(ddp, x, lr=0.1)
     found["ddp"] = nets_apart(trained_net(DistributedDataParallel(ddp), optimizer, quarter), expected)
+    assert "shared out" not in repr(optimizer)
+
+    ddp = DistributedDataParallel(net())
+    optimizer = Muon(ddp, x, lr=0.1)
+    assert "shared out over 4 processes" in repr(optimizer)
+    found["ddp, shared"] = nets_apart(trained_net(ddp, optimizer, quarter), expected)
+    assert "shared out" not in repr(Muon(ddp, x, lr=0.1, replicas=False))
 
     fsdp = sharded(mesh_of((4,)), net())
     found["fsdp"] = nets_apart(trained_net(fsdp, Muon(fsdp, x, lr=0.1), quarter), expected)
@@ -324,6 +335,117 @@ def checkpoints(rank: int, folder: Path) -> Any:
     return nets_apart(trained_net(again, other, lambda x: x, steps=2), expected)
 
 
+def alike_everywhere(tensors: list[Tensor]) -> bool:
+    """Whether every process has the same numbers, to the last bit."""
+    every: list[Any] = [None] * PROCESSES
+    dist.all_gather_object(every, [t.tolist() for t in tensors])
+    return all(one == every[0] for one in every)
+
+
+@case
+def replicas(rank: int, folder: Path) -> Any:
+    """Processes that hold the same: as far from one process, and whether they stay the same."""
+    options: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "normuon": {"normuon": True},
+        "cautious": {"cautious": True},
+        "on the device": {"capturable": True, "on_nonfinite": "skip"},
+        "experts apart, many portions": {"max_stack_bytes": 300},
+        "blocks apart": {"max_stack_bytes": 300, "scale": "spectral"},
+    }
+    found = {}
+    for name, option in options.items():
+        made: list[Muon] = []
+
+        def make(params: list[nn.Parameter], made: list[Muon] = made, option: Any = option) -> Muon:
+            made.append(muon(replicas=dist.group.WORLD, **option)(params))
+            return made[0]
+
+        shared = trained(make, lambda a: a.clone())
+        alone = trained(muon(**option), lambda a: a.clone())
+        found[name] = max(float((a - b).abs().max()) for a, b in zip(shared, alone, strict=True))
+        states = [v for state in made[0].state.values() for v in state.values() if isinstance(v, Tensor)]
+        assert len(states) >= len(VIEWS)
+        assert alike_everywhere([*shared, *states])
+    return found
+
+
+@case
+def replicas_in_half_precision(rank: int, folder: Path) -> Any:
+    """How many elements of what size were sent, and whether full precision would give the same."""
+    one_scale = [shape for shape in VIEWS if shape != (9, 6)]
+
+    def stepped(shapes: list[tuple[int, ...]]) -> tuple[list[Tensor], int]:
+        values, grads = (
+            [a for a in arrays(seed, torch.float32) if tuple(a.shape) in shapes] for seed in (0, 1)
+        )
+        params = [nn.Parameter(a) for a in values]
+        group = {"params": params, "views": [VIEWS[shape] for shape in shapes]}
+        optimizer = Muon([group], lr=0.1, scale="spectral", ns_dtype="bfloat16", replicas=dist.group.WORLD)
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        sent = []
+        original = replicas_module._gather
+
+        def counted(out: Tensor, into: Tensor, **more: Any) -> Any:
+            sent.append(into.numel())
+            return original(out, into, **more)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replicas_module, "_gather", counted)
+            optimizer.step()
+        assert alike_everywhere([p.detach() for p in params])
+        return [p.detach() for p in params], sum(sent)
+
+    half, fewer = stepped(one_scale)
+    _, mixed = stepped(list(VIEWS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicas_module, "_wire", lambda rule, item, dtype: item.momentum.dtype)
+        full, more = stepped(one_scale)
+    g = torch.zeros(4, 4)
+    remembering = Item(g, g, g, MatrixView((0,), (1,)), layout_of(MatrixView((0,), (1,)), (4, 4)))
+    assert replicas_module._wire(Rule(), remembering, torch.bfloat16) == torch.bfloat16
+    assert replicas_module._wire(Rule(normuon=True), remembering, torch.bfloat16) == torch.float32
+    same = all(torch.equal(a, b) for a, b in zip(half, full, strict=True))
+    return {"same": same, "fewer": fewer, "mixed": mixed, "more": more}
+
+
+@case
+def replicas_share_the_work(rank: int, folder: Path) -> Any:
+    """How many matrices this process orthogonalises, shared and alone, and what a profiler hears."""
+    counts: list[int] = []
+    original = stacks_module.newton_schulz
+
+    def counted(x: Any, stack: Tensor, *rest: Any) -> Tensor:
+        counts.append(len(stack))
+        return original(x, stack, *rest)
+
+    def of(**options: Any) -> tuple[int, list[str]]:
+        params = [nn.Parameter(a) for a in arrays(0)]
+        optimizer = muon(**options)(params)
+        for p, g in zip(params, arrays(1), strict=True):
+            p.grad = g
+        counts.clear()
+        tape = Tape(HostClock(torch.device("cpu")))
+        with heard_by(tape.part):
+            optimizer.step()
+        return sum(counts), sorted({path[-1] for path, _, _ in tape.spans()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stacks_module, "newton_schulz", counted)
+        shared, heard = of(replicas=dist.group.WORLD)
+        alone, _ = of(replicas=False)
+    optimizer = muon(replicas=dist.group.WORLD)([nn.Parameter(a) for a in arrays(0)])
+    copied = copy.deepcopy(optimizer)
+    return {
+        "shared": shared,
+        "alone": alone,
+        "heard": heard,
+        "said": repr(optimizer),
+        "copied": repr(copied),
+    }
+
+
 @case
 def what_a_profiler_hears(rank: int, folder: Path) -> Any:
     mesh = mesh_of((4,))
@@ -364,10 +486,34 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: [one[name] for one in all_of_them] for name in CASES}
 
 
-@pytest.mark.parametrize("name", ["every_placement", "variants", "elementwise", "models"])
+@pytest.mark.parametrize("name", ["every_placement", "variants", "elementwise", "models", "replicas"])
 def test_steps_are_those_of_one_process(found: dict[str, Any], name: str) -> None:
     for one in found[name]:
         assert max(one.values()) < CLOSE, one
+
+
+def test_what_is_sent_between_replicas_was_rounded_already(found: dict[str, Any]) -> None:
+    """A direction of two scales is none of those: it is sent in float32."""
+    for one in found["replicas_in_half_precision"]:
+        assert one["same"]
+        assert one["more"] == 2 * one["fewer"]
+        assert one["mixed"] == one["fewer"] + 4 * 9 * 6
+
+
+def test_replicas_share_the_work(found: dict[str, Any]) -> None:
+    shares = [one["shared"] for one in found["replicas_share_the_work"]]
+    whole = {one["alone"] for one in found["replicas_share_the_work"]}
+    assert {sum(shares)} == whole
+    assert max(shares) < sum(shares) / 2
+    for one in found["replicas_share_the_work"]:
+        assert {"momentum", "exchange", "orthogonalise", "write"} <= set(one["heard"])
+        assert "shared out over 4 processes" in one["said"]
+        assert "shared out" not in one["copied"]
+
+
+def test_replicas_are_a_process_group() -> None:
+    with pytest.raises(TypeError, match="replicas = 4: expected a process group"):
+        Muon([nn.Parameter(torch.ones(4, 4))], replicas=4)  # type: ignore[arg-type]
 
 
 def test_steps_of_the_parts_by_themselves_are_others(found: dict[str, Any]) -> None:

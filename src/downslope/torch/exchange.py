@@ -25,7 +25,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations
 from downslope.torch.engine import Engine, Write
-from downslope.torch.places import Item, layout_of
+from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.regions import region
 from downslope.torch.spread import local
 from downslope.torch.stacks import directions_of, update_momenta, written
@@ -157,8 +157,9 @@ def step_parts(
                 rows = [_row(part.item) for part in portion]
                 update_momenta(rule, rows, t, engine.ok)
             with region("exchange"):
+                owners = owners_of(rule, [part.item.layout for part in portion], group.size(), dtype)
                 pieces = [part.gathered(out) for part, (*_, out) in zip(portion, rows, strict=True)]
-                exchange = _Exchange(portion, _owners(rule, portion, dtype), group)
+                exchange = _Exchange(portion, owners, group)
                 own = exchange.to_owners(pieces)
             with region("orthogonalise"):
                 items = [
@@ -198,19 +199,19 @@ def _portions(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
         yield portion
 
 
-def _owners(rule: Muon, portion: Sequence[Part], dtype: torch.dtype | None) -> list[int]:
-    """Return the owner of each part: the costliest first, each goes to who has least to do."""
+def owners_of(rule: Muon, layouts: Sequence[Layout], processes: int, dtype: torch.dtype | None) -> list[int]:
+    """Return the owner of each of some matrices: the costliest first, each goes to who has least to do."""
     half = dtype in (torch.bfloat16, torch.float16)
     work = [
         sum(
             n * least_operations(*sorted(sides), rule.coefficients, rule.ns_steps, half)
-            for n, *sides in layout
+            for n, *sides in layout.matrices
         )
-        for layout in (part.item.layout.matrices for part in portion)
+        for layout in layouts
     ]
-    load = [0.0] * portion[0].group.size()
-    owners = [0] * len(portion)
-    for i in sorted(range(len(portion)), key=lambda i: -work[i]):
+    load = [0.0] * processes
+    owners = [0] * len(layouts)
+    for i in sorted(range(len(layouts)), key=lambda i: -work[i]):
         owners[i] = min(range(len(load)), key=load.__getitem__)
         load[owners[i]] += work[i]
     return owners

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -20,6 +21,7 @@ from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
+from downslope.torch.replicas import step_replicas
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -76,6 +78,8 @@ class Muon(RuleOptimizer):
             kernels on GPUs that have them; False never does.
         capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
             None: everywhere but on a CPU.
+        replicas: processes that hold the same parameters and gradients, and share out the orthogonalisation;
+            None is those of a model in `DistributedDataParallel`, False is none. A copy does not share.
 
     Raises:
         ValueError: a value outside its range; a model without parameters, or with all of them
@@ -94,6 +98,7 @@ class Muon(RuleOptimizer):
     """
 
     _kept: ClassVar[tuple[str, ...]] = ("_views", "max_stack_bytes")
+    _replicas: dist.ProcessGroup | None = None
 
     def __init__(
         self,
@@ -122,7 +127,9 @@ class Muon(RuleOptimizer):
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        replicas: dist.ProcessGroup | Literal[False] | None = None,
     ) -> None:
+        self._replicas = _replicas_of(params, replicas)
         self._views: dict[Tensor, MatrixView] = {}
         keep_freed_memory()
         fine = max_stack_bytes is None or max_stack_bytes > 0
@@ -231,7 +238,11 @@ class Muon(RuleOptimizer):
             "max_stack_bytes": stack_bytes(self.max_stack_bytes, job.params[0].device),
             "engine": self._engine_of(job),
         }
-        step_stacks(job.rule, [item for item in placed_all if isinstance(item, Item)], **options)
+        items = [item for item in placed_all if isinstance(item, Item)]
+        if self._replicas is not None and not any(isinstance(p, DTensor) for p in job.params):
+            step_replicas(job.rule, items, self._replicas, **options)
+        else:
+            step_stacks(job.rule, items, **options)
         if parts := [part for part in placed_all if isinstance(part, Part)]:
             step_parts(job.rule, parts, **options)
 
@@ -264,6 +275,8 @@ class Muon(RuleOptimizer):
         words = ["stacks of " + " and ".join(made or ["no shapes"])]
         many = len(params)
         words += [engine if n == many else f"{engine} for {n} of them" for engine, n in engines.items()]
+        if self._replicas is not None:
+            words.append(f"shared out over {self._replicas.size()} processes")
         if shared := sum(isinstance(p, DTensor) for p in params):
             words.append(f"{shared} parameters spread over processes")
         return ", ".join(words)
@@ -276,6 +289,22 @@ class Muon(RuleOptimizer):
         from downslope.torch.kernels import steps
 
         return "Triton kernels" if steps.takes(rule, p, layout) else "Triton kernels of products alone"
+
+
+def _replicas_of(params: Any, asked: Any) -> dist.ProcessGroup | None:
+    """Return the processes that share the work, if there are others."""
+    if asked is None and isinstance(params, nn.parallel.DistributedDataParallel):
+        asked = params.process_group
+    if asked is None or asked is False:
+        return None
+    if not isinstance(asked, dist.ProcessGroup):
+        raise TypeError(
+            f"replicas = {asked!r}: expected a process group, as torch.distributed.new_group makes them, "
+            "False, or None"
+        )
+    if asked.size() < 2:
+        return None
+    return asked
 
 
 def _partition_of(

@@ -10,8 +10,9 @@ memory already is its matrices nothing is copied in between. Triton kernels do t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
+from itertools import compress
 from types import MappingProxyType
 from typing import Any
 
@@ -137,36 +138,35 @@ def written(
     """Step parameters along their directions; the layout says by which scale."""
     alike: dict[float, list[tuple[Tensor, Tensor]]] = {}
     for p, layout, direction in rows:
-        alike.setdefault(_scale_of(rule, layout), []).append((p, direction))
+        alike.setdefault(scale_of(rule, layout), []).append((p, direction))
     for scale, pairs in alike.items():
-        if ok is None and _in_one_pass(how, *pairs[0]):
-            descend = partial(fused.descend, lr=how.lr * scale, weight_decay=how.weight_decay / scale)
-            pairs = _descended(descend, pairs)
-            for_each_block(lambda p, d, descend=descend: descend([p], [d]), pairs, (True, False))
+        if ok is None and _in_one_pass(how, pairs[0][0]):
+            _descend(pairs, how.lr * scale, how.weight_decay / scale)
         else:
             for_each_block(partial(_write_block, how, ok, scale), pairs, (True, False))
 
 
-def _in_one_pass(how: Write, p: Tensor, d: Tensor) -> bool:
+def _in_one_pass(how: Write, p: Tensor) -> bool:
     """Whether torch's kernel of gradient descent writes such steps."""
     plain = how.fused and not how.cautious and not isinstance(how.lr, Tensor)
-    return plain and p.device.type == "cpu" and p.dtype == d.dtype and fused.suits(p)
+    return plain and p.device.type == "cpu" and fused.suits(p)
 
 
-def _descended(
-    descend: Callable[[list[Tensor], list[Tensor]], None], pairs: Sequence[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """Step those that are in order, all at once; return the others, which want blocks to be staged in."""
-    whole: list[tuple[Tensor, Tensor]] = []
-    rest: list[tuple[Tensor, Tensor]] = []
-    for pair in pairs:
-        (whole if pair[0].is_contiguous() and pair[1].is_contiguous() else rest).append(pair)
-    if whole:
-        descend([p for p, _ in whole], [d for _, d in whole])
-    return rest
+def _descend(pairs: Sequence[tuple[Tensor, Tensor]], lr: float, weight_decay: float) -> None:
+    """Step parameters by that kernel: all at once, in blocks where a direction must be copied for it."""
+    ready = [p.is_contiguous() and d.is_contiguous() and p.dtype == d.dtype for p, d in pairs]
+    if any(ready):
+        whole = list(zip(*compress(pairs, ready), strict=True))
+        fused.descend(*map(list, whole), lr=lr, weight_decay=weight_decay)
+
+    def kernel(p: Tensor, d: Tensor) -> None:
+        fused.descend([p], [d.to(p.dtype)], lr=lr, weight_decay=weight_decay)
+
+    rest = [pair for pair, done in zip(pairs, ready, strict=True) if not done]
+    for_each_block(kernel, rest, (True, False))
 
 
-def _scale_of(rule: Muon, layout: Layout) -> float:
+def scale_of(rule: Muon, layout: Layout) -> float:
     """Return the scale of a parameter's first matrices, to which `_directions` refers the others."""
     _, fan_out, fan_in = layout.matrices[0]
     return rule.scale_of(fan_out, fan_in)
@@ -179,7 +179,7 @@ def _directions(
     directions = []
     for item, own in zip(portion, places, strict=True):
         pieces = [place.of(made[place.stack]) for place in own]
-        scale = _scale_of(rule, item.leading)
+        scale = scale_of(rule, item.leading)
         for piece, place in zip(pieces, own, strict=True):
             other = rule.scale_of(*place.shape)
             if other != scale:

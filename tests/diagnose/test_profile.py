@@ -359,6 +359,22 @@ def test_bad_input_is_told_in_a_line():
         profile(model, x, good, loss, batches=[], seconds=0.05)
 
 
+@pytest.mark.parametrize("make", [dt.SGD, torch.optim.SGD], ids=["ours", "torch's"])
+def test_an_optimizer_with_a_scheduler_is_measured(make):
+    """A scheduler puts a function around `step` whose signature is that of the unbound method."""
+    model, x = nn.Linear(6, 2), torch.ones(4, 6)
+    optimizer = make(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    assert profile(model, x, optimizer, loss, seconds=0.05).milliseconds > 0
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    with pytest.raises(UsageError, match="the step of LBFGS needs a closure"):
+        optimizer = torch.optim.LBFGS(model.parameters())
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        profile(model, x, optimizer, loss)
+
+
 TINY = "tests/compare/tiny.py"
 TASK = f"{TINY}:regression"
 

@@ -14,7 +14,16 @@ from scipy.sparse import diags_array
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, hints, noise
+from downslope.gradients.check import (
+    Finding,
+    GradientError,
+    GradientReport,
+    Reason,
+    Verdict,
+    grid,
+    hints,
+    noise,
+)
 from downslope.gradients.check.problem import Problem, leaves_of
 from tests.gradients.corpus import Case, corpus
 
@@ -648,6 +657,15 @@ def test_float32_is_checked_in_float64_where_the_function_allows() -> None:
         (lambda: ds.check_gradient(lambda x: 1 / 0, np.ones(3), gradient=np.sin), "ZeroDivisionError"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, directions=0), "directions = 0"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, rtol=2), "rtol = 2"),
+        (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, rtol="1"), "rtol = '1'"),
+        (
+            lambda: ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: 1j * x),
+            "the gradient holds complex numbers: expected real ones",
+        ),
+        (
+            lambda: ds.check_gradient(np.sum, Finding("x", (), 1.0, 1.0, 0.1)),
+            "x holds a Finding: expected real numbers, arrays of them, or dicts, lists and tuples",
+        ),
         (
             lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, precision="f16"),
             "precision = 'f16'",
@@ -660,6 +678,16 @@ def test_bad_input_is_told_in_one_line(call: Any, words: str) -> None:
         call()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gradient_of_complex_dtype_and_real_numbers_is_taken() -> None:
+    assert ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: np.ones(3) + 0j).passed
+
+
+def test_a_ratio_is_shown_apart_from_one() -> None:
+    assert "ratio 1.000200" in str(Finding("x", (), 1.0002, 1.0, 1e-9))
+    assert "ratio 0.000" in str(Finding("x", (), 0.0, -1.0, 1e-9))
+    assert "ratio -1.000" in str(Finding("x", (), -1.0, 1.0, 1e-9))
 
 
 def test_a_function_that_writes_to_its_argument() -> None:

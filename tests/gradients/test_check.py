@@ -424,6 +424,33 @@ def test_a_kink_at_the_point_is_named_and_the_rest_is_checked() -> None:
     assert (1,) not in {f.index for f in wrong.findings}
 
 
+@pytest.mark.parametrize("factor", [1.01, 0.9])
+def test_a_narrow_step_is_no_kink_and_hides_no_error(factor: float) -> None:
+    """The last digits of x are a millionth of the steps that the slope needs: they bend no line."""
+    for seed in range(12):
+        x = 1 + 1e-7 * np.random.default_rng(seed).normal(size=9)
+        right = 1e7 / np.cosh((x - 1) / 1e-7) ** 2
+        wrong = np.where(np.arange(9) == np.argmax(right), factor, 1.0)
+
+        def gradient(x: Any, wrong: Any = wrong) -> Any:
+            return wrong * 1e7 / np.cosh((x - 1) / 1e-7) ** 2
+
+        report = ds.check_gradient(lambda x: np.sum(np.tanh((x - 1) / 1e-7)), x, gradient=gradient)
+        assert [f.index for f in report.findings] == [(int(np.argmax(right)),)], (seed, str(report))
+
+
+@pytest.mark.parametrize("seed", [9, 87, 117, 128])
+def test_kinks_closer_than_any_step_are_no_wrong_entries(seed: int) -> None:
+    """What is claimed lies between the slopes of two sides that no step reaches between."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=7)
+    kinks = x + generator.choice([-1, 1], 7) * 10.0 ** generator.uniform(-12, -1, 7)
+    report = ds.check_gradient(
+        lambda x: np.sum(np.abs(x - kinks) + x**2), x, gradient=lambda x: np.sign(x - kinks) + 2 * x
+    )
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.KINK), str(report)
+
+
 def test_a_kink_beside_the_point_does_no_harm() -> None:
     x = np.array([1e-3, -1e-4, 0.5])
     assert ds.check_gradient(lambda x: np.sum(np.abs(x)), x, gradient=np.sign).passed

@@ -7,6 +7,7 @@ and what was found is bad; 2, bad input, told in one line on standard error; 130
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -483,6 +484,9 @@ def _typed_wrong(error: Any) -> str:
 
 def main() -> None:
     """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without bars and signs shows the numbers
     sys.exit(run(sys.argv[1:]))
 
 

@@ -308,6 +308,7 @@ def test_a_gradient_that_is_not_finite_spoils_no_noise_scale() -> None:
         ({"every": 1}, "every = 1"),
         ({"batch_size": 0}, "batch_size = 0"),
         ({"writer": "no/such/folder.jsonl"}, "its folder is not there"),
+        ({"writer": "tests"}, "expected a file that can be written"),
         ({"writer": 3}, "writer = 3"),
         ({"on_trouble": "raise"}, "on_trouble = 'raise'"),
     ],
@@ -317,3 +318,18 @@ def test_bad_input(options: dict[str, Any], expected: str) -> None:
         Diagnostics(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), **options)
     with pytest.raises(UsageError, match=r"expected a torch\.optim\.Optimizer"):
         Diagnostics(nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_no_number_is_refused_at_the_first_step() -> None:
+    """Not at that of the first record, in the middle of a training."""
+    with Diagnostics(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), every=2) as diagnostics:
+        with pytest.raises(UsageError, match=r"shape \(3,\): expected one number, as loss\.mean\(\)"):
+            diagnostics(torch.ones(3))
+        with pytest.raises(UsageError, match="loss is a NoneType"):
+            diagnostics(None)  # type: ignore[arg-type]
+        assert (diagnostics._step, diagnostics._losses) == (0, [])
+
+
+def test_a_noise_scale_is_not_negative() -> None:
+    scale = NoiseScale()
+    assert [scale.add(2.0, 1.0 + 1e-8) for _ in range(4)][-1] == 0.0

@@ -1,6 +1,7 @@
 """A profile tells where the time went: with a clock of our own, to the last tick."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -353,10 +354,27 @@ def test_bad_input_is_told_in_a_line():
         profile(model, x, good, loss, what_ifs="step")
     with pytest.raises(UsageError, match="the step of LBFGS needs a closure"):
         profile(model, x, torch.optim.LBFGS(model.parameters()), loss)
-    with pytest.raises(UsageError, match="seconds = 0"):
-        profile(model, x, good, loss, seconds=0)
+    for seconds in (0, math.nan, math.inf):
+        with pytest.raises(UsageError, match=f"seconds = {seconds}"):
+            profile(model, x, good, loss, seconds=seconds)
     with pytest.raises(UsageError, match="empty or used up"):
         profile(model, x, good, loss, batches=[], seconds=0.05)
+
+
+@pytest.mark.parametrize("make", [dt.SGD, torch.optim.SGD], ids=["ours", "torch's"])
+def test_an_optimizer_with_a_scheduler_is_measured(make):
+    """A scheduler puts a function around `step` whose signature is that of the unbound method."""
+    model, x = nn.Linear(6, 2), torch.ones(4, 6)
+    optimizer = make(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    assert profile(model, x, optimizer, loss, seconds=0.05).milliseconds > 0
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(UsageError, match="the step of LBFGS needs a closure"):
+        profile(model, x, optimizer, loss)
 
 
 TINY = "tests/compare/tiny.py"
@@ -413,11 +431,17 @@ def test_measuring_memory_makes_torch_say_nothing(tmp_path):
         (["--threads", "1000"], "--threads 1000: expected 1 to"),
         (["--lr", "-1"], "--lr -1: expected a positive number"),
         (["--seconds", "0"], "--seconds 0: expected a positive number"),
+        (["--seconds", "nan"], "--seconds nan: expected a positive number"),
+        (["--seconds", "inf"], "--seconds inf: expected a positive number"),
+        (["--out", "tests"], "tests is a folder: give a file as --out"),
+        (["--trace", f"{__file__}/steps.json"], "give another --trace"),
     ],
 )
 def test_bad_options(arguments, said, capsys):
     assert run(["profile", TASK, *arguments]) == 2
-    assert said in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert said in refused
+    assert "Measuring" not in refused
 
 
 @pytest.mark.parametrize(

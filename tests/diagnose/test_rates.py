@@ -302,9 +302,17 @@ def test_bad_input_is_told_in_a_line():
     good = dt.SGD(model.parameters())
     for options, said in [
         ({"steps": 3}, "steps = 3: expected at least 4"),
+        ({"steps": "16"}, "steps = '16': expected at least 4"),
         ({"steps": 16, "longest": 0}, "longest = 0: expected at least 4"),
         ({"steps": 16, "seeds": 0}, "seeds = 0"),
+        ({"steps": 16, "seeds": 1.5}, "seeds = 1.5: expected a whole number"),
         ({"steps": 16, "low": 1.0, "high": 0.1}, "learning rates from 1 to 0.1"),
+        ({"steps": 16, "high": math.inf}, "both finite"),
+        (
+            {"steps": 16, "evaluate": lambda model: None},
+            r"evaluate\(model\) returned None: expected one number",
+        ),
+        ({"steps": 16, "evaluate": lambda model: torch.ones(2)}, r"returned a tensor of shape \(2,\)"),
         ({"steps": 16, "schedule": "linaer"}, "did you mean 'linear'"),
         ({"steps": 16, "warmup": 1.0}, "warmup = 1.0"),
     ]:
@@ -426,6 +434,8 @@ def test_command_line_with_widths(tmp_path, capsys):
         (["--steps", "-5", "--dry-run"], "--steps -5: expected at least 4"),
         (["--longest", "0"], "--longest 0: expected at least 4"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),
+        (["--dry-run", "--out", "tests"], "tests is a folder: give a file as --out"),
+        (["--dry-run", "--out", f"{__file__}/page.html"], "give another --out"),
     ],
 )
 def test_bad_options(arguments, said, capsys):

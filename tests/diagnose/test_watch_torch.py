@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Thread
 
 import numpy as np
@@ -294,3 +295,129 @@ def test_warn_raise_and_every() -> None:
 def test_bad_input(model: Callable[[], nn.Module], options: dict, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         watch(model(), **options)
+
+
+class Complex(nn.Module):
+    """A layer of complex numbers, whose gradients are conjugates that torch has not written out."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.last = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64)), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((torch.fft.fft(x) @ self.weight.conj().T).abs())
+
+
+class Ragged(nn.Module):
+    def __init__(self, layout: torch.layout, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.layout, self.last = nn.Linear(4, 4), layout, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.nested.nested_tensor([x[:2], x[2:]], layout=self.layout)
+        return self.last(self.layer(rows).to_padded_tensor(0.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors", "ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda last: Complex(last),
+        lambda last: Ragged(torch.strided, last),
+        lambda last: Ragged(torch.jagged, last),
+        lambda last: Tail(lambda h: last(h.to(torch.float8_e5m2).to(h.dtype) * 0 + h)),
+        lambda last: Tail(lambda h: last(torch.vmap(torch.func.grad(lambda z: z.square().sum()))(h))),
+        lambda last: Tail(lambda h: last(torch.func.jvp(torch.sin, (h,), (torch.ones_like(h),))[1])),
+    ],
+    ids=["complex", "nested", "jagged", "float8", "vmap of grad", "jvp"],
+)
+def test_tensors_that_cannot_be_read_like_others(make: Callable[..., nn.Module]) -> None:
+    model = make(lambda h: h)
+    model.eval()
+    assert found(model, batch(), 3) == []
+    findings = found(make(lambda h: (h.abs() * 0).log()), batch())
+    assert [(f.ailment, f.operation) for f in findings] == [(Ailment.FORWARD, "log")]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_an_encoder_that_packs_its_batch_for_speed() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    with watch(model) as doctor, torch.no_grad():
+        model(torch.randn(2, 5, 8), src_key_padding_mask=torch.arange(5) > torch.tensor([[2], [4]]))
+    assert doctor.findings == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_model_within_a_transform_of_torch_func() -> None:
+    model = Tail(lambda h: h.log()).eval()
+    with watch(model, on_finding="collect") as doctor:
+        parameters = dict(model.named_parameters())
+
+        def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+            return torch.func.functional_call(model, p, (x,)).sum()
+
+        torch.vmap(torch.func.grad(loss), (None, 0))(parameters, batch())
+    assert (Ailment.FORWARD, "log") in {(f.ailment, f.operation) for f in doctor.findings}
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    loss: Tensor
+
+
+def test_outputs_in_a_dataclass_are_looked_into() -> None:
+    with watch(Tail(lambda h: Output(h, h.sub(1e9).log().sum())), on_finding="collect") as doctor:
+        doctor._model(batch()).loss.backward()
+    assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.FORWARD, "log")]
+
+
+def test_an_ill_pass_is_not_forgotten_over_a_healthy_one() -> None:
+    """The loss of both is no news; that of the next pass is."""
+    model = Tail()
+    with watch(model, on_finding="collect") as doctor:
+        (model(batch() * math.nan).sum() + model(batch()).sum()).backward()
+        assert [f.ailment for f in doctor.findings] == [Ailment.INPUT]
+        (model(batch()).sum() * math.inf).backward()
+    assert [f.ailment for f in doctor.findings] == [Ailment.INPUT, Ailment.LOSS]
+
+
+class Heads(Tail):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return self.head(h), self.other(h)
+
+
+def test_losses_that_go_back_one_after_the_other_cut_nothing_off() -> None:
+    model = Heads()
+    with watch(model, on_finding="collect") as doctor:
+        for _ in range(12):
+            model.zero_grad()
+            one, other = model(batch())
+            one.sum().backward(retain_graph=True)
+            other.sum().backward()
+        assert doctor.findings == []
+        for _ in range(12):
+            model.zero_grad()
+            model(batch())[0].sum().backward()
+    assert {(f.ailment, f.where) for f in doctor.findings} == {
+        (Ailment.DETACHED, "other.weight"),
+        (Ailment.DETACHED, "other.bias"),
+    }
+    assert "no loss of 10 backward passes" in doctor.findings[0].text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of torch's weak references
+def test_a_model_that_is_compiled_later() -> None:
+    model = Tail(lambda h: (h.abs() * 0).log())
+    with watch(model, on_finding="collect") as doctor, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.compile(model, backend="aot_eager")(batch())
+    assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.FORWARD, "log")]
+    assert not [w for w in said if "Dynamo" in str(w.message)]

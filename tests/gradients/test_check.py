@@ -14,7 +14,16 @@ from scipy.sparse import diags_array
 
 import downslope as ds
 from downslope.errors import UsageError
-from downslope.gradients.check import GradientError, GradientReport, Reason, Verdict, grid, hints, noise
+from downslope.gradients.check import (
+    Finding,
+    GradientError,
+    GradientReport,
+    Reason,
+    Verdict,
+    grid,
+    hints,
+    noise,
+)
 from downslope.gradients.check.problem import Problem, leaves_of
 from tests.gradients.corpus import Case, corpus
 
@@ -415,6 +424,33 @@ def test_a_kink_at_the_point_is_named_and_the_rest_is_checked() -> None:
     assert (1,) not in {f.index for f in wrong.findings}
 
 
+@pytest.mark.parametrize("factor", [1.01, 0.9])
+def test_a_narrow_step_is_no_kink_and_hides_no_error(factor: float) -> None:
+    """The last digits of x are a millionth of the steps that the slope needs: they bend no line."""
+    for seed in range(12):
+        x = 1 + 1e-7 * np.random.default_rng(seed).normal(size=9)
+        right = 1e7 / np.cosh((x - 1) / 1e-7) ** 2
+        wrong = np.where(np.arange(9) == np.argmax(right), factor, 1.0)
+
+        def gradient(x: Any, wrong: Any = wrong) -> Any:
+            return wrong * 1e7 / np.cosh((x - 1) / 1e-7) ** 2
+
+        report = ds.check_gradient(lambda x: np.sum(np.tanh((x - 1) / 1e-7)), x, gradient=gradient)
+        assert [f.index for f in report.findings] == [(int(np.argmax(right)),)], (seed, str(report))
+
+
+@pytest.mark.parametrize("seed", [9, 87, 117, 128])
+def test_kinks_closer_than_any_step_are_no_wrong_entries(seed: int) -> None:
+    """What is claimed lies between the slopes of two sides that no step reaches between."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=7)
+    kinks = x + generator.choice([-1, 1], 7) * 10.0 ** generator.uniform(-12, -1, 7)
+    report = ds.check_gradient(
+        lambda x: np.sum(np.abs(x - kinks) + x**2), x, gradient=lambda x: np.sign(x - kinks) + 2 * x
+    )
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.KINK), str(report)
+
+
 def test_a_kink_beside_the_point_does_no_harm() -> None:
     x = np.array([1e-3, -1e-4, 0.5])
     assert ds.check_gradient(lambda x: np.sum(np.abs(x)), x, gradient=np.sign).passed
@@ -648,6 +684,15 @@ def test_float32_is_checked_in_float64_where_the_function_allows() -> None:
         (lambda: ds.check_gradient(lambda x: 1 / 0, np.ones(3), gradient=np.sin), "ZeroDivisionError"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, directions=0), "directions = 0"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, rtol=2), "rtol = 2"),
+        (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, rtol="1"), "rtol = '1'"),
+        (
+            lambda: ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: 1j * x),
+            "the gradient holds complex numbers: expected real ones",
+        ),
+        (
+            lambda: ds.check_gradient(np.sum, Finding("x", (), 1.0, 1.0, 0.1)),
+            "x holds a Finding: expected real numbers, arrays of them, or dicts, lists and tuples",
+        ),
         (
             lambda: ds.check_gradient(np.sum, np.ones(3), gradient=np.sin, precision="f16"),
             "precision = 'f16'",
@@ -660,6 +705,16 @@ def test_bad_input_is_told_in_one_line(call: Any, words: str) -> None:
         call()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gradient_of_complex_dtype_and_real_numbers_is_taken() -> None:
+    assert ds.check_gradient(np.sum, np.ones(3), gradient=lambda x: np.ones(3) + 0j).passed
+
+
+def test_a_ratio_is_shown_apart_from_one() -> None:
+    assert "ratio 1.000200" in str(Finding("x", (), 1.0002, 1.0, 1e-9))
+    assert "ratio 0.000" in str(Finding("x", (), 0.0, -1.0, 1e-9))
+    assert "ratio -1.000" in str(Finding("x", (), -1.0, 1.0, 1e-9))
 
 
 def test_a_function_that_writes_to_its_argument() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,12 @@ def test_the_fixture_is_there_wherever_downslope_is_installed() -> None:
     assert [e.value for e in entry_points(group="pytest11") if e.name == "downslope"] == [
         "downslope.pytest_plugin"
     ]
+
+
+def test_a_terminal_of_few_characters_shows_the_numbers(folder: Path) -> None:
+    command = [sys.executable, "-m", "downslope", "check", "bowl.py:f"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, cwd=folder, env=environment, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b""
+    assert b"x[1, 2]  -0.180818  0.180818" in done.stdout

@@ -366,3 +366,31 @@ def test_bad_input() -> None:
         ds.check_gradient(
             lambda x: x.sum() if x.dtype is torch.float32 else None, torch.ones(3), precision="float64"
         )
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_casts_to_eight_bits_are_taken_out(dtype: torch.dtype, factor: float) -> None:
+    """As training in float8 does it: the gradient takes them for the identity."""
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> Tensor:
+            return 2 * factor * g
+
+    x = torch.rand(4, generator=torch.Generator().manual_seed(0))
+    report = ds.check_gradient(lambda x: Doubled.apply(x.to(dtype).float()).sum(), x)
+    assert report.verdict is (Verdict.PASS if factor == 1 else Verdict.FAIL)
+    assert f"{str(dtype).removeprefix('torch.')}: checked with all of it in float64" in report.notes[0]
+
+
+def test_hooks_on_parameters_are_told_to_be_left_out() -> None:
+    model = torch.nn.Linear(3, 1)
+    model.weight.register_hook(lambda g: 2 * g)
+    report = ds.check_gradient(model, torch.ones(2, 3), loss=lambda m, b: m(b).square().mean())
+    assert report.passed
+    assert "not looked at: what hooks do to the gradient of weight" in report.notes

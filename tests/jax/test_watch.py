@@ -52,6 +52,18 @@ def test_the_first_primitive_that_makes_it_is_named(
         assert "test_watch.py" in checked.findings[0].text
 
 
+def test_the_line_of_a_rule_of_ones_own_is_none_of_ours() -> None:
+    @jax.custom_vjp
+    def root(x: Any) -> Any:
+        return jnp.sqrt(x)
+
+    root.defvjp(lambda x: (jnp.sqrt(x), x), lambda x, g: (g / (2 * jnp.sqrt(x)),))
+    checked = watch(jax.grad(root), on_finding="collect")
+    checked(0.0)
+    assert [(f.ailment, f.operation) for f in checked.findings] == [(Ailment.BACKWARD, "div")]
+    assert "arguments.py" not in checked.findings[0].text
+
+
 @pytest.mark.parametrize(
     "fun",
     [

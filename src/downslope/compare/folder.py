@@ -142,6 +142,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def require_writable(path: Path, option: str) -> None:
+    """Refuse a file that cannot be written before the work that it is to hold.
+
+    Raises:
+        UsageError: it is a folder, or stands in none that can be written to.
+
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: give a file as {option}")
+    folder = next(p for p in path.absolute().parents if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written, in {folder}: give another {option}")
+
+
 def write_file(path: Path, text: str, option: str) -> None:
     """Write text to a file that an option names, in a folder that is made where there is none.
 

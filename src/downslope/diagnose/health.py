@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -119,7 +120,9 @@ class NoiseScale:
         self._signal = self._kept * self._signal + product
         if self._weight < 3 or self._signal <= 0:  # of 3 records, or all noise so far
             return None
-        return self._noise / self._signal
+        return (
+            max(0.0, self._noise) / self._signal
+        )  # round-off may make equal gradients differ by less than 0
 
 
 WINDOW = 10
@@ -263,6 +266,8 @@ def sink(writer: Writer | None) -> Callable[[Record], object]:
         path = Path(writer)
         if not path.parent.is_dir():
             raise UsageError(f"writer = {str(writer)!r}: its folder is not there; make it first")
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"writer = {str(writer)!r}: expected a file that can be written")
         return lambda record: _append(path, record)
     if hasattr(writer, "add_scalar"):
         return lambda record: _scalars(writer, record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from downslope.compare.command import print_json
-from downslope.compare.folder import write_file
+from downslope.compare.folder import require_writable, write_file
 from downslope.compare.optimizers import choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile import Profile
@@ -44,17 +45,20 @@ def run_profile(
     names = [optimizer, *([versus] if versus else [])]
     if versus == optimizer:
         raise UsageError(f"--vs {versus} is the optimizer itself: name another one")
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g}: expected a positive number")
     threads = threads or cores()
     if not 1 <= threads <= cores():
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
-    if lr is not None and not lr > 0:
+    if lr is not None and not 0 < lr < math.inf:
         raise UsageError(f"--lr {lr:g}: expected a positive number")
+    page = out or Path("runs") / f"profile-{task.name}-{optimizer}.html"
+    require_writable(page, "--out")
+    if trace is not None:
+        require_writable(trace, "--trace")
     told = Console(stderr=True, highlight=False)
     found = _measure(task, names, what_ifs, lr, threads, seconds, seed, told)
     found = replace(found, environment={**found.environment, "cpu": cpu_name(), "command": command})
-    page = out or Path("runs") / f"profile-{task.name}-{optimizer}.html"
     _write(page, found)
     if trace is not None:
         write_file(trace, found.trace(), "--trace")

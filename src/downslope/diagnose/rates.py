@@ -166,10 +166,12 @@ def search(
 
     """
     for word, count in (("steps", steps), ("longest", longest)):
-        if count < SHORTEST:
-            raise UsageError(f"{word} = {count}: expected at least {SHORTEST}, for runs of a quarter of them")
-    if not 0 < low < high:
-        raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high")
+        if not isinstance(count, int) or count < SHORTEST:
+            raise UsageError(
+                f"{word} = {count!r}: expected at least {SHORTEST}, for runs of a quarter of them"
+            )
+    if not 0 < low < high < math.inf:
+        raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high, both finite")
     if not seeds:
         raise UsageError("seeds = 0: expected at least 1")
     base = bases[0]

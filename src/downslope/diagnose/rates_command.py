@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from downslope.compare.command import print_json
-from downslope.compare.folder import write_file
+from downslope.compare.folder import require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
@@ -56,6 +56,8 @@ def run_lr(
     for option, value in (("--steps", length), ("--longest", longest)):
         if value < SHORTEST:
             raise UsageError(f"{option} {value}: expected at least {SHORTEST}, for runs of a quarter of them")
+    page = out or Path("runs") / f"lr-{task.name}.html"
+    require_writable(page, "--out")
     told = Console(stderr=True, highlight=False)
     told.print(plan_line(length, longest, seeds, len(tasks) * len(candidates)))
     if dry_run:
@@ -76,7 +78,6 @@ def run_lr(
     environment = {"cpu": cpu_name(), "threads": threads, "command": command}
     found = [[replace(r, environment=environment) for r in one] for one in searched]
     checks = [check(widths, one) for one in found] if widths else []
-    page = out or Path("runs") / f"lr-{task.name}.html"
     _write_page(page, found, checks)
     if as_json:
         print_json(as_dict(found, checks))

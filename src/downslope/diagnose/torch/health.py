@@ -64,10 +64,10 @@ class _Group:
 class Diagnostics:
     """Watch a training from beside its optimizer; see `watch` for what happens inside of the model.
 
-    Called once a step, between `loss.backward()` and `optimizer.step()`. At some steps it looks at
-    gradients, at what the step does to the parameters, and, one step later, at the gradients again;
-    on other steps it keeps the loss and nothing else. No value is changed. For the time of a step it holds a
-    copy of the parameters, and of the gradients until the next.
+    Called once a step, between `loss.backward()` and `optimizer.step()`, with a `GradScaler` after its
+    `unscale_(optimizer)`. At some steps it looks at gradients, at what the step does to the parameters, and,
+    one step later, at the gradients again; on other steps it keeps the loss and nothing else. No value is
+    changed. For the time of a step it holds a copy of the parameters, and of the gradients until the next.
 
     By default a record is made every hundredth step, and less often where steps are so short that a record
     would take more than 0.5 % of the time since the last, or all records more than 0.75 % of the training
@@ -143,8 +143,15 @@ class Diagnostics:
 
     def __call__(self, loss: Tensor | float) -> None:
         """Take the loss of this step; the gradients are there, the step is not taken yet."""
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise UsageError(f"loss has the shape {tuple(loss.shape)}: expected one number, as loss.mean()")
+        if not isinstance(loss, Tensor):
+            try:
+                loss = float(loss)
+            except TypeError:
+                raise UsageError(f"loss is a {type(loss).__name__}: expected a number or a tensor") from None
         self._step += 1
-        self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         if self._step == 1:
             self._cadence.start()
         if self._step > self._cadence.due:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -94,7 +95,7 @@ def profile(
     ['data', 'forward', 'backward']
 
     """
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"seconds = {seconds}: expected a positive number")
     names = chosen(what_ifs)
     subjects = [of_objects(model, batch, optimizer, loss, batches)]

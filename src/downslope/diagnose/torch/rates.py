@@ -171,7 +171,14 @@ class ObjectBench:
             return sum(last) / len(last)
         with random_state_kept(None), torch.no_grad():
             self.model.eval()
-            return float(self.evaluate(self.model))
+            value: Any = self.evaluate(self.model)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            said = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+            raise UsageError(
+                f"evaluate(model) returned {said}: expected one number, lower is better"
+            ) from None
 
 
 def begun(batches: Any, seed: int) -> Iterator[Any]:
@@ -331,8 +338,8 @@ def find_lr(
             "batches is an iterator, which the search would use up: pass a list, a data loader, a function "
             "of a seed that returns an iterator, or downslope.torch.Replay(batches)"
         )
-    if seeds < 1:
-        raise UsageError(f"seeds = {seeds}: expected at least 1")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise UsageError(f"seeds = {seeds!r}: expected a whole number of at least 1")
     factor = schedule_of(schedule, warmup)
     kept = Snapshot(model, optimizer, batches)
     try:

@@ -138,7 +138,9 @@ def of_objects(
         )
     needed = [
         p.name
-        for p in signature(optimizer.step).parameters.values()
+        for p in list(signature(type(optimizer).step).parameters.values())[
+            1:
+        ]  # schedulers wrap the bound one
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needed:

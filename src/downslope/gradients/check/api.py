@@ -80,7 +80,7 @@ def _settings(directions: int, evaluations: int, findings: int, rtol: float, see
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UsageError(f"{name} = {value!r}: expected a whole number, at least {least}")
-    if not 0 <= rtol < 1:
+    if not isinstance(rtol, (int, float)) or not 0 <= rtol < 1:
         raise UsageError(f"rtol = {rtol!r}: expected a number in [0, 1)")
     return Settings(directions, evaluations, findings, rtol=rtol, seed=seed)
 

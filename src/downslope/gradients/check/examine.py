@@ -146,6 +146,10 @@ class Check:
             if self.meter.on_grid or self.doubt is not None:
                 self._by_parts(at)
             self._last_look(at)
+            if self.search.found.kinks and not any(reason is Reason.KINK for reason, _ in self.reasons):
+                self._say_kink(
+                    self.search.found.kinks, complete=True
+                )  # met while a wrong entry was looked for
             self._by_complex_step(self._unresolved(self._open(at)))
         return self.judge.report(claimed)
 
@@ -267,6 +271,11 @@ class Check:
         bends = Bends(self.meter)
         found, complete = bends.entries(seen)
         self.search.found.kinks.extend(found)
+        self._say_kink(found, complete=complete)
+        return np.setdiff1d(at, np.array(found, dtype=np.intp)) if complete and found else at[:0]
+
+    def _say_kink(self, found: list[int], *, complete: bool) -> None:
+        bends = Bends(self.meter)
         names = ", ".join(self.problem.name(j) for j in found[:4])
         more = "" if complete else " and others"
         left, right = bends.sides(found[0]) if found else (math.nan, math.nan)
@@ -279,7 +288,6 @@ class Check:
                 "the two sides apart.",
             )
         )
-        return np.setdiff1d(at, np.array(found, dtype=np.intp)) if complete and found else at[:0]
 
     def _small_entries(self, at: Indices) -> None:
         """Test entries beside which the others' round-off is large, by themselves, weighted to be equal."""

@@ -66,6 +66,8 @@ class Line:
         self._values = {} if values is None else values
         self._taken: dict[float, float] = {}
         self._summed = 2.0**-52 * length(claimed * direction.by)
+        size = np.abs(problem.x[direction.at]) / np.maximum(np.abs(direction.by), 1e-300)
+        self._last = problem.grid * float(np.max(size, initial=0.0))  # step of the last digits of the point
         self.scale = abs(float(claimed @ direction.by))
 
     def with_claimed(self, claimed: Vector) -> Line:
@@ -160,7 +162,9 @@ class Line:
         for large, small in pairwise(steps):
             ratio = large / small
             value = (ratio * self.bend(small) - self.bend(large)) / (ratio - 1)
-            found.append((value, 4 * self.noise(small) * ratio / (ratio - 1)))
+            # Both sides end at points that were rounded, with what the claimed gradient does not take off.
+            rounded = abs(self.central(small)) * self._last / small
+            found.append((value, 4 * (self.noise(small) + rounded) * ratio / (ratio - 1)))
         if len(found) < 2:
             return 0.0, math.inf
         pairs = [(b, abs(b - a) + max(n, m)) for (a, n), (b, m) in pairwise(found)]

@@ -143,7 +143,7 @@ class Search:
         """
         meter = self.meter
         seen = meter.measure(Direction(np.array([j]), np.ones(1)), start=self._step(j, of), sure=True)
-        if seen.bent:
+        if j not in self.found.kinks and (seen.bent or (seen.wrong and self._between(seen))):
             self.found.kinks.append(j)
             meter.correct(j, float(meter.claimed[j] + seen.residual), seen.slope.error)
             return True
@@ -155,6 +155,16 @@ class Search:
             error = seen.slope.error
             self.found.entries.append(Wrong(j, float(self.original[j]), numeric, error))
         return True
+
+    def _between(self, seen: Measured) -> bool:
+        """Return whether what is claimed lies between the slopes of the two sides, whatever the step.
+
+        So it does at a kink beside the point that is nearer than any step can show, and is then right.
+        """
+        h = seen.slope.step
+        wide, fine = seen.line.bend(h), seen.line.bend(h / 4)  # a quarter of it where f is only curved
+        stands = wide * fine > 0.6 * wide**2 and abs(fine) > 8 * seen.line.noise(h / 4)
+        return stands and abs(seen.residual) < 0.6 * abs(wide)
 
     def _steady(self, j: int, seen: Measured) -> bool:
         """Return whether the claimed entry stays what it is over the step that showed it to be wrong.

@@ -18,6 +18,11 @@ class NumpyAdapter:
     """A function of NumPy arrays."""
 
     def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
+        self.tree = (
+            mapped(lambda _, a: _array(a), x)
+            if isinstance(x, (dict, list, tuple)) and not _plain(x)
+            else _array(x)
+        )
         if gradient is None and hasattr(fun, "value_and_gradient"):
             gradient = _own(fun)
         if gradient is None:
@@ -29,11 +34,6 @@ class NumpyAdapter:
             raise UsageError(f"gradient = {gradient!r}: expected a function, or True")
         self.fun, self.given = fun, gradient
         self.apart = spread(fun, x)
-        self.tree = (
-            mapped(lambda _, a: _array(a), x)
-            if isinstance(x, (dict, list, tuple)) and not _plain(x)
-            else _array(x)
-        )
         found = list(named(self.tree))
         self.floating = [i for i, (_, a) in enumerate(found) if a.dtype.kind == "f"]
         self.all = [a for _, a in found]
@@ -50,6 +50,11 @@ class NumpyAdapter:
 
     def numbers(self, array: Any) -> Vector:
         """See `Adapter`."""
+        array = np.asarray(array)
+        if array.dtype.kind == "c":
+            if np.any(array.imag):
+                raise UsageError("the gradient holds complex numbers: expected real ones")
+            array = array.real
         return np.array(array, dtype=np.float64).ravel()
 
     def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
@@ -134,7 +139,11 @@ def _array(a: Any) -> NDArray[Any]:
             f"x = {str(a)[:60]} is ragged: expected lists of one length, or a dict or a list of arrays"
         ) from None
     if made.dtype.kind not in "iufb":
-        raise UsageError(f"x holds a {type(a).__name__} of dtype {made.dtype}: expected real numbers")
+        dtype = "" if made.dtype.kind == "O" and not isinstance(a, np.ndarray) else f" of dtype {made.dtype}"
+        raise UsageError(
+            f"x holds a {type(a).__name__}{dtype}: expected real numbers, arrays of them, or dicts, lists "
+            "and tuples of these"
+        )
     return made if isinstance(a, np.ndarray) or made.dtype.kind == "f" else made.astype(np.float64)
 
 

@@ -70,13 +70,21 @@ class Finding:
         return self.analytic / self.numeric if self.numeric else math.copysign(math.inf, self.analytic)
 
     @property
+    def ratio_text(self) -> str:
+        """The ratio as it is shown, with as many digits as tell it from 1."""
+        if abs(self.ratio) >= 1e4:
+            return f"{self.ratio:.1e}"
+        text = f"{self.ratio + 0.0:.3f}"
+        return f"{self.ratio:.6f}" if text == "1.000" else text
+
+    @property
     def measured(self) -> bool:
         """Whether the measured derivative is more than its error, so that a ratio to it means something."""
         return math.isfinite(self.ratio) and abs(self.numeric) > 10 * self.error
 
     def __str__(self) -> str:
         digits = _digits(self.numeric, self.error)
-        ratio = f", ratio {self.ratio:.{'3f' if abs(self.ratio) < 1e4 else '4g'}}" if self.measured else ""
+        ratio = f", ratio {self.ratio_text}" if self.measured else ""
         numbers = (
             f"analytic {self.analytic:.{digits}g}, "
             f"numeric {self.numeric:.{digits}g} ± {self.error:.0e}{ratio}"

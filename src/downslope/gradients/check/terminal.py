@@ -44,5 +44,4 @@ def _findings(report: GradientReport) -> Table:
 
 def cells(f: Finding) -> tuple[str, str, str, str]:
     """Return claimed, measured, error and ratio as they are shown."""
-    ratio = f"{f.ratio:.3f}" if abs(f.ratio) < 1e4 else f"{f.ratio:.1e}"
-    return f"{f.analytic:.6g}", f"{f.numeric:.6g}", f"{f.error:.0e}", ratio
+    return f"{f.analytic:.6g}", f"{f.numeric:.6g}", f"{f.error:.0e}", f.ratio_text

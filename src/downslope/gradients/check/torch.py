@@ -227,6 +227,11 @@ class ModuleAdapter(_Common):
             self.notes.append(
                 f"not checked, since frozen: {', '.join(frozen[:5])}{' …' if len(frozen) > 5 else ''}"
             )
+        hooked = [
+            n for n, p in module.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks
+        ]
+        if hooked:  # which no copy has
+            self.notes.append(f"not looked at: what hooks do to the gradient of {', '.join(hooked[:5])}")
         refuse_complex("the module has", [(n, _name(p.dtype)) for n, p in parameters])
         self.names = [n for n, _ in parameters]
         self.arrays = [p.detach().clone() for _, p in parameters]

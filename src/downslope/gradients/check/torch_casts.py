@@ -17,6 +17,7 @@ FINENESS = {
     torch.bfloat16: 1, torch.float16: 1, torch.float32: 2, torch.float64: 3,
     torch.complex32: 1, torch.complex64: 2, torch.complex128: 3,
 }  # fmt: skip
+FINENESS |= {v: 0 for k, v in vars(torch).items() if k.startswith("float8_")}
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 

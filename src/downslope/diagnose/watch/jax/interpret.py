@@ -18,7 +18,12 @@ from jax import lax
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from downslope.diagnose.watch.jax import arguments
 from downslope.diagnose.watch.origin import Operation, maker
+
+source_info_util.register_exclusion(
+    arguments.__file__
+)  # it calls the function, and is no line of the program
 
 PEAKS = (0.0, math.inf, math.nan)
 CALLS = (

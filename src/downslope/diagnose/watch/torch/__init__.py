@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -19,7 +21,7 @@ from downslope.diagnose.watch.finding import (
     likely_cause,
 )
 from downslope.diagnose.watch.origin import maker
-from downslope.diagnose.watch.torch.backward import Backward, Passed
+from downslope.diagnose.watch.torch.backward import Backward, Passed, leaves_of
 from downslope.diagnose.watch.torch.forward import Observed, Watcher
 from downslope.diagnose.watch.torch.gradients import Gradients
 from downslope.errors import UsageError
@@ -47,7 +49,8 @@ class Doctor:
         self._calls, self._stack = 0, [""]
         self._watcher: Watcher | None = None
         self._last: Watcher | None = None
-        self._ill = False  # whether the last forward pass was: its backward pass then says nothing new
+        self._ill = False  # whether a forward pass was: the backward passes after it then say nothing new
+        self._gone_back = False  # whether there was a backward pass since
         self._backward = Backward(self._backward_done)
         self._gradients = Gradients()
         self._hooks: list[Any] = []
@@ -82,6 +85,8 @@ class Doctor:
             return
         self.passes += 1
         self._stack = [""]
+        if self._gone_back:
+            self._ill = self._gone_back = False
         self._watcher = Watcher(self._parameters.items())
         self._watcher.outside([*self._parameters.values(), *model.buffers()], _tensors((args, kwargs)))
         self._watcher.__enter__()  # type: ignore[no-untyped-call]
@@ -95,10 +100,11 @@ class Doctor:
         results = [t for t in _tensors(out) if t.is_floating_point() or t.is_complex()]
         self._backward.label(results, "")
         self._backward.outputs(results, "")
+        watcher.reached = leaves_of(results)
         numbers = [watcher.number(t) for t in results]
         watcher.settle()
         first = next((m for n in numbers if (m := maker(watcher.operations, n)) is not None), None)
-        self._ill = first is not None
+        self._ill |= first is not None and torch.is_grad_enabled()
         if first is not None:
             self._made(first, watcher)
         for op in watcher.operations:
@@ -144,6 +150,7 @@ class Doctor:
         return self._say(Ailment.CONSTANT, op.module, "", text)
 
     def _backward_done(self, loss: float, passed: list[Passed]) -> None:
+        self._gone_back = True
         if self._ill:
             return None
         if not math.isfinite(loss):
@@ -215,6 +222,8 @@ def watch(model: nn.Module, *, every: int = 1, on_finding: OnFinding = "warn") -
         raise UsageError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
     if hasattr(model, "_orig_mod"):
         raise UsageError("model is compiled, which hides its operations: watch it before torch.compile")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError("model is a ScriptModule, which takes no hooks: watch the module it was made from")
     if any(p.is_meta for p in model.parameters()):
         raise UsageError("model is on the device 'meta', where nothing is computed: give it numbers first")
     if not isinstance(every, int) or every < 1:
@@ -225,7 +234,13 @@ def watch(model: nn.Module, *, every: int = 1, on_finding: OnFinding = "warn") -
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+    found: list[Tensor] = []
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += _tensors([getattr(leaf, f.name, None) for f in fields(leaf)])
+    return found
 
 
 def _module(name: str) -> str:

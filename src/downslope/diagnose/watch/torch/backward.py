@@ -86,6 +86,19 @@ class Backward:
         self._done(loss, [Passed(*p[:2], peak) for p, peak in zip(passed, peaks[len(losses) :], strict=True)])
 
 
+def leaves_of(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """Return the `id` of each leaf that autograd's graph leads to from these tensors."""
+    waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
+    seen, found = set(waiting), set[int]()
+    while waiting:
+        node = waiting.pop()
+        found.add(id(getattr(node, "variable", None)))
+        following = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= following
+        waiting += following
+    return frozenset(found)
+
+
 def _begun_at() -> list[Tensor]:
     """Return the tensors that the backward pass under way began at, [] where they cannot be told.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.looked_up: set[str] = set()
         self.cuts: list[str] = []
         self.inputs: frozenset[int] = frozenset()
+        self.reached: frozenset[int] = frozenset()  # leaves that the graph of the outputs leads to, by id
         self._writer: dict[int, int] = {}
         self._alive: list[Any] = []
 
@@ -106,7 +107,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key not in self._writer:
             with suppress(NotImplementedError, RuntimeError):  # no storage of its own
                 # keeps the number of one that is freed from one that no operation writes to, as NumPy's
-                self._alive.append(StorageWeakRef(tensor.untyped_storage()))  # type: ignore[no-untyped-call]
+                self._alive.append(StorageWeakRef(plain(tensor).untyped_storage()))  # type: ignore[no-untyped-call]
         self._writer[key] = number
 
     def _note(self, name: str, given: Sequence[Tensor]) -> None:
@@ -123,8 +124,27 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def peak_of(t: Tensor) -> Tensor:
     """Return the least and the largest value, NaN where there is one, without waiting for the device."""
-    real = torch.view_as_real(t) if t.is_complex() else t
-    return torch.stack(torch.aminmax(_as_it_lies(real)))
+    t = plain(t)
+    if t.is_complex():
+        t = torch.view_as_real(t.conj() if t.is_conj() else t)  # the conjugate's numbers are as large
+    with _untransformed():
+        t = t.float() if t.element_size() == 1 else t  # float8 has no arithmetic of its own
+        return torch.stack(torch.aminmax(_as_it_lies(t)))
+
+
+def plain(t: Tensor) -> Tensor:
+    """Return the tensor within what torch.func's transforms wrap around it."""
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t
+
+
+def _untransformed() -> AbstractContextManager[None]:
+    """Return a context whose operations torch.func's transforms take no part in."""
+    disabled: AbstractContextManager[None] = (
+        nullcontext() if torch.compiler.is_compiling() else torch._C._DisableFuncTorch()
+    )
+    return disabled
 
 
 def _as_it_lies(t: Tensor) -> Tensor:
@@ -143,18 +163,23 @@ def read(peaks: Sequence[Tensor]) -> list[float]:
     for device in {peak.device for peak in peaks}:
         here = [i for i, peak in enumerate(peaks) if peak.device == device]
         wide = torch.float32 if device.type == "mps" else torch.float64
-        for i, value in zip(here, torch.stack([peaks[i].to(wide) for i in here]).abs().tolist(), strict=True):
+        with _untransformed():
+            pairs = torch.stack([peaks[i].to(wide) for i in here]).abs().tolist()
+        for i, value in zip(here, pairs, strict=True):
             values[i] = max(value)  # both are NaN where one is
     return values
 
 
 def counts(t: Tensor) -> bool:
     """Return whether a tensor has numbers that can be NaN or infinite, to be read as they lie."""
+    t = plain(t)
     floating = t.is_floating_point() or t.is_complex()
-    return floating and t.numel() > 0 and t.layout is torch.strided
+    there = t.layout is torch.strided and not (t.is_nested or t.is_meta or t._is_zerotensor())
+    return floating and there and t.numel() > 0
 
 
 def _storage(t: Tensor) -> int:
+    t = plain(t)
     try:
         return int(t.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # a tensor without storage of its own, as a sparse one

@@ -35,12 +35,15 @@ class Gradients:
     def __init__(self) -> None:
         self._norms: dict[str, deque[float]] = {}
         self._idle: dict[str, tuple[int, Tensor]] = {}
+        self._left_out: dict[str, int] = {}
         self._passes = 0
 
     def look(self, parameters: Mapping[str, Tensor], watcher: Watcher | None) -> Iterator[Said]:
         """Yield what is found in the gradients of one backward pass."""
         learning = {name: p for name, p in parameters.items() if p.requires_grad}
         given = {name: p for name, p in learning.items() if p.grad is not None}
+        for name in given:
+            self._left_out.pop(name, None)
         if watcher is not None and given:
             yield from self._cut_off(learning, watcher)
         names = [n for n, p in given.items() if p.grad is not None and p.grad.layout is torch.strided]
@@ -65,7 +68,12 @@ class Gradients:
                 yield Ailment.UNUSED, name, f"{name} takes no part in the forward pass: it cannot learn"
                 continue
             module, recorded = watcher.used[name]
-            if not recorded:
+            if id(p) in watcher.reached:  # of another loss, which may have a backward pass of its own
+                self._left_out[name] = self._left_out.get(name, 0) + 1
+                if self._left_out[name] < WINDOW:
+                    continue
+                why = f"no loss of {WINDOW} backward passes made use of the outputs that it leads to"
+            elif not recorded:
                 why = "it is used under no_grad"
             elif watcher.cuts:
                 why = f"detach() is called in {watcher.cuts[0] or 'the model'}"

@@ -203,6 +203,15 @@ def test_a_state_of_another_rule_is_refused() -> None:
     other.step()
     with pytest.raises(ValueError, match=r"exp_avg of .* has shape \(2, 2\), the parameter \(4, 4\)"):
         adam.load_state_dict(other.state_dict())
+    for field, value, message in (
+        ("exp_avg", None, "lacks exp_avg"),
+        ("step", None, "lacks step"),
+        ("exp_avg", [0.0], r"exp_avg of .* has type <class 'list'>, the parameter \(4, 4\)"),
+    ):
+        odd = copy.deepcopy(before)
+        odd["state"][0][field] = value
+        with pytest.raises(ValueError, match=message):
+            adam.load_state_dict(odd)
     with pytest.raises(ValueError, match="the state has 2 parameter groups, this optimizer 1"):
         adam.load_state_dict(AdamW([{"params": [weight()]}, {"params": [weight()]}]).state_dict())
     adam.register_load_state_dict_pre_hook(lambda _, state: {**state, "param_groups": []})

@@ -238,6 +238,22 @@ def test_states_of_torch_adamw_can_be_loaded() -> None:
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+def test_states_of_torch_sgd_which_counts_no_steps_can_be_loaded(options: dict[str, Any]) -> None:
+    m = model()
+    theirs = torch.optim.SGD(m.parameters(), lr=0.1, **options)
+    train(m, theirs, range(3))
+    twin = copy.deepcopy(m)
+    ours = SGD(twin.parameters(), lr=0.5)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(m, theirs, range(3, 6))
+    train(twin, ours, range(3, 6))
+    for p, q in zip(m.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    again = SGD(twin.parameters(), lr=0.5)
+    again.load_state_dict(ours.state_dict())
+
+
 @each
 @pytest.mark.parametrize("capturable", [None, False, True])
 def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
 
 MAKERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda m: SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True),
@@ -309,6 +309,14 @@ def test_hooks_see_and_change_a_state_that_is_loaded(name: str) -> None:
         handle.remove()
     with pytest.raises(ValueError, match="made by rule 'old'"):
         again.load_state_dict(old)
+
+
+def test_a_partition_fits_its_model_in_a_wrapper() -> None:
+    m = model()
+    found = partition(m, torch.zeros(2, 6))
+    for wrapped in (torch.compile(m, backend="eager"), nn.DataParallel(m)):
+        optimizer = Muon(wrapped, partition=found)
+        assert optimizer.param_groups[0]["param_names"] == ["2.weight"]
 
 
 def test_muon_has_one_learning_rate_and_groups_by_role() -> None:

@@ -287,16 +287,17 @@ def _partition_of(
     heads: Any,
 ) -> Partition:
     """Return the partition of a model, bound to its parameters."""
-    own = dict(model.named_parameters())
-    if partition is None:
-        from downslope.grouping.torch import partition as trace
+    from downslope.grouping.torch import named_parameters
+    from downslope.grouping.torch import partition as trace
 
+    if partition is None:
         traced: Partition = trace(model, *example_inputs, overrides=overrides, heads=heads)
         return traced
     if example_inputs or overrides or heads != "fused":
         raise ValueError(
             "a given partition is used as it is: pass no example inputs, overrides or heads beside it"
         )
+    own = named_parameters(model)
     for a in partition:
         if a.name not in own:
             raise ValueError(f"the partition names {a.name!r}, which this model lacks")

@@ -90,6 +90,8 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(cls: Any) -> None:
         ({"params": [weight()], "lr": -1.0}, ValueError),
         ({"params": [torch.ones(3, dtype=torch.int32)]}, TypeError),
         ({"params": [weight()], "rule": "adamq"}, ValueError),
+        ({"params": [weight()], "rule": "adagrad" if cls is not AdaGrad else "adam"}, ValueError),
+        ({"params": [nn.Parameter(torch.ones(1, 4).expand(4, 4))]}, ValueError),
     ]
     if cls is Muon:
         bad += [
@@ -183,6 +185,38 @@ def test_a_schedule_that_leaves_the_range(cls: Any) -> None:
         optimizer.step()
     assert torch.equal(p, before)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_parameter_that_was_resized_under_its_state(cls: Any) -> None:
+    first, p = weight(), weight()
+    optimizer = cls([("first", first), ("w", p)], **({"momentum": 0.9} if cls is SGD else {}))
+    optimizer.step()
+    p.data = torch.ones(40, 4)
+    before = copy.deepcopy((first, p, optimizer.state_dict()))
+    with pytest.raises(ValueError, match=r"the gradient of w has shape \(4, 4\): the parameter was resized"):
+        optimizer.step()
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"of w has shape \(4, 4\), expected \(40, 4\)"):
+        optimizer.step()
+    assert torch.equal(first, before[0])
+    assert torch.equal(p, before[1])
+    assert optimizer.state[first]["step"] == 1
+    del optimizer.state[p]
+    optimizer.step()
+    assert (optimizer.state[first]["step"], optimizer.state[p]["step"]) == (2, 1)
+
+
+def test_a_parameter_that_muon_has_no_view_of() -> None:
+    first, p, q = weight(), weight(), weight()
+    optimizer = Muon([("first", first), ("w", p)])
+    optimizer.step()
+    optimizer.param_groups[0]["params"][1] = q
+    before = first.clone()
+    with pytest.raises(ValueError, match="w came into its group without a view as matrices"):
+        optimizer.step()
+    assert torch.equal(first, before)
+    assert optimizer.state[first]["step"] == 1
 
 
 def test_a_state_of_another_rule_is_refused() -> None:

@@ -217,6 +217,18 @@ class Muon(RuleOptimizer):
             found[p] = view
         self._views.update(found)
 
+    def _collect(self) -> list[Job]:
+        jobs = super()._collect()
+        for job in jobs:
+            for p in job.params if isinstance(job.rule, MuonRule) else ():
+                if p not in self._views:
+                    raise ValueError(
+                        f"{self._name_of(p)} came into its group without a view as matrices: "
+                        "expected it in a group of add_param_group"
+                    )
+                layout_of(self._views[p], tuple(p.shape))  # raises where it was resized
+        return jobs
+
     def _update(self, job: Job) -> None:
         if not isinstance(job.rule, MuonRule):
             super()._update(job)
@@ -245,7 +257,8 @@ class Muon(RuleOptimizer):
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         if field == "row_square":
-            return (self._views[p].rows(tuple(p.shape)),)
+            layout = layout_of(self._views[p], tuple(p.shape))
+            return (sum(count * fan_out for count, fan_out, _ in layout.matrices),)
         return super()._state_shape(field, p)
 
     def _engine(self, group: dict[str, Any], rule: Any) -> str:

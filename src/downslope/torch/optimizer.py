@@ -32,7 +32,7 @@ from downslope.torch.groups import (
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite, recording
+from downslope.torch.nonfinite import ELSEWHERE, REMEDY, Ledger, flags, listed, nonfinite, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 from downslope.torch.states import require_state
@@ -246,24 +246,27 @@ class RuleOptimizer(torch.optim.Optimizer):
         if meshes and meshes[0].device_type == "cpu":
             level = int(most(torch.tensor(level), meshes))
         if level == 2:
-            names = listed(to_raise) or "a parameter, in another process,"
+            names = listed(to_raise) or ELSEWHERE
             raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
         self._ledger.skipped += level
         return not level and self._let_devices_decide(jobs, meshes)
 
     def _let_devices_decide(self, jobs: Sequence[Job], meshes: Sequence[DeviceMesh]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
-        found = []
+        found = []  # as on the host: to raise, to leave the step out, to go on
         for job in jobs:
             if _asks(job) and job.capturable:
-                bad = self._flags(job)
-                found.append(bad.any())
-                if job.group["on_nonfinite"] == "raise":
+                bad, raises = self._flags(job), job.group["on_nonfinite"] == "raise"
+                found.append(bad.any() * 2 if raises and meshes else bad.any())
+                if raises:
                     self._ledger.note(job.params, bad)
         if not found:
             return True
-        any_bad = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).any()
-        any_bad = most(any_bad, meshes).bool() if meshes else any_bad
+        level = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).amax()
+        if meshes:
+            own, level = level, most(level, meshes)
+            self._ledger.note([None], ((level == 2) & (own < 2)).reshape(1))
+        any_bad = level.bool()
         self._ledger.count(any_bad)
         for job in jobs:
             if job.capturable:

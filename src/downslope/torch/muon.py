@@ -50,7 +50,8 @@ class Muon(RuleOptimizer):
             parameters or groups as every torch optimizer takes. A group may say
             `"rule": "muon" | "adamw"` ("muon" by default), and `"view"` or `"views"` (a
             `MatrixView`, or one for each parameter) where a parameter is not (fan_out, fan_in, ...).
-        example_inputs: what the model is called with, once.
+        example_inputs: what the model is called with, once. With inputs that have names it is
+            `Muon(partition(model, input_ids=ids))`.
         lr: learning rate :math:`\eta`, at least 0.
         weight_decay: :math:`\lambda`, at least 0, decoupled.
         momentum: Muon's :math:`\mu` in [0, 1).

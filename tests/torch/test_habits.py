@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
 
@@ -339,6 +340,22 @@ def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:
     for p, q in zip(m.parameters(), shadow.parameters(), strict=True):
         assert {k: v.shape for k, v in meta.state[q].items() if k != "step"} == shapes[p]
         assert all(v.is_meta for k, v in meta.state[q].items() if k != "step")
+
+
+@pytest.mark.parametrize("capturable", [None, True])
+@pytest.mark.parametrize("cls", [SGD, AdaGrad, RMSProp, Adam, AdamW, Muon])
+def test_fake_tensors_take_a_step(cls: Any, capturable: bool | None) -> None:
+    with FakeTensorMode():  # which says what a training will take, before there is any memory for it
+        params = [nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(30, 40))]
+        optimizer = cls(params, capturable=capturable)
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert optimizer.skipped_steps == 0
+    for p in params:
+        assert all(v.shape == p.shape for k, v in optimizer.state[p].items() if k != "step")
 
 
 @each

@@ -17,6 +17,7 @@ from downslope.torch import kernels
 from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
+from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
@@ -251,7 +252,7 @@ class Muon(RuleOptimizer):
 
     def _engine_of(self, job: Job) -> Engine:
         """Return what a job is stepped with."""
-        device, look = job.params[0].device, not job.capturable
+        device, look = job.params[0].device, not job.capturable and has_values(job.grads[0])
         if job.group["fused"] is not False and kernels.available(device):
             return Engine(kernels.ops_on(device), self._tables, look, job.ok)
         return Engine(look=look, ok=job.ok)

@@ -13,12 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _SMALL = 1 << 14
 
 ELSEWHERE = "a parameter, in another process,"
 
 REMEDY = 'Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether a tensor holds numbers: those of the meta device, and fake ones, are shapes alone."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def nonfinite(grads: Sequence[Tensor]) -> list[int]:

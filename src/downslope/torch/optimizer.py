@@ -32,7 +32,16 @@ from downslope.torch.groups import (
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import ELSEWHERE, REMEDY, Ledger, flags, listed, nonfinite, recording
+from downslope.torch.nonfinite import (
+    ELSEWHERE,
+    REMEDY,
+    Ledger,
+    flags,
+    has_values,
+    listed,
+    nonfinite,
+    recording,
+)
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 from downslope.torch.states import require_state
@@ -62,8 +71,8 @@ class Job:
 
 
 def _asks(job: Job) -> bool:
-    """Whether a job's gradients are looked at; those on the meta device have no values."""
-    return job.group["on_nonfinite"] != "ignore" and not job.params[0].is_meta
+    """Whether a job's gradients are looked at."""
+    return job.group["on_nonfinite"] != "ignore" and has_values(job.grads[0])
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -185,7 +194,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 slot = self.state.get(p) or {}
                 ready = bool(slot) and self._is_ready(fields, p, slot)
                 count, capturable = slot.get("step", 0), capturable_on(group, p.device)
-                if isinstance(count, Tensor) and not capturable and not count.is_meta:
+                if isinstance(count, Tensor) and not capturable and has_values(count):
                     count = int(count)
                 key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, ready)
                 job = alike.get(key)
@@ -364,8 +373,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for key, p in zip(keys, params, strict=True):
             for field, value in state_dict["state"].get(key, {}).items():
                 if field == "step":
-                    meta = isinstance(value, Tensor) and value.is_meta
-                    self.state[p]["step"] = 0 if meta else int(value)
+                    known = not isinstance(value, Tensor) or has_values(value)
+                    self.state[p]["step"] = int(value) if known else 0
                 elif p.dtype in HALF and isinstance(value, Tensor):
                     self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 

@@ -26,7 +26,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "fast", None])
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "fast", "1e-3", None])
 def test_a_bad_learning_rate(cls: Any, lr: Any) -> None:
     with pytest.raises(ValueError, match=r"lr = .*: expected a number in \[0, inf\)"):
         cls([weight()], lr=lr)
@@ -172,6 +172,27 @@ def test_a_sparse_gradient_is_refused(cls: Any) -> None:
     layer(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match=r"the gradient of weight is sparse: .*SparseAdam"):
         optimizer.step()
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("cls", "option", "value"),
+    [
+        (Muon, "ns_dtype", "float16"),
+        (Muon, "rule", "sgd"),
+        (Muon, "lr", "0.1"),
+        (AdamW, "on_nonfinite", "hope"),
+        (AdamW, "capturable", "yes"),
+        (SGD, "weight_decay", "0.1"),
+    ],
+)
+def test_a_group_that_was_written_to_is_looked_at_before_the_step(cls: Any, option: str, value: str) -> None:
+    p = weight()
+    optimizer = cls([p])
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(ValueError, match=f"{option} = '{value}': expected"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(4, 4))
     assert not optimizer.state
 
 

@@ -193,8 +193,8 @@ class Muon(RuleOptimizer):
             self.param_groups.pop()
             raise
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
+    def _check_options(self, group: dict[str, Any]) -> None:
+        super()._check_options(group)
         require(
             "rule", group["rule"], group["rule"] in ("muon", "adamw"), "'muon' or 'adamw' in this optimizer"
         )

@@ -125,14 +125,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         rule_of(group)
-        require(
-            "on_nonfinite",
-            group["on_nonfinite"],
-            group["on_nonfinite"] in ON_NONFINITE,
-            "one of " + ", ".join(ON_NONFINITE),
-        )
-        asked = group["capturable"]
-        require("capturable", asked, asked is None or isinstance(asked, bool), "True, False or None")
+        self._check_options(group)
         for i, p in enumerate(group["params"]):
             if not p.is_floating_point():
                 raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
@@ -141,6 +134,17 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"{name_in(group, i)} is expanded, entries of it share memory: expected one of its own, "
                     "as of nn.Parameter(p.clone())"
                 )
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for an option that no rule checks; before every step, as groups are written to."""
+        require(
+            "on_nonfinite",
+            group["on_nonfinite"],
+            group["on_nonfinite"] in ON_NONFINITE,
+            "one of " + ", ".join(ON_NONFINITE),
+        )
+        asked = group["capturable"]
+        require("capturable", asked, asked is None or isinstance(asked, bool), "True, False or None")
 
     # -- the step ----------------------------------------------------------------------------
 
@@ -182,6 +186,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         resting: set[int] = set()  # counts of parameters that take no step
         for group in self.param_groups:
             rule = rule_of(group)
+            self._check_options(group)
             fields = state_fields(rule)
             alike: dict[tuple[Any, ...], Job] = {}
             for i, p in enumerate(group["params"]):

@@ -145,3 +145,46 @@ def test_experts_that_are_all_computed_are_a_stack_and_their_gate_routes():
     assert found["gate.weight"].role.value == "router"
     assert found["up"].to_dict()["matrices"] == "8 × 32×16"
     assert found["down"].to_dict()["matrices"] == "4 × 16×32"
+
+
+class Energy(nn.Module):
+    """A force field: what it returns is the derivative of what it computes, found in one of three ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.read, self.inner, self.head = nn.Linear(3, 32), nn.Linear(32, 24), nn.Linear(24, 1)
+
+    def energy(self, x):
+        return self.head(torch.tanh(self.inner(torch.tanh(self.read(x))))).sum()
+
+    def forward(self, x):
+        if self.way == "autograd.grad":
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x), x, create_graph=self.training)[0]
+        if self.way == "backward":
+            x = x.detach().requires_grad_()
+            self.energy(x).backward()
+            return x.grad
+        return torch.func.vmap(torch.func.grad(self.energy))(x)
+
+
+@pytest.mark.parametrize("way", ["autograd.grad", "backward", "torch.func"])
+def test_a_model_that_differentiates_is_followed_and_left_as_it_was(way):
+    model = Energy(way)
+    model.energy(torch.randn(2, 3)).backward()
+    grads = [(p.grad, p.grad.clone()) for p in model.parameters()]
+    found = partition(model, torch.randn(4, 3))
+    assert found["inner.weight"].role.value == "hidden"
+    assert found["inner.weight"].view.matrices((24, 32)) == [(1, 24, 32)]
+    assert found["read.weight"].rule == found["head.weight"].rule == "adamw"
+    for p, (grad, value) in zip(model.parameters(), grads, strict=True):
+        assert p.grad is grad
+        assert torch.equal(grad, value)
+
+
+def test_a_model_that_maps_over_its_batch_is_followed():
+    model = Energy("")
+    model.forward = torch.func.vmap(lambda x: model.head(torch.tanh(model.inner(torch.tanh(model.read(x))))))
+    expected = {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
+    assert roles(partition(model, torch.randn(4, 3))) == expected

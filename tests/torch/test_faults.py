@@ -26,7 +26,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "fast", None])
+@pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf"), "fast", "1e-3", None])
 def test_a_bad_learning_rate(cls: Any, lr: Any) -> None:
     with pytest.raises(ValueError, match=r"lr = .*: expected a number in \[0, inf\)"):
         cls([weight()], lr=lr)
@@ -90,6 +90,8 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was(cls: Any) -> None:
         ({"params": [weight()], "lr": -1.0}, ValueError),
         ({"params": [torch.ones(3, dtype=torch.int32)]}, TypeError),
         ({"params": [weight()], "rule": "adamq"}, ValueError),
+        ({"params": [weight()], "rule": "adagrad" if cls is not AdaGrad else "adam"}, ValueError),
+        ({"params": [nn.Parameter(torch.ones(1, 4).expand(4, 4))]}, ValueError),
     ]
     if cls is Muon:
         bad += [
@@ -173,6 +175,27 @@ def test_a_sparse_gradient_is_refused(cls: Any) -> None:
     assert not optimizer.state
 
 
+@pytest.mark.parametrize(
+    ("cls", "option", "value"),
+    [
+        (Muon, "ns_dtype", "float16"),
+        (Muon, "rule", "sgd"),
+        (Muon, "lr", "0.1"),
+        (AdamW, "on_nonfinite", "hope"),
+        (AdamW, "capturable", "yes"),
+        (SGD, "weight_decay", "0.1"),
+    ],
+)
+def test_a_group_that_was_written_to_is_looked_at_before_the_step(cls: Any, option: str, value: str) -> None:
+    p = weight()
+    optimizer = cls([p])
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(ValueError, match=f"{option} = '{value}': expected"):
+        optimizer.step()
+    assert torch.equal(p, torch.ones(4, 4))
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_schedule_that_leaves_the_range(cls: Any) -> None:
     p = weight()
@@ -183,6 +206,38 @@ def test_a_schedule_that_leaves_the_range(cls: Any) -> None:
         optimizer.step()
     assert torch.equal(p, before)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_parameter_that_was_resized_under_its_state(cls: Any) -> None:
+    first, p = weight(), weight()
+    optimizer = cls([("first", first), ("w", p)], **({"momentum": 0.9} if cls is SGD else {}))
+    optimizer.step()
+    p.data = torch.ones(40, 4)
+    before = copy.deepcopy((first, p, optimizer.state_dict()))
+    with pytest.raises(ValueError, match=r"the gradient of w has shape \(4, 4\): the parameter was resized"):
+        optimizer.step()
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"of w has shape \(4, 4\), expected \(40, 4\)"):
+        optimizer.step()
+    assert torch.equal(first, before[0])
+    assert torch.equal(p, before[1])
+    assert optimizer.state[first]["step"] == 1
+    del optimizer.state[p]
+    optimizer.step()
+    assert (optimizer.state[first]["step"], optimizer.state[p]["step"]) == (2, 1)
+
+
+def test_a_parameter_that_muon_has_no_view_of() -> None:
+    first, p, q = weight(), weight(), weight()
+    optimizer = Muon([("first", first), ("w", p)])
+    optimizer.step()
+    optimizer.param_groups[0]["params"][1] = q
+    before = first.clone()
+    with pytest.raises(ValueError, match="w came into its group without a view as matrices"):
+        optimizer.step()
+    assert torch.equal(first, before)
+    assert optimizer.state[first]["step"] == 1
 
 
 def test_a_state_of_another_rule_is_refused() -> None:
@@ -203,6 +258,15 @@ def test_a_state_of_another_rule_is_refused() -> None:
     other.step()
     with pytest.raises(ValueError, match=r"exp_avg of .* has shape \(2, 2\), the parameter \(4, 4\)"):
         adam.load_state_dict(other.state_dict())
+    for field, value, message in (
+        ("exp_avg", None, "lacks exp_avg"),
+        ("step", None, "lacks step"),
+        ("exp_avg", [0.0], r"exp_avg of .* has type <class 'list'>, the parameter \(4, 4\)"),
+    ):
+        odd = copy.deepcopy(before)
+        odd["state"][0][field] = value
+        with pytest.raises(ValueError, match=message):
+            adam.load_state_dict(odd)
     with pytest.raises(ValueError, match="the state has 2 parameter groups, this optimizer 1"):
         adam.load_state_dict(AdamW([{"params": [weight()]}, {"params": [weight()]}]).state_dict())
     adam.register_load_state_dict_pre_hook(lambda _, state: {**state, "param_groups": []})

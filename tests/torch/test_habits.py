@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
 
 MAKERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda m: SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True),
@@ -169,6 +170,69 @@ def test_a_group_may_be_added_later(name: str) -> None:
     assert (late < 1).all()
 
 
+CHANGES = [
+    (torch.float32, torch.float64),
+    (torch.float64, torch.float32),
+    (torch.float64, torch.float16),
+    (torch.bfloat16, torch.float64),
+    (torch.float32, torch.bfloat16),
+]
+
+
+@each
+@pytest.mark.parametrize(("before", "after"), CHANGES, ids=str)
+def test_states_follow_a_model_to_another_dtype(name: str, before: torch.dtype, after: torch.dtype) -> None:
+    m = model(dtype=before)
+    optimizer = MAKERS[name](m) if name != "muon" else Muon(m, torch.zeros(2, 6, dtype=before), lr=0.01)
+    train(m, optimizer, range(2))
+    optimizer.zero_grad()
+    m.to(after)
+    train(m, optimizer, range(2, 4))
+    states = [v for slot in optimizer.state.values() for k, v in slot.items() if k != "step"]
+    assert {v.dtype for v in states} == {torch.promote_types(after, torch.float32)}
+    assert {slot["step"] for slot in optimizer.state.values()} == {4}
+
+
+def test_a_state_that_follows_its_parameter_goes_on_where_it_was() -> None:
+    params = [nn.Parameter(torch.ones(8, 8, dtype=d)) for d in (torch.float32, torch.float64)]
+    optimizers = [SGD([p], lr=0.1, momentum=0.5) for p in params]
+    for k in range(4):
+        if k == 2:
+            params[0].data = params[0].data.double()
+        for p, optimizer in zip(params, optimizers, strict=True):
+            p.grad = torch.full_like(p, 1.0)  # halves and ones: sums are exact, products with 0.1 are not
+            optimizer.step()
+    assert torch.equal(*(o.state[p]["momentum_buffer"] for p, o in zip(params, optimizers, strict=True)))
+    torch.testing.assert_close(*params, rtol=1e-6, atol=1e-6)
+
+
+OPTIONS: list[tuple[Callable[..., Any], Any, str, dict[str, Any], dict[str, Any]]] = [
+    (SGD, torch.optim.SGD, "momentum_buffer", {"momentum": 0.0}, {"momentum": 0.9}),
+    (RMSProp, None, "momentum_buffer", {"momentum": 0.0}, {"momentum": 0.9}),
+    (RMSProp, None, "grad_avg", {"centered": False}, {"centered": True}),
+    (AdamW, None, "max_exp_avg_sq", {"amsgrad": False}, {"amsgrad": True}),
+    (Muon, None, "row_square", {"normuon": False}, {"normuon": True}),
+]
+
+
+@pytest.mark.parametrize(("cls", "native", "field", "off", "on"), OPTIONS)
+def test_an_option_switched_on_later_starts_from_nothing(
+    cls: Any, native: Any, field: str, off: dict[str, Any], on: dict[str, Any]
+) -> None:
+    made = [c for c in (cls, native) if c]
+    params = [nn.Parameter(torch.ones(4, 4)) for _ in made]
+    optimizers = [c([p], lr=0.1, **off) for c, p in zip(made, params, strict=True)]
+    for k in range(4):
+        for p, optimizer in zip(params, optimizers, strict=True):
+            if k == 2:
+                optimizer.param_groups[0].update(on)
+            p.grad = torch.randn(4, 4, generator=torch.Generator().manual_seed(k))
+            optimizer.step()
+    assert optimizers[0].state[params[0]][field].any()
+    assert optimizers[0].state[params[0]]["step"] == 4
+    torch.testing.assert_close(params[0], params[-1])
+
+
 @each
 def test_hooks_run(name: str) -> None:
     m = model()
@@ -238,6 +302,22 @@ def test_states_of_torch_adamw_can_be_loaded() -> None:
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+def test_states_of_torch_sgd_which_counts_no_steps_can_be_loaded(options: dict[str, Any]) -> None:
+    m = model()
+    theirs = torch.optim.SGD(m.parameters(), lr=0.1, **options)
+    train(m, theirs, range(3))
+    twin = copy.deepcopy(m)
+    ours = SGD(twin.parameters(), lr=0.5)
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    train(m, theirs, range(3, 6))
+    train(twin, ours, range(3, 6))
+    for p, q in zip(m.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    again = SGD(twin.parameters(), lr=0.5)
+    again.load_state_dict(ours.state_dict())
+
+
 @each
 @pytest.mark.parametrize("capturable", [None, False, True])
 def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:
@@ -260,6 +340,22 @@ def test_a_step_of_shapes_alone(name: str, capturable: bool | None) -> None:
     for p, q in zip(m.parameters(), shadow.parameters(), strict=True):
         assert {k: v.shape for k, v in meta.state[q].items() if k != "step"} == shapes[p]
         assert all(v.is_meta for k, v in meta.state[q].items() if k != "step")
+
+
+@pytest.mark.parametrize("capturable", [None, True])
+@pytest.mark.parametrize("cls", [SGD, AdaGrad, RMSProp, Adam, AdamW, Muon])
+def test_fake_tensors_take_a_step(cls: Any, capturable: bool | None) -> None:
+    with FakeTensorMode():  # which says what a training will take, before there is any memory for it
+        params = [nn.Parameter(torch.randn(40, 30)), nn.Parameter(torch.randn(30, 40))]
+        optimizer = cls(params, capturable=capturable)
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        assert optimizer.skipped_steps == 0
+    for p in params:
+        assert all(v.shape == p.shape for k, v in optimizer.state[p].items() if k != "step")
 
 
 @each
@@ -293,6 +389,14 @@ def test_hooks_see_and_change_a_state_that_is_loaded(name: str) -> None:
         handle.remove()
     with pytest.raises(ValueError, match="made by rule 'old'"):
         again.load_state_dict(old)
+
+
+def test_a_partition_fits_its_model_in_a_wrapper() -> None:
+    m = model()
+    found = partition(m, torch.zeros(2, 6))
+    for wrapped in (torch.compile(m, backend="eager"), nn.DataParallel(m)):
+        optimizer = Muon(wrapped, partition=found)
+        assert optimizer.param_groups[0]["param_names"] == ["2.weight"]
 
 
 def test_muon_has_one_learning_rate_and_groups_by_role() -> None:

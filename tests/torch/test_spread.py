@@ -293,6 +293,28 @@ def a_bad_gradient_is_everybodys(rank: int, folder: Path) -> Any:
 
 
 @case
+def a_bad_gradient_is_reported_to_everybody(rank: int, folder: Path) -> Any:
+    """Where the host hears of it later, every process raises, and in the same step."""
+    mesh = mesh_of((4,))
+    said = {}
+    for way in ("raise", "skip"):
+        p = nn.Parameter(distribute_tensor(arrays(0)[0], mesh, [Shard(0)]))
+        optimizer = Muon([("w", p)], lr=0.1, capturable=True, on_nonfinite=way)
+        said[way] = ["", "", ""]
+        for k in range(3):
+            p.grad = distribute_tensor(arrays(1)[0], mesh, [Shard(0)])
+            if (rank, k) == (1, 1):
+                p.grad.to_local()[0, 0] = torch.nan
+            try:
+                optimizer.step()
+            except ValueError as error:
+                said[way][k] = str(error)
+    every: list[Any] = [None] * PROCESSES
+    dist.all_gather_object(every, said)
+    return every
+
+
+@case
 def gradients_of_a_parameter(rank: int, folder: Path) -> Any:
     """Placed otherwise they are moved; one that is not spread is refused."""
     mesh = mesh_of((4,))
@@ -541,6 +563,14 @@ def test_a_bad_gradient_stops_every_process(found: dict[str, Any]) -> None:
         assert one["skipped"] == 1
         assert "holds NaN or infinity: nothing was changed" in one["said"]
         assert ("parameter 1 of shape (7, 10)" if rank == 1 else "in another process") in one["said"]
+
+
+def test_a_bad_gradient_is_reported_to_every_process(found: dict[str, Any]) -> None:
+    for rank, said in enumerate(found["a_bad_gradient_is_reported_to_everybody"][0]):
+        name = "w" if rank == 1 else "a parameter, in another process,"
+        assert said["raise"][:2] == ["", ""]
+        assert said["raise"][2].startswith(f"the gradient of {name} held NaN or infinity in an earlier step")
+        assert said["skip"] == ["", "", ""]
 
 
 def test_gradients_are_placed_as_their_parameters(found: dict[str, Any]) -> None:

@@ -28,9 +28,12 @@ _NOT_HERE = {"maximize": False, "differentiable": False, "dampening": 0, "lr_dec
 ON_NONFINITE = ("raise", "skip", "ignore")
 
 
-def require_known_rule(group: dict[str, Any]) -> None:
-    """Raise ValueError unless the group names a rule."""
-    require("rule", group.get("rule"), group.get("rule") in RULES, "one of " + ", ".join(RULES))
+def require_known_rule(group: dict[str, Any], own: str) -> None:
+    """Raise ValueError unless the group names a rule and has its options; `own` is the optimizer's."""
+    name = group.get("rule")
+    require("rule", name, name in RULES, "one of " + ", ".join(RULES))
+    lacking = [option for option in _own_hyperparameters(str(name)) if option not in group]
+    require("rule", name, not lacking, f"{own!r}, since this optimizer has no {', '.join(lacking)}")
 
 
 def rule_of(group: dict[str, Any]) -> Rule:
@@ -100,8 +103,13 @@ def refuse_gradient(group: dict[str, Any], i: int, g: Tensor) -> NoReturn:
             f"the gradient of {name_in(group, i)} is sparse: no rule here takes one. "
             "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
         )
-    raise TypeError(
-        f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
+    if not g.dtype.is_floating_point:
+        raise TypeError(
+            f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
+        )
+    raise ValueError(
+        f"the gradient of {name_in(group, i)} has shape {tuple(g.shape)}: the parameter was resized since; "
+        "compute it again"
     )
 
 

@@ -18,6 +18,7 @@ from downslope.torch import kernels
 from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
+from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
@@ -50,7 +51,8 @@ class Muon(RuleOptimizer):
             parameters or groups as every torch optimizer takes. A group may say
             `"rule": "muon" | "adamw"` ("muon" by default), and `"view"` or `"views"` (a
             `MatrixView`, or one for each parameter) where a parameter is not (fan_out, fan_in, ...).
-        example_inputs: what the model is called with, once.
+        example_inputs: what the model is called with, once. With inputs that have names it is
+            `Muon(partition(model, input_ids=ids))`.
         lr: learning rate :math:`\eta`, at least 0.
         weight_decay: :math:`\lambda`, at least 0, decoupled.
         momentum: Muon's :math:`\mu` in [0, 1).
@@ -197,8 +199,8 @@ class Muon(RuleOptimizer):
             self.param_groups.pop()
             raise
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        super()._check_group(group)
+    def _check_options(self, group: dict[str, Any]) -> None:
+        super()._check_options(group)
         require(
             "rule", group["rule"], group["rule"] in ("muon", "adamw"), "'muon' or 'adamw' in this optimizer"
         )
@@ -222,6 +224,18 @@ class Muon(RuleOptimizer):
             view.check(tuple(p.shape))
             found[p] = view
         self._views.update(found)
+
+    def _collect(self) -> list[Job]:
+        jobs = super()._collect()
+        for job in jobs:
+            for p in job.params if isinstance(job.rule, MuonRule) else ():
+                if p not in self._views:
+                    raise ValueError(
+                        f"{self._name_of(p)} came into its group without a view as matrices: "
+                        "expected it in a group of add_param_group"
+                    )
+                layout_of(self._views[p], tuple(p.shape))  # raises where it was resized
+        return jobs
 
     def _update(self, job: Job) -> None:
         if not isinstance(job.rule, MuonRule):
@@ -248,14 +262,15 @@ class Muon(RuleOptimizer):
 
     def _engine_of(self, job: Job) -> Engine:
         """Return what a job is stepped with."""
-        device, look = job.params[0].device, not job.capturable
+        device, look = job.params[0].device, not job.capturable and has_values(job.grads[0])
         if job.group["fused"] is not False and kernels.available(device):
             return Engine(kernels.ops_on(device), self._tables, look, job.ok)
         return Engine(look=look, ok=job.ok)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         if field == "row_square":
-            return (self._views[p].rows(tuple(p.shape)),)
+            layout = layout_of(self._views[p], tuple(p.shape))
+            return (sum(count * fan_out for count, fan_out, _ in layout.matrices),)
         return super()._state_shape(field, p)
 
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
@@ -315,16 +330,17 @@ def _partition_of(
     heads: Any,
 ) -> Partition:
     """Return the partition of a model, bound to its parameters."""
-    own = dict(model.named_parameters())
-    if partition is None:
-        from downslope.grouping.torch import partition as trace
+    from downslope.grouping.torch import named_parameters
+    from downslope.grouping.torch import partition as trace
 
+    if partition is None:
         traced: Partition = trace(model, *example_inputs, overrides=overrides, heads=heads)
         return traced
     if example_inputs or overrides or heads != "fused":
         raise ValueError(
             "a given partition is used as it is: pass no example inputs, overrides or heads beside it"
         )
+    own = named_parameters(model)
     for a in partition:
         if a.name not in own:
             raise ValueError(f"the partition names {a.name!r}, which this model lacks")

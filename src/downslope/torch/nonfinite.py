@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _SMALL = 1 << 14
 
+ELSEWHERE = "a parameter, in another process,"
+
 REMEDY = 'Look for the cause, or pass on_nonfinite="skip" to leave such steps out'
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether a tensor holds numbers: those of the meta device, and fake ones, are shapes alone."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def nonfinite(grads: Sequence[Tensor]) -> list[int]:
@@ -56,11 +64,12 @@ def recording(t: Tensor) -> bool:
 class _Entry:
     """What a device has seen in the gradients of some parameters, and the copy on its way.
 
+    None stands for a parameter of which another process has seen it.
     `behind` says that there may be more to tell than the copy does, `recorded` that a CUDA graph writes here,
     and `replaced` that other entries have taken its parameters over.
     """
 
-    params: Sequence[Tensor]
+    params: Sequence[Tensor | None]
     seen: Tensor
     copy: Tensor | None = None
     event: Any = None
@@ -97,7 +106,7 @@ class _Entry:
         """Fetch what was seen, and wait for it."""
         self.copy, self.event, self.on_its_way, self.behind = self.seen.cpu(), None, True, False
 
-    def arrived(self) -> list[Tensor]:
+    def arrived(self) -> list[Tensor | None]:
         """Return the parameters named by a copy that has arrived; wait for nothing."""
         if not self.on_its_way or recording(self.seen) or not (self.event is None or self.event.query()):
             return []
@@ -127,8 +136,11 @@ class Ledger:
         """Return how many steps were left out; waits for the devices."""
         return self.skipped + sum(int(count) for count in self._counts.values())
 
-    def note(self, params: Sequence[Tensor], bad: Tensor) -> None:
-        """Remember which gradients were bad, one bool a parameter, until the host has heard of it."""
+    def note(self, params: Sequence[Tensor | None], bad: Tensor) -> None:
+        """Remember which gradients were bad, one bool a parameter, until the host has heard of it.
+
+        None is a parameter that another process has met.
+        """
         key = tuple(map(id, params))
         entry = self._entries.get(key)
         if entry is None or entry.replaced:
@@ -158,7 +170,7 @@ class Ledger:
             return
         for entry, _ in bad:
             entry.seen.zero_()
-        names = listed(name_of(p) for _, found in bad for p in found)
+        names = listed(ELSEWHERE if p is None else name_of(p) for _, found in bad for p in found)
         raise ValueError(
             f"the gradient of {names} held NaN or infinity in an earlier step, which was left out: "
             f"the device has only now reported it. {REMEDY}"

@@ -32,7 +32,16 @@ from downslope.torch.groups import (
 )
 from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import REMEDY, Ledger, flags, listed, nonfinite, recording
+from downslope.torch.nonfinite import (
+    ELSEWHERE,
+    REMEDY,
+    Ledger,
+    flags,
+    has_values,
+    listed,
+    nonfinite,
+    recording,
+)
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 from downslope.torch.states import require_state
@@ -45,7 +54,8 @@ class Job:
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
     order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
     parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
-    its slots share and no others do, and where the bool `ok` there is False nothing changes.
+    its slots share and no others do, and where the bool `ok` there is False nothing changes. `ready` says
+    whether its slots hold all that the rule needs.
     """
 
     rule: Rule
@@ -56,12 +66,13 @@ class Job:
     columns: list[list[Tensor]]
     t: Any
     capturable: bool = False
+    ready: bool = True
     ok: Tensor | None = None
 
 
 def _asks(job: Job) -> bool:
-    """Whether a job's gradients are looked at; those on the meta device have no values."""
-    return job.group["on_nonfinite"] != "ignore" and not job.params[0].is_meta
+    """Whether a job's gradients are looked at."""
+    return job.group["on_nonfinite"] != "ignore" and has_values(job.grads[0])
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -104,7 +115,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; a bad one raises and leaves the optimizer as it was."""
-        require_known_rule({**self.defaults, **param_group})
+        require_known_rule({**self.defaults, **param_group}, self.defaults["rule"])
         super().add_param_group(param_group)
         try:
             self._check_group(self.param_groups[-1])
@@ -114,6 +125,18 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         rule_of(group)
+        self._check_options(group)
+        for i, p in enumerate(group["params"]):
+            if not p.is_floating_point():
+                raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
+            if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
+                raise ValueError(
+                    f"{name_in(group, i)} is expanded, entries of it share memory: expected one of its own, "
+                    "as of nn.Parameter(p.clone())"
+                )
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for an option that no rule checks; before every step, as groups are written to."""
         require(
             "on_nonfinite",
             group["on_nonfinite"],
@@ -122,9 +145,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         )
         asked = group["capturable"]
         require("capturable", asked, asked is None or isinstance(asked, bool), "True, False or None")
-        for i, p in enumerate(group["params"]):
-            if not p.is_floating_point():
-                raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
 
     # -- the step ----------------------------------------------------------------------------
 
@@ -166,29 +186,52 @@ class RuleOptimizer(torch.optim.Optimizer):
         resting: set[int] = set()  # counts of parameters that take no step
         for group in self.param_groups:
             rule = rule_of(group)
+            self._check_options(group)
+            fields = state_fields(rule)
             alike: dict[tuple[Any, ...], Job] = {}
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
                     resting.add(id((self.state.get(p) or {}).get("step")))
                     continue
-                if g.layout is not torch.strided or not g.dtype.is_floating_point:
+                if g.layout is not torch.strided or not g.dtype.is_floating_point or g.shape != p.shape:
                     refuse_gradient(group, i, g)
                 slot = self.state.get(p) or {}
+                ready = bool(slot) and self._is_ready(fields, p, slot)
                 count, capturable = slot.get("step", 0), capturable_on(group, p.device)
-                if isinstance(count, Tensor) and not capturable and not count.is_meta:
+                if isinstance(count, Tensor) and not capturable and has_values(count):
                     count = int(count)
-                key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, bool(slot))
+                key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, ready)
                 job = alike.get(key)
                 if job is None:
                     t = count if isinstance(count, Tensor) else count + 1
-                    job = alike[key] = Job(rule, group, [], [], [], [], t, capturable)
+                    job = alike[key] = Job(rule, group, [], [], [], [], t, capturable, ready)
                 job.params.append(p)
                 job.grads.append(gradient_of(p, g))
                 job.slots.append(slot)
             jobs += alike.values()
         self._part_counts(jobs, resting)
         return jobs
+
+    def _is_ready(self, fields: Sequence[str], p: Tensor, slot: dict[str, Any]) -> bool:
+        """Whether a slot holds all parts of a state, in the parameter's precision.
+
+        Raises:
+            ValueError: a part has not the shape that goes with the parameter: kernels do not look.
+
+        """
+        shape, value, ready = p.shape, None, "step" in slot
+        for field in fields:
+            value = slot.get(field)
+            if value is None:
+                ready = False
+            elif value.shape != shape and value.shape != (wanted := self._state_shape(field, p)):
+                raise ValueError(
+                    f"{field} of {self._name_of(p)} has shape {tuple(value.shape)}, "
+                    f"expected {tuple(wanted)}: the parameter or its state was resized. Resize both, "
+                    "or delete optimizer.state[parameter] to begin anew"
+                )
+        return ready and (value is None or value.dtype == (torch.float32 if p.dtype in HALF else p.dtype))
 
     def _part_counts(self, jobs: Sequence[Job], shared: set[int]) -> None:
         """Give each job whose count on the device others share one of its own, which it advances alone."""
@@ -217,24 +260,27 @@ class RuleOptimizer(torch.optim.Optimizer):
         if meshes and meshes[0].device_type == "cpu":
             level = int(most(torch.tensor(level), meshes))
         if level == 2:
-            names = listed(to_raise) or "a parameter, in another process,"
+            names = listed(to_raise) or ELSEWHERE
             raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
         self._ledger.skipped += level
         return not level and self._let_devices_decide(jobs, meshes)
 
     def _let_devices_decide(self, jobs: Sequence[Job], meshes: Sequence[DeviceMesh]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
-        found = []
+        found = []  # as on the host: to raise, to leave the step out, to go on
         for job in jobs:
             if _asks(job) and job.capturable:
-                bad = self._flags(job)
-                found.append(bad.any())
-                if job.group["on_nonfinite"] == "raise":
+                bad, raises = self._flags(job), job.group["on_nonfinite"] == "raise"
+                found.append(bad.any() * 2 if raises and meshes else bad.any())
+                if raises:
                     self._ledger.note(job.params, bad)
         if not found:
             return True
-        any_bad = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).any()
-        any_bad = most(any_bad, meshes).bool() if meshes else any_bad
+        level = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).amax()
+        if meshes:
+            own, level = level, most(level, meshes)
+            self._ledger.note([None], ((level == 2) & (own < 2)).reshape(1))
+        any_bad = level.bool()
         self._ledger.count(any_bad)
         for job in jobs:
             if job.capturable:
@@ -251,9 +297,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         return flags(job.grads) if found is None else found
 
     def _apply(self, job: Job) -> None:
-        if not job.slots[0]:
+        if not job.ready:  # first steps, options switched on since, parameters of another dtype than before
             for p, slot in zip(job.params, job.slots, strict=True):
-                slot.update(first_state(job.rule, p, self._state_shape))
+                for field, first in first_state(job.rule, p, self._state_shape).items():
+                    old = slot.get(field)
+                    slot[field] = first if old is None else old.to(first.dtype)
                 self.state[p] = slot
         if job.capturable:
             if not isinstance(job.t, Tensor):
@@ -266,7 +314,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         """Return the shape of a part of a parameter's state."""
-        return tuple(p.shape)
+        return p.shape
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
@@ -330,8 +378,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         for key, p in zip(keys, params, strict=True):
             for field, value in state_dict["state"].get(key, {}).items():
                 if field == "step":
-                    meta = isinstance(value, Tensor) and value.is_meta
-                    self.state[p]["step"] = 0 if meta else int(value)
+                    known = not isinstance(value, Tensor) or has_values(value)
+                    self.state[p]["step"] = int(value) if known else 0
                 elif p.dtype in HALF and isinstance(value, Tensor):
                     self.state[p][field] = value.to(p.device, torch.float32, copy=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from downslope.rules.rule import Rule
+from downslope.rules.sgd import SGD
 from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
 from downslope.torch.kernel import state_fields
 from downslope.torch.nonfinite import listed
@@ -37,15 +38,17 @@ def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], 
 
 
 def _require_slot(rule: Rule, slot: dict[str, Any], p: Tensor, name: str, shape_of: ShapeOf) -> None:
-    wanted = {"step", *state_fields(rule)}
-    missing = wanted - slot.keys()
+    fields = state_fields(rule)
+    wanted = set(fields) if isinstance(rule, SGD) else {"step", *fields}  # torch.optim.SGD counts no steps
+    missing = {key for key in wanted if slot.get(key) is None}
     if missing:
         lacking = listed(sorted(missing))
         raise ValueError(
             f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
         )
-    for key in sorted(wanted - {"step"}):
-        expected = shape_of(key, p)
-        if slot[key].shape != expected:
+    for key in sorted(fields):
+        expected, value = tuple(shape_of(key, p)), slot[key]
+        if not isinstance(value, Tensor) or value.shape != expected:
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value)}"
             whose = "the parameter" if expected == p.shape else "expected"
-            raise ValueError(f"{key} of {name} has shape {tuple(slot[key].shape)}, {whose} {expected}")
+            raise ValueError(f"{key} of {name} has {found}, {whose} {expected}")

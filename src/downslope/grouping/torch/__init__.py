@@ -35,8 +35,8 @@ def partition(
 ) -> Partition:
     """Say which rule each parameter of a model gets, and why, from one forward pass on one batch.
 
-    The model is called as `model(*example_inputs, **example_kwargs)`, without gradients, and is
-    left exactly as it was: parameters, buffers, attributes, gradients and random states.
+    The model is called as `model(*example_inputs, **example_kwargs)`, without gradients if it runs
+    without, and is left exactly as it was: parameters, buffers, attributes, gradients and random states.
 
     Args:
         model: the model; wrappers (`torch.compile`, DDP) are looked through.
@@ -126,15 +126,27 @@ def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
             raise UsageError(
                 f"{clean(name)} has no shape yet: run the model once on a batch, then group its parameters"
             )
-    record = Record()
-    depth = 0
-    for args, kwargs in calls:
-        with unchanged(inner) as protect, plain_execution():
-            _enter(record, inner, own, (args, kwargs))
-            with watching(record, protect):
-                out = _called(inner, args, kwargs)
-            depth = max(depth, record.finish(record.get(t) for t in _tensors(out, set())))
+    try:
+        record, depth = _watched(inner, own, calls)
+    except UsageError as error:
+        if "does not require grad" not in str(error.__cause__):
+            raise
+        record, depth = _watched(inner, own, calls, gradients=True)  # the model differentiates by itself
     return _facts(inner, own, record, depth)
+
+
+def _watched(
+    model: nn.Module, own: Mapping[str, nn.Parameter], calls: Sequence[Call], gradients: bool = False
+) -> tuple[Record, int]:
+    """Return all uses in some calls of a model, and the depth of the deepest output."""
+    record, depth = Record(), 0
+    for args, kwargs in calls:
+        with unchanged(model) as protect, plain_execution(gradients):
+            _enter(record, model, own, (args, kwargs))
+            with watching(record, protect):
+                out = _called(model, args, kwargs)
+            depth = max(depth, record.finish(record.get(t) for t in _tensors(out, set())))
+    return record, depth
 
 
 def follow(

@@ -102,11 +102,11 @@ def _random_states(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def plain_execution() -> Iterator[None]:
-    """Switch off gradients, and what would hide weights from view: fused fast paths and compilers."""
+def plain_execution(gradients: bool = False) -> Iterator[None]:
+    """Switch off gradients, unless asked for, and what would hide weights: fused fast paths and compilers."""
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.enable_grad() if gradients else torch.no_grad())
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and its import takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(warnings.catch_warnings())

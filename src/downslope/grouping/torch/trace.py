@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -146,7 +147,8 @@ class Meaning(TorchFunctionMode):
         if func in DATA_ARGUMENTS:
             given = [args[i] for i in DATA_ARGUMENTS[func] if i < len(args)]
             for t in (*given, *(v for k, v in kwargs.items() if k in DATA_NAMES)):
-                if isinstance(t, torch.Tensor):
+                # What vmap or grad of torch.func has wrapped is seen below, where they have come apart.
+                if isinstance(t, torch.Tensor) and not is_functorch_wrapped_tensor(t):
                     as_data(self.record, t)
         return func(*args, **kwargs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,7 +97,8 @@ class Partition:
         self.parameters = parameters
         self._by_name = {a.name: a for a in self._assignments}
         if len(self._by_name) != len(self._assignments):
-            raise ValueError("a partition names each parameter once")
+            twice = next(name for name, n in Counter(a.name for a in self._assignments).items() if n > 1)
+            raise ValueError(f"a partition names each parameter once, this one {twice!r} more often")
 
     def __len__(self) -> int:
         return len(self._assignments)

@@ -162,8 +162,16 @@ class Partition:
             raise UsageError(f"no partition: {one_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the partition to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the partition to a JSON file.
+
+        Raises:
+            UsageError: it cannot be written there.
+
+        """
+        try:
+            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"the partition cannot be written to {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:

@@ -226,5 +226,6 @@ def _bounds(text: str | None) -> Any:
         low, colon, high = word.partition(":")
         if not colon:
             raise UsageError(f"--bounds {text!r}: {word!r} is no pair; expected low:high, as in 0:1,:5,-1:")
-        pairs.append(tuple(None if not side.strip() else float(vector(side, "--bounds")[0]) for side in (low, high)))
+        sides = (low.strip(), high.strip())
+        pairs.append(tuple(float(vector(side, "--bounds")[0]) if side else None for side in sides))
     return pairs

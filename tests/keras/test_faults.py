@@ -267,7 +267,7 @@ def test_gradients_that_do_not_fit_their_variables_change_nothing():
     for make in (Adam, SGD):
         p, q = (keras.Variable(np.ones((3, 4), "float32")) for _ in range(2))
         optimizer = make(learning_rate=0.1)
-        with pytest.raises(ValueError, match=r"gradient of variable\S* has shape \(3, 1\), the variable \(3, 4\)"):
+        with pytest.raises(ValueError, match=r"has shape \(3, 1\), the variable \(3, 4\)"):
             optimizer.apply([keras.ops.ones((3, 4)), keras.ops.ones((3, 1))], [p, q])
         with pytest.raises(ValueError, match="1 gradients for 2 variables: expected one for each"):
             optimizer.apply([keras.ops.ones((3, 4))], [p, q])

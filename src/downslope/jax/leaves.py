@@ -143,13 +143,19 @@ def gathered(a: Array) -> Array:
     """
     if all(axes is None for axes in jax.typeof(a).sharding.spec):
         return a
-    return jax.sharding.reshard(a, NamedSharding(jax.typeof(a).sharding.mesh, PartitionSpec()))
+    whole: Any = PartitionSpec  # untyped, as `reshard` is
+    return _reshard(a, NamedSharding(jax.typeof(a).sharding.mesh, whole()))
 
 
 def spread_like(original: Array, a: Array) -> Array:
     """Undo what `gathered` did to the original."""
     sharding = jax.typeof(original).sharding
-    return a if all(axes is None for axes in sharding.spec) else jax.sharding.reshard(a, sharding)
+    return a if all(axes is None for axes in sharding.spec) else _reshard(a, sharding)
+
+
+def _reshard(a: Array, sharding: Any) -> Array:
+    move: Any = jax.sharding.reshard
+    return move(a, sharding)
 
 
 def widened(g: Array, p: Array | None) -> tuple[Array, Array | None]:

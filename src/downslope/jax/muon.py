@@ -268,7 +268,7 @@ def start_of(rule: rules.Muon, item: Item, p: Array) -> Any:
     if item.rule != "muon":
         return None
     dtype = exact(p.dtype)
-    # Not by `rule.init`, which cuts a column of the parameter: one spread over devices cannot be cut anywhere.
+    # Not by `rule.init`, which cuts a column out of the parameter: one spread over devices may refuse.
     row_square = jnp.zeros(rows_of(item, p), dtype) if rule.normuon else None
     return rule.state_type(OPS.zeros_like(p.astype(dtype)), row_square)
 

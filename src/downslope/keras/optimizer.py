@@ -33,7 +33,6 @@ from downslope.rules.checks import require, require_number
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
 
-
 _BUILT = "the optimizer is built already, and its decay fixed. Set it before the first step, or make another"
 
 

@@ -56,6 +56,47 @@ def test_json_is_what_is_saved_and_nothing_differs(capsys: pytest.CaptureFixture
     assert "no difference" in capsys.readouterr().out
 
 
+def test_json_is_all_that_is_printed_even_if_the_model_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.py").write_text(FILE.replace("return self.head", "print('forward'); return self.head"))
+    assert run(["groups", "net.py:model", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["assignments"]
+    assert "forward" in err
+
+
+def test_short_names_leave_the_column_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.py").write_text(
+        FILE
+        + """
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(6, 3))
+
+    def forward(self, x):
+        return x @ self.w
+
+tiny = Tiny(), batch
+"""
+    )
+    assert run(["groups", "net.py:tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "parameter   as matrices" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["groups", "net.py:model", "--save", "nowhere/groups.json"]) == 2
+    assert "cannot be written to nowhere/groups.json: No such file" in capsys.readouterr().err
+
+
+def test_a_task_without_batches_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    task = "Task('none', lambda seed: model, lambda seed: [], len, len, steps=1)"
+    Path("net.py").write_text(f"{FILE}\nfrom downslope.tasks import Task\ntask = {task}\n")
+    assert run(["groups", "net.py:task"]) == 2
+    assert "batches(seed) of task 'none' is empty: expected batches without end" in capsys.readouterr().err
+
+
 def test_a_difference_that_changes_the_update_exits_with_one(capsys: pytest.CaptureFixture[str]) -> None:
     run(["groups", "net.py:model", "--save", "groups.json"])
     Path("groups.json").write_text(Path("groups.json").read_text().replace('"muon"', '"adamw"'))

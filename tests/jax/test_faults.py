@@ -46,6 +46,33 @@ def test_a_tree_that_is_not_the_partitions(partition: Any) -> None:
         tx.update({"kernel": PARAMS["kernel"]}, state, {"kernel": PARAMS["kernel"]})
 
 
+def test_none_may_stand_in_the_parameters_where_it_stands_in_the_views() -> None:
+    # as in what Equinox's filters leave of a model
+    params, tx = {**PARAMS, "activation": None}, tx_of({**VIEWS, "activation": None})
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["activation"] is None
+    assert updates["bias"].any()
+    with pytest.raises(ValueError, match="lacks kernel, which the partition has"):
+        tx.init({**params, "kernel": None})
+
+
+def test_two_parameters_of_one_name_are_named() -> None:
+    params = {"a.b": jnp.ones((2, 3)), "a": {"b": jnp.ones((2, 3))}}
+    with pytest.raises(ValueError, match=r"two parameters called a\.b: rename one of them"):
+        tx_of({"a.b": KERNEL, "a": {"b": KERNEL}}).init(params)
+    with pytest.raises(ValueError, match=r"each parameter once, this one 'a\.b' more often"):
+        dj.partition(lambda p, x: x @ p["a.b"] @ p["a"]["b"].T, params, jnp.ones((1, 2)))
+
+
+def test_betas_may_be_arrays_that_can_be_read() -> None:
+    tx = dj.adam(0.1, betas=(jnp.asarray(0.5), 0.75))
+    updates, _ = jax.jit(tx.update)(PARAMS, tx.init(PARAMS), PARAMS)
+    plain = dj.adam(0.1, betas=(0.5, 0.75))
+    assert jnp.array_equal(updates["bias"], plain.update(PARAMS, plain.init(PARAMS), PARAMS)[0]["bias"])
+    with pytest.raises(TypeError, match=r"betas\[0\] is traced: expected a Python float"):
+        jax.vmap(lambda b: dj.adam(0.1, betas=(b, 0.9)).init(PARAMS))(jnp.asarray([0.5, 0.9]))
+
+
 def test_structures_that_differ_from_the_gradients() -> None:
     tx = dj.adam(0.1)
     state = tx.init(PARAMS)
@@ -147,6 +174,9 @@ def test_decay_without_parameters() -> None:
     [
         (lambda: dj.sgd(-1.0), r"lr = -1.0: expected a number in \[0, inf\)"),
         (lambda: dj.sgd(jnp.asarray(jnp.nan)), "lr = "),
+        (lambda: dj.sgd("1e-3"), r"lr = '1e-3': expected a number"),  # what YAML makes of 1e-3
+        (lambda: dj.adamw(0.1, eps="1e-8"), "eps = '1e-8': expected a number"),
+        (lambda: dj.adamw(True), "lr = True: expected a number"),
         (lambda: dj.sgd(0.1, nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: dj.adam(0.1, betas=(0.9, 1.0)), r"betas\[1\] = 1.0"),
         (lambda: dj.adamw(0.1, weight_decay=-1.0), "weight_decay = -1.0"),

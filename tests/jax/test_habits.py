@@ -207,6 +207,33 @@ def test_sharded_parameters_keep_their_sharding_and_their_steps(make: Any) -> No
             assert leaf.sharding.is_equivalent_to(sharding["first"]["kernel"], 2)
 
 
+@pytest.mark.parametrize("normuon", [False, True])
+def test_muon_steps_parameters_spread_over_explicit_axes(normuon: bool) -> None:
+    # What `jax.make_mesh` makes by default: an array's type says how it is spread, and no product or
+    # join of arrays that are spread in different ways is defined.
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
+    specs = {"first": PartitionSpec("model", None), "second": PartitionSpec(None, "model")}
+    bias = NamedSharding(mesh, PartitionSpec("model"))
+    sharding = {name: {"kernel": NamedSharding(mesh, s), "bias": bias} for name, s in specs.items()}
+    tx = dj.muon(VIEWS, 0.1, normuon=normuon)
+
+    def step(params: Any, grads: Any) -> Any:
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    whole = jax.jit(step)(tree(0), tree(1))
+    with jax.set_mesh(mesh):
+        after = jax.jit(step)(*(jax.device_put(tree(seed), sharding) for seed in (0, 1)))
+    eagerly = step(*(jax.device_put(tree(seed), sharding) for seed in (0, 1)))
+    for found in (after, eagerly):
+        assert_close(found, whole)
+        for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(sharding), strict=True):
+            assert leaf.sharding.is_equivalent_to(wanted, leaf.ndim), (leaf.sharding, wanted)
+
+
 def test_state_starts_where_the_parameter_is(make: Any) -> None:
     mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("model"))
@@ -279,6 +306,23 @@ def test_optax_finds_parts_of_the_state_by_name() -> None:
 def test_shapes_can_be_asked_for_without_arrays(make: Any) -> None:
     shapes = jax.eval_shape(make(0.1).init, tree(0))
     assert jax.tree.structure(shapes) == jax.tree.structure(make(0.1).init(tree(0)))
+
+
+def test_what_optax_hands_on_to_every_transform_passes_by(make: Any) -> None:
+    params, grads = tree(0), tree(1)
+    tx = make(0.1)
+    given, _ = tx.update(grads, tx.init(params), params, value=jnp.asarray(1.0))
+    assert_close(given, tx.update(grads, tx.init(params), params)[0], 0)
+
+
+def test_a_gradient_flows_through_a_step_from_a_zero_gradient(make: Any) -> None:
+    def after(params: Any) -> Any:
+        grads = jax.tree.map(lambda p: 0 * p, params)
+        tx = make(0.1)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(optax.apply_updates(params, updates)))
+
+    assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(jax.grad(after)(tree(0))))
 
 
 def test_a_gradient_flows_through_a_step(make: Any) -> None:

@@ -11,7 +11,7 @@ from keras import layers
 
 from downslope.grouping.view import MatrixView
 from downslope.keras import SGD, Adam, AdamW, Muon, RMSProp, partition
-from tests.keras.drive import MODES, stepper
+from tests.keras.drive import BACKEND, MODES, stepper
 
 schedules = keras.optimizers.schedules
 
@@ -243,6 +243,7 @@ def test_a_partition_of_another_model_is_refused():
         (lambda: Muon(1e-3), "learning rate is passed by name"),
         (lambda: Muon(ns_dtype="int8"), "ns_dtype = 'int8'"),
         (lambda: Muon(by_role={"hidden": {"lr": 1}}), "by_role"),
+        (lambda: Muon(by_role={"hidden": 0.5}), r"by_role\['hidden'\] = 0.5: expected a dict"),
         (lambda: Adam(learning_rate=-1.0), "learning_rate = -1.0"),
         (lambda: Adam(learning_rate="fast"), "learning_rate = 'fast'"),
         (lambda: Adam(betas=(0.9, 1.0)), r"betas\[1\] = 1.0"),
@@ -258,8 +259,44 @@ def test_a_bad_argument_is_named(make, match):
 
 
 def test_roles_that_the_model_lacks_are_named():
-    with pytest.raises(ValueError, match="by_role = \\['embedding'\\]"):
+    with pytest.raises(ValueError, match=r"by_role = \['embedding'\]: .* has, hidden, "):
         Muon(by_role={"embedding": {"lr_ratio": 0.5}}).build(net().trainable_variables)
+
+
+def test_gradients_that_do_not_fit_their_variables_change_nothing():
+    for make in (Adam, SGD):
+        p, q = (keras.Variable(np.ones((3, 4), "float32")) for _ in range(2))
+        optimizer = make(learning_rate=0.1)
+        with pytest.raises(ValueError, match=r"has shape \(3, 1\), the variable \(3, 4\)"):
+            optimizer.apply([keras.ops.ones((3, 4)), keras.ops.ones((3, 1))], [p, q])
+        with pytest.raises(ValueError, match="1 gradients for 2 variables: expected one for each"):
+            optimizer.apply([keras.ops.ones((3, 4))], [p, q])
+        for v in (p, q):
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(v.value), 1.0)
+
+
+def test_decay_is_fixed_once_the_optimizer_is_built():
+    p = keras.Variable(np.ones(3, "float32"))
+    optimizer = AdamW(weight_decay=0.5)
+    optimizer.weight_decay = None
+    with pytest.raises(ValueError, match=r"weight_decay = -1\.0"):
+        optimizer.weight_decay = -1.0
+    optimizer.build([p])
+    with pytest.raises(ValueError, match=r"weight_decay = 0\.1: the optimizer is built already"):
+        optimizer.weight_decay = 0.1
+    with pytest.raises(ValueError, match="exclude_from_weight_decay: the optimizer is built already"):
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert optimizer.weight_decay == 0.0
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only on JAX does `fit` hold the values while it runs")
+def test_an_error_in_a_step_is_not_hidden_by_another():
+    m = net()
+    m.compile(Muon(), loss="mse")
+    m.fit(np.zeros((4, m.input_shape[-1])), np.zeros((4, m.output_shape[-1])), verbose=0)
+    m.layers[-1].trainable = False  # Keras then wants `compile` again
+    with pytest.raises(ValueError, match="was built with"):
+        m.fit(np.zeros((4, m.input_shape[-1])), np.zeros((4, m.output_shape[-1])), verbose=0)
 
 
 def test_overrides_must_match_something():
@@ -274,6 +311,20 @@ def test_a_model_that_was_not_built_is_refused():
         partition(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="is no Keras model"):
         partition(3)
+
+
+def test_without_its_backend_what_to_do_is_said():
+    code = f"""
+        import sys
+        sys.modules[{BACKEND!r}] = None
+        try:
+            import downslope.keras
+        except ImportError as e:
+            assert "Keras is set to run on {BACKEND}, which is not installed" in str(e), e
+        else:
+            raise AssertionError("imported")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_without_keras_the_extra_is_named():

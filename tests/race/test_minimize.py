@@ -34,6 +34,11 @@ def down(x):
     return -x.sum()
 
 
+def loud(x):
+    print("called")
+    return bowl(x)
+
+
 def fails(x):
     raise RuntimeError("no mesh")
 """
@@ -139,7 +144,7 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         ([], "give a problem, a file or a library, or --program"),
         (["rosenbrock", "--program", "cat"], "one of them"),
         (["none.py:f"], "no file 'none.py'"),
-        (["own.py"], "holds 4 functions (bowl, both, down, fails): name one"),
+        (["own.py"], "holds 5 functions (bowl, both, down, loud, fails): name one"),
         (["own.py:bowel"], "did you mean 'bowl'"),
         (["own.py:fails"], "no mesh"),
         (["./none.so:f", "--x0", "1"], "no library 'none.so'"),
@@ -155,6 +160,8 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         (["rosenbrock", "--race", "l-bfgs,nope"], "method = 'nope'"),
         (["rosenbrock", "--method", "gauss-newton"], "gauss-newton is for sums of squares"),
         (["rosenbrock", "--race", ","], "names no method"),
+        (["rosenbrock", "--race", "cg,gd,cg"], "method 'cg' stands twice in --race"),
+        (["rosenbrock", "--bounds", "a:1,0:1"], "--bounds 'a': 'a' is no number"),
         (["rosenbrock", "--bounds", "1,2"], "'1' is no pair"),
         (["rosenbrock", "--option", "memory"], "expected option=value"),
         (["rosenbrock", "--option", "cg.memory=3"], "'cg' is not run"),
@@ -178,3 +185,26 @@ def test_no_process_is_left_behind(capsys: Any, tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert "did not answer within 0.5 s" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_json_is_all_that_is_printed_even_if_the_function_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["minimize", "own.py:loud", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runs"][0]["success"]
+    assert "called" in err
+
+
+@pytest.mark.parametrize(
+    ("framework", "extra"), [("torch", "torch"), ("jax", "jax"), ("tensorflow", "keras")]
+)
+def test_a_framework_that_is_not_installed_is_named(
+    framework: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, framework, None)
+    assert run(["minimize", "own.py:bowl", "--framework", framework, "--x0", "1,2"]) == 2
+    assert capsys.readouterr().err == (
+        f"downslope: --framework {framework} needs {framework}, which is not installed: "
+        f"pip install 'downslope[{extra}]'\n"
+    )

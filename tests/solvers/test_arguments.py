@@ -112,6 +112,23 @@ def test_a_callback_stops_the_run_in_both_forms():
     assert (result.status, result.steps) == (Status.CALLBACK, 3)
 
 
+def test_what_a_callback_raises_is_told_from_what_the_function_raises():
+    def broken(x):
+        raise RuntimeError("no disk")
+
+    found = ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, callback=broken)
+    assert found.status is Status.RAISED
+    assert found.message.startswith("The callback raised an exception;")
+    assert found.message.endswith("RuntimeError: no disk")
+    fitted = ds.least_squares(lambda x: x - 1.0, np.zeros(2), callback=broken)
+    assert fitted.message.startswith("The callback raised an exception;")
+
+
+def test_least_squares_takes_no_number_as_stop():
+    with pytest.raises(UsageError, match="stop = 100: expected a Stop"):
+        ds.least_squares(lambda x: x - 1.0, np.zeros(2), stop=100)
+
+
 def test_progress_is_shown_on_stderr(capsys):
     ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, progress=True)
     shown = capsys.readouterr()
@@ -134,6 +151,7 @@ BAD = {
     "method": (lambda: {"method": "bfsg"}, "did you mean 'bfgs'"),
     "option": (lambda: {"options": {"memry": 3}}, "no option 'memry'"),
     "stop": (lambda: {"tol": 1e-3, "stop": Stop()}, "both say when to stop"),
+    "no stop": (lambda: {"stop": 100}, r"stop = 100: expected a Stop, as Stop\(steps=100\)"),
     "two names": (lambda: {"jac": rosenbrock_gradient}, "are the same"),
     "history": (lambda: {"history": "all"}, "history = 'all'"),
     "constraints": (lambda: {"constraints": [{"type": "eq"}]}, "constraints"),

@@ -7,7 +7,9 @@ task; a model that needs no inputs; or a function without arguments that returns
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def run_groups(
 
     """
     old = Partition.load(diff) if diff else None
-    partition = partition_of(target, heads=heads)
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's model prints
+        partition = partition_of(target, heads=heads)
     console = console or Console()
     if save:
         partition.save(save)
@@ -138,9 +141,13 @@ def _parts(found: Any, target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any
 
 def _of_task(task: Task) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     try:
-        model, batch = task.build(0), next(iter(task.batches(0)))
+        model, batch = task.build(0), next(iter(task.batches(0)), None)
+        if batch is None:
+            raise UsageError(f"batches(seed) of task {task.name!r} is empty: expected batches without end")
         first = batch[0] if isinstance(batch, (tuple, list)) else batch
         return model, tuple(task.example(batch)) if task.example else (first,), {}
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"task {task.name!r}: {one_line(error)}{where(error)}") from error
 

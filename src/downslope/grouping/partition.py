@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,7 +97,8 @@ class Partition:
         self.parameters = parameters
         self._by_name = {a.name: a for a in self._assignments}
         if len(self._by_name) != len(self._assignments):
-            raise ValueError("a partition names each parameter once")
+            twice = next(name for name, n in Counter(a.name for a in self._assignments).items() if n > 1)
+            raise ValueError(f"a partition names each parameter once, this one {twice!r} more often")
 
     def __len__(self) -> int:
         return len(self._assignments)
@@ -160,8 +162,16 @@ class Partition:
             raise UsageError(f"no partition: {one_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the partition to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the partition to a JSON file.
+
+        Raises:
+            UsageError: it cannot be written there.
+
+        """
+        try:
+            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"the partition cannot be written to {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:

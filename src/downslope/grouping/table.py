@@ -127,7 +127,7 @@ def _grid(rows: list[Row], width: int) -> Table:
     matrices = [shape_of(row) for row in rows]
     left = width - 9 - 5 - 14  # beside the role, the rule, and the space around five columns
     wide = min(max(map(len, matrices), default=11), max(left // 4, 11))
-    name = min(max(map(len, names), default=9), max((left - wide) // 2, 9))
+    name = min(max(map(len, [*names, "parameter"])), max((left - wide) // 2, 9))
     t = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     t.add_column("parameter", width=name, overflow="fold")
     t.add_column("as matrices", width=max(wide, 11), overflow="fold")

@@ -16,6 +16,7 @@ from downslope import rules
 from downslope.jax.hyper import Number, Schedule, check_rate, decay_of, make_rule, rate_at
 from downslope.jax.leaves import (
     OPS,
+    as_optax,
     check_gradients,
     check_parameters,
     flatten_like,
@@ -268,7 +269,7 @@ def _transform(
             states.append(kept(new, old))
         return treedef.unflatten(changes), RuleState(t, pack(rule, states, treedef))
 
-    return optax.GradientTransformation(init, update)
+    return as_optax(init, update)
 
 
 def require_state(state: Any, kind: type) -> Any:

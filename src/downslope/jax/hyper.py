@@ -75,6 +75,7 @@ def make_rule(kind: type[R], **options: Any) -> R:
         ValueError: a number outside its range, as far as it can be read.
 
     """
+    options = {name: _fixed(name, value) for name, value in options.items()}
     dynamic = {name: value for name, value in options.items() if is_array(value)}
     # 0.5 is in the range of every number: it stands in where a traced one cannot be checked.
     fixed = {name: float(value) if readable(value) else 0.5 for name, value in dynamic.items()}
@@ -82,6 +83,19 @@ def make_rule(kind: type[R], **options: Any) -> R:
     for name, value in dynamic.items():
         object.__setattr__(rule, name, Dynamic(value))
     return rule
+
+
+def _fixed(name: str, value: Any) -> Any:
+    """Return several numbers, as betas are, as Python's; anything else as it is."""
+    if not isinstance(value, (tuple, list)):
+        return value
+    for i, one in enumerate(value):
+        if not readable(one):
+            raise TypeError(
+                f"{name}[{i}] is traced: expected a Python float. It decides what the step computes, "
+                "and cannot change from step to step"
+            )
+    return tuple(float(one) if is_array(one) and one.ndim == 0 else one for one in value)
 
 
 def decay_of(weight_decay: Number) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import PyTreeDef, tree_flatten_with_path
 
 from downslope.grouping.jax import name_of
@@ -22,6 +23,11 @@ from downslope.rules.descent import step
 from downslope.rules.rule import Rule, State
 
 OPS = JaxOps()
+
+
+def as_optax(init: Any, update: Any) -> optax.GradientTransformation:
+    """Return a transform whose `update` lets what optax hands on to all (`value=loss`) pass by."""
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
 
 
 def is_masked(node: Any) -> bool:
@@ -127,6 +133,29 @@ def unpack(
                     f"parameter has shape {p.shape}: it was made for other parameters"
                 )
     return rows
+
+
+def gathered(a: Array) -> Array:
+    """Return an array that is whole on every device where its type says how it is spread.
+
+    That is so on meshes with explicit axes only, where no product or join of pieces that are spread
+    in different ways is defined. On others the compiler moves what it must.
+    """
+    if all(axes is None for axes in jax.typeof(a).sharding.spec):
+        return a
+    whole: Any = PartitionSpec  # untyped, as `reshard` is
+    return _reshard(a, NamedSharding(jax.typeof(a).sharding.mesh, whole()))
+
+
+def spread_like(original: Array, a: Array) -> Array:
+    """Undo what `gathered` did to the original."""
+    sharding = jax.typeof(original).sharding
+    return a if all(axes is None for axes in sharding.spec) else _reshard(a, sharding)
+
+
+def _reshard(a: Array, sharding: Any) -> Array:
+    move: Any = jax.sharding.reshard
+    return move(a, sharding)
 
 
 def widened(g: Array, p: Array | None) -> tuple[Array, Array | None]:

@@ -19,14 +19,17 @@ from downslope.jax.elementwise import require_state
 from downslope.jax.hyper import Number, Schedule, check_rate, decay_of, is_array, make_rule, rate_at
 from downslope.jax.leaves import (
     OPS,
+    as_optax,
     check_gradients,
     check_parameters,
     exact,
     flatten_like,
+    gathered,
     init_state,
     kept,
     named_leaves,
     pack,
+    spread_like,
     unpack,
     update_of,
     widened,
@@ -143,7 +146,7 @@ def muon(
     decay = decay_of(weight_decay)
 
     transform = _Muon(plan, matrix_rule, adam_rule, lr, decay, cautious, ns_dtype, limit)
-    return optax.GradientTransformation(transform.init, transform.update)
+    return as_optax(transform.init, transform.update)
 
 
 def _check_dtype(ns_dtype: Any) -> Any:
@@ -264,11 +267,10 @@ def start_of(rule: rules.Muon, item: Item, p: Array) -> Any:
     """Return the state of a leaf before the first step; None where another rule steps it."""
     if item.rule != "muon":
         return None
-    wide = p.astype(exact(p.dtype))
-    state = rule.init(OPS, wide)
-    if state.row_square is None:
-        return state
-    return state._replace(row_square=jnp.zeros(rows_of(item, p), wide.dtype))
+    dtype = exact(p.dtype)
+    # Not by `rule.init`, which cuts a column out of the parameter: one spread over devices may refuse.
+    row_square = jnp.zeros(rows_of(item, p), dtype) if rule.normuon else None
+    return rule.state_type(OPS.zeros_like(p.astype(dtype)), row_square)
 
 
 def only(rule: str, kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:
@@ -288,7 +290,7 @@ def orthogonal(
 
     The values of `row_squares`, empty without NorMuon, are replaced by the next ones.
     """
-    pieces = {i: views[i].split(OPS, u) for i, u in updates.items()}
+    pieces = {i: views[i].split(OPS, gathered(u)) for i, u in updates.items()}
     squares = {i: views[i].split_rows(OPS, r, updates[i].shape) for i, r in row_squares.items()}
     alike: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, stacks in pieces.items():
@@ -307,7 +309,10 @@ def orthogonal(
                     squares[i][j] = rows[start : start + len(part)]
                 start += len(part)
     row_squares.update({i: views[i].join_rows(OPS, stacks) for i, stacks in squares.items()})
-    return {i: views[i].join(OPS, stacks, updates[i].shape) for i, stacks in pieces.items()}
+    return {
+        i: spread_like(updates[i], views[i].join(OPS, stacks, updates[i].shape))
+        for i, stacks in pieces.items()
+    }
 
 
 def _portions(

@@ -7,6 +7,7 @@ is missing, or one of another shape is an error.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,13 +75,19 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
         ValueError: its parameters are not those of the plan, by name or by shape.
 
     """
-    pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
+    pairs, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None or is_masked(node))
+    nothing = [name_of(path) for path, leaf in pairs if leaf is None]  # no parameter, as the view says too
+    pairs = [(path, leaf) for path, leaf in pairs if leaf is not None]
     masked = [name_of(path) for path, leaf in pairs if is_masked(leaf)]  # leaves, or whole branches
     leaves = {name_of(path): leaf for path, leaf in pairs if not is_masked(leaf)}
+    if len(leaves) + len(masked) < len(pairs):
+        twice = [name for name, n in Counter(name_of(path) for path, _ in pairs).items() if n > 1]
+        raise ValueError(f"the tree has two parameters called {twice[0]}: rename one of them")
     if not jax.tree.leaves(tree):  # optax.tree.map_params comes with a tree that holds no arrays
         return []
     unknown = [name for name in leaves if name not in plan]
-    missing = [name for name in plan if name not in leaves and not _within(name, masked)]
+    gone = [*masked, *(name for name in nothing if name in plan and plan[name].view is None)]
+    missing = [name for name in plan if name not in leaves and not _within(name, gone)]
     if unknown or missing:
         parts = [f"has {_listed(unknown)}, which the partition lacks"] if unknown else []
         parts += [f"lacks {_listed(missing)}, which the partition has"] if missing else []

@@ -14,6 +14,12 @@ written once for every framework, and for `Muon` the partition of the model's pa
 try:
     import keras
 except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("tensorflow", "jax", "torch"):
+        raise ImportError(
+            f"Keras is set to run on {missing}, which is not installed: install it, or name another "
+            "backend in the environment, as KERAS_BACKEND=torch"
+        ) from error
     if error.name != "keras":
         raise
     raise ImportError(

@@ -54,6 +54,14 @@ def dense(gradient: Any, dtype: str) -> Array:
     return keras.ops.cast(gradient, dtype)
 
 
+def has_shape(tensor: Array, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has this shape, as far as a graph knows it."""
+    if getattr(tensor.shape, "rank", 0) is None:
+        return True
+    found = tuple(tensor.shape)
+    return len(found) == len(shape) and all(n is None or n == m for n, m in zip(found, shape, strict=True))
+
+
 def operations(tensor: Array) -> Ops:
     """Return the operations on the backend's tensors."""
     if BACKEND == "jax":  # a tracer's type does not say that it belongs to JAX

@@ -156,8 +156,9 @@ class Muon(RuleOptimizer):
                 variables, overrides=choices.overrides, heads=choices.heads, optimizer=self
             )
         assigned = match(choices.partition, variables)
-        unknown = set(choices.by_role) - {a.role.value for a in assigned}
-        require("by_role", sorted(unknown), not unknown, "roles that this model has")
+        roles = {a.role.value for a in assigned}
+        unknown = sorted(set(choices.by_role) - roles)
+        require("by_role", unknown, not unknown, "roles that this model has, " + ", ".join(sorted(roles)))
         return [self._setting(v, a) for v, a in zip(variables, assigned, strict=True)]
 
     def _setting(self, variable: Any, a: Assignment) -> Setting | None:
@@ -331,6 +332,7 @@ def _given(partition: Any) -> Partition | None:
 
 def _check_by_role(by_role: Mapping[str, Mapping[str, float]]) -> None:
     for role, values in by_role.items():
+        require(f"by_role[{role!r}]", values, isinstance(values, Mapping), "a dict, as {'lr_ratio': 0.5}")
         for key, value in values.items():
             require(
                 f"by_role[{role!r}]", key, key in ("weight_decay", "lr_ratio"), "'weight_decay' or 'lr_ratio'"

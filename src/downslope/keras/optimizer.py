@@ -17,6 +17,7 @@ from downslope.keras.backend import (
     BACKEND,
     dense,
     dtype_of,
+    has_shape,
     in_stateless_scope,
     name_of,
     operations,
@@ -32,6 +33,8 @@ from downslope.rules.checks import require, require_number
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
 
+_BUILT = "the optimizer is built already, and its decay fixed. Set it before the first step, or make another"
+
 
 class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """A `keras.optimizers.Optimizer` whose step is a rule's.
@@ -40,6 +43,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         rule: the rule, with its hyper-parameters.
 
     """
+
+    _slots: Slots | None = None  # made on building
 
     def __init__(
         self,
@@ -51,8 +56,6 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         on_nonfinite: str,
         **kwargs: Any,
     ) -> None:
-        weight_decay = 0.0 if weight_decay is None else weight_decay
-        require_number("weight_decay", weight_decay, 0.0)
         require(
             "on_nonfinite", on_nonfinite, on_nonfinite in ON_NONFINITE, "one of " + ", ".join(ON_NONFINITE)
         )
@@ -61,7 +64,6 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.rule = rule
         self.cautious = cautious
         self.on_nonfinite = on_nonfinite
-        self._slots: Slots | None = None
         self._skipped: Any = None
 
     # -- building ----------------------------------------------------------------------------
@@ -87,6 +89,35 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self._may_leave_out:
             self._skipped = self.add_variable(shape=(), dtype="int", name="skipped_steps")
         self._slots = Slots([self._slot(v, setting) for v, setting in zip(variables, settings, strict=True)])
+
+    @property
+    def weight_decay(self) -> float:
+        """The decoupled weight decay, fixed once the optimizer is built.
+
+        Raises:
+            ValueError: set to a number out of range, or after building.
+
+        """
+        return self._weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, weight_decay: float | None) -> None:
+        value = 0.0 if weight_decay is None else weight_decay
+        require_number("weight_decay", value, 0.0)
+        if self._slots is not None:
+            raise ValueError(f"weight_decay = {value!r}: {_BUILT}")
+        self._weight_decay = value
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Keep variables from decay, those in a list or those whose names hold one of these words.
+
+        Raises:
+            ValueError: the optimizer is built.
+
+        """
+        if self._slots is not None:
+            raise ValueError(f"exclude_from_weight_decay: {_BUILT}")
+        super().exclude_from_weight_decay(var_list, var_names)
 
     def _settings(self, variables: Sequence[Any]) -> list[Setting | None]:
         """Return the setting of each variable, None where it is to stay as it is."""
@@ -125,6 +156,22 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         )
 
     # -- the step ----------------------------------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Take a step with one gradient for each variable.
+
+        Raises:
+            ValueError: their numbers or shapes differ. Nothing has changed then.
+
+        """
+        grads = list(grads)
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if len(grads) != len(trainable_variables):
+                raise ValueError(
+                    f"{len(grads)} gradients for {len(trainable_variables)} variables: expected one for each"
+                )
+        return super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Step one variable; Keras's contract. `apply` steps all of them together."""
@@ -191,12 +238,13 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return t if self._skipped is None else t - tensor_of(self._skipped)
 
     def _work(self, slot: Slot, variable: Any, gradient: Any) -> Work:
+        g, shape = dense(gradient, slot.working), tuple(variable.shape)
+        if not has_shape(g, shape):
+            raise ValueError(f"the gradient of {slot.name} has shape {tuple(g.shape)}, the variable {shape}")
         value = tensor_of(variable)
         p = keras.ops.cast(value, slot.working) if slot.half else value
         parts = (None if part is None else tensor_of(part) for part in slot.parts)
-        return Work(
-            slot, variable, dense(gradient, slot.working), value, p, slot.setting.rule.state_type(*parts)
-        )
+        return Work(slot, variable, g, value, p, slot.setting.rule.state_type(*parts))
 
     def _directions(self, work: Sequence[Work], t: Array) -> None:
         """Fill in every direction and new state; nothing is written."""
@@ -298,6 +346,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             ValueError: steps had to be left out where nothing could be raised: in a graph that XLA compiled.
 
         """
+        if BACKEND == "jax" and self._iterations is not None and self._iterations._value is None:
+            return  # `fit` took the values over and was stopped by an error, which is to be seen
         super().finalize_variable_values(var_list)
         if self.on_nonfinite != "skip" and self.skipped_steps:
             raise ValueError(

@@ -20,7 +20,8 @@ class JaxOps:
         return jnp.full_like(a, value)
 
     def sqrt(self, a: Array) -> Array:
-        return jnp.sqrt(a)
+        zero = a == 0  # the root of 0 has no derivative; a step that starts there is to have one
+        return jnp.where(zero, a, jnp.sqrt(jnp.where(zero, jnp.ones_like(a), a)))
 
     def square(self, a: Array) -> Array:
         return jnp.square(a)
@@ -61,7 +62,7 @@ class JaxOps:
     def norm(self, a: Array) -> Array:
         largest = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True, initial=0)
         safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-        return largest * jnp.sqrt(jnp.sum(jnp.square(a / safe), axis=(-2, -1), keepdims=True))
+        return largest * self.sqrt(jnp.sum(jnp.square(a / safe), axis=(-2, -1), keepdims=True))
 
     def transpose(self, a: Array) -> Array:
         return jnp.swapaxes(a, -2, -1)

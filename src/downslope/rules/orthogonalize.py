@@ -158,8 +158,8 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: 
     tall = X.shape[-2] > X.shape[-1]
     R, scale = _gram(x, X, tall), None
     if rescale:
-        size = x.sqrt(x.norm(R))
-        scale = 1 / x.where(size > 0, size, x.full_like(size, 1.0))
+        size = x.norm(R)
+        scale = 1 / x.sqrt(x.where(size > 0, size, x.full_like(size, 1.0)))
         R = R * (scale * scale)
     Q, symmetric = (
         None,

@@ -11,7 +11,7 @@ import numpy as np
 from downslope.ops.protocol import Array
 from downslope.solvers import spaces
 from downslope.solvers.core import Core, Limits
-from downslope.solvers.result import Named, at_iterate, chosen, picked, raised, told
+from downslope.solvers.result import Named, at_iterate, chosen, picked, raised, told, with_error
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
 
@@ -106,7 +106,7 @@ def of_one(
     mask, size = held(np, at, g, bounds)
     message = status.message
     if error is not None:
-        message = f"{message} {type(error).__name__}: {error}"
+        message = with_error(message, error)
     return LeastSquaresResult(
         f.structure.restore(x), float(value), r, jacobian, spaces.vector_like(x, f.structure.framework, g),
         float(size), float(core.size), max(limits.gradient * float(core.scale), limits.absolute), mask, nfev,

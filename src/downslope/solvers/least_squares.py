@@ -25,7 +25,7 @@ from downslope.solvers.method import Want
 from downslope.solvers.methods import SQUARES, levenberg, truncated
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.squares import Dense, OnHost, Products, Squares
-from downslope.solvers.stop import Stop
+from downslope.solvers.stop import Stop, check_stop
 
 METHODS = SQUARES
 SCIPY = {"lm": METHODS[0], "trf": METHODS[0], "dogbox": METHODS[0], "dogleg": METHODS[0]}
@@ -252,6 +252,7 @@ def _stop(
     dtype: str,
 ) -> Stop:
     """Return the criteria of SciPy's arguments, or those given with the default of the offset."""
+    check_stop(stop)
     given = [name for name, v in (("ftol", ftol), ("xtol", xtol), ("gtol", gtol), ("max_nfev", most)) if v]
     if stop is not None:
         if given:

@@ -29,6 +29,10 @@ def check_alone(where: str, **asked: Any) -> None:
             )
 
 
+BY_CALLBACK = "raised by the callback"
+"""A note on what a callback raises, which is told apart from what the function does."""
+
+
 class Observer:
     """Called after the first evaluation and after each step; `__call__` returns whether to stop.
 
@@ -141,5 +145,8 @@ def _in_both_forms(given: Callable[..., Any]) -> Callable[[Any, dict[str, Any]],
             return given(x) is True
         except StopIteration:
             return True
+        except Exception as error:
+            error.add_note(BY_CALLBACK)
+            raise
 
     return call

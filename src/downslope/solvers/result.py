@@ -12,6 +12,7 @@ import numpy as np
 from downslope.gradients import Objective
 from downslope.gradients.kinks import beside
 from downslope.solvers.core import Core, Limits, tolerance
+from downslope.solvers.observe import BY_CALLBACK
 from downslope.solvers.spaces.host import NumpyHost
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
@@ -117,6 +118,13 @@ def raised(error: BaseException | None) -> str:
     return f"\n  raised {type(error).__name__}: {error}\n  {likely}"
 
 
+def with_error(message: str, error: BaseException) -> str:
+    """Return the message of a run with the exception that ended it, which may be the callback's."""
+    if BY_CALLBACK in getattr(error, "__notes__", ()):
+        message = message.replace("The function", "The callback", 1)
+    return f"{message} {type(error).__name__}: {error}"
+
+
 def of_one(
     f: Objective, state: Any, limits: Limits, method: str, began: float, history: list[dict[str, Any]],
     error: BaseException | None,
@@ -128,7 +136,7 @@ def of_one(
     restore = f.structure.restore
     message = status.message
     if error is not None:
-        message = f"{message} {type(error).__name__}: {error}"
+        message = with_error(message, error)
     elif status in (Status.KINK, Status.STALLED):
         message += _broken(f, x, g, (time.perf_counter() - began) / max(int(core.evaluations), 1))
     return Result(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from downslope.errors import UsageError, closest
-from downslope.solvers.stop import Stop
+from downslope.solvers.stop import Stop, check_stop
 
 OPTIONS = {
     "maxiter": "steps",
@@ -32,9 +32,10 @@ def stop_of(stop: Stop | None, tol: float | None, options: dict[str, Any]) -> tu
     a run converged that only falls slowly; here it stops the run without calling it a success.
 
     Raises:
-        UsageError: both `stop` and one of SciPy's.
+        UsageError: both `stop` and one of SciPy's; a `stop` that is none.
 
     """
+    check_stop(stop)
     criteria: dict[str, Any] = {} if tol is None else {"gradient": 0.0, "gradient_absolute": tol}
     rest: dict[str, Any] = {}
     for name, value in options.items():

@@ -75,5 +75,11 @@ class Stop:
         )
 
 
+def check_stop(stop: Any) -> None:
+    """Raise UsageError unless this is a `Stop` or None."""
+    if not (stop is None or isinstance(stop, Stop)):
+        raise UsageError(f"stop = {stop!r}: expected a Stop, as Stop(steps=100)")
+
+
 def _is_number(value: Any) -> bool:
     return hasattr(value, "__float__") and not isinstance(value, (bool, str)) and not hasattr(value, "shape")

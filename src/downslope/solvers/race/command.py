@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -47,8 +48,13 @@ def run_minimize(
     own = _options(options, methods)
     for name in methods:
         method_of(name, **own.get(name, {}))
-    asked = target(what, **given)
-    try:
+    twice = next((name for name in methods if methods.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"method {twice!r} stands twice in --race: name each once")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what the user's function prints
+        asked = target(what, **given)
+        stack.callback(asked.close)
         check(asked, methods)
         found = race(
             asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
@@ -58,8 +64,6 @@ def run_minimize(
         wanted = racers is not None or out is not None
         if wanted:
             found["picture"] = picture(asked, found)
-    finally:
-        asked.close()
     page_at = _write(found, out) if wanted else None
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -222,5 +226,6 @@ def _bounds(text: str | None) -> Any:
         low, colon, high = word.partition(":")
         if not colon:
             raise UsageError(f"--bounds {text!r}: {word!r} is no pair; expected low:high, as in 0:1,:5,-1:")
-        pairs.append(tuple(None if not side.strip() else float(vector(side)[0]) for side in (low, high)))
+        sides = (low.strip(), high.strip())
+        pairs.append(tuple(float(vector(side, "--bounds")[0]) if side else None for side in sides))
     return pairs

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.errors import UsageError, closest, one_line
+from downslope.errors import MissingPackageError, UsageError, closest, one_line
 from downslope.gradients import Program, load
 from downslope.tasks.load import import_file, where
 from downslope.tasks.problems import Minimum, Problem, problem
@@ -148,24 +148,30 @@ def _needed(start: Any, name: str) -> Any:
 def _as(framework: str, start: Any) -> Any:
     if framework == "numpy":
         return start
-    if framework == "torch":
-        import torch
+    try:
+        if framework == "torch":
+            import torch
 
-        return torch.from_numpy(start)
-    if framework == "jax":
-        import jax
+            return torch.from_numpy(start)
+        if framework == "jax":
+            import jax
 
-        jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
-        return jax.numpy.asarray(start)
-    if framework == "tensorflow":
-        import tensorflow
+            jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+            return jax.numpy.asarray(start)
+        if framework == "tensorflow":
+            import tensorflow
 
-        return tensorflow.constant(start)
+            return tensorflow.constant(start)
+    except ModuleNotFoundError as error:
+        if error.name != framework:
+            raise
+        extra = "keras" if framework == "tensorflow" else framework
+        raise MissingPackageError(framework, extra, f"--framework {framework}") from None
     raise UsageError(f"--framework {framework}: expected numpy, torch, jax or tensorflow")
 
 
-def vector(text: str) -> Any:
-    """Return the numbers of a text; `1*50` stands for fifty ones.
+def vector(text: str, option: str = "--x0") -> Any:
+    """Return the numbers of a text, given with an option; `1*50` stands for fifty ones.
 
     >>> vector("1, -2.5e3"), vector("1,0*3")
     (array([ 1.0e+00, -2.5e+03]), array([1., 0., 0., 0.]))
@@ -181,8 +187,8 @@ def vector(text: str) -> Any:
             found += [float(number)] * (int(times) if times else 1)
         except ValueError:
             raise UsageError(
-                f"--x0 {text!r}: {word!r} is no number; expected numbers with commas between"
+                f"{option} {text!r}: {word!r} is no number; expected numbers with commas between"
             ) from None
     if not found or not np.isfinite(found).all():
-        raise UsageError(f"--x0 {text!r}: expected finite numbers with commas between, as in 1,2.5")
+        raise UsageError(f"{option} {text!r}: expected finite numbers with commas between, as in 1,2.5")
     return np.array(found)

@@ -19,7 +19,7 @@ def require_number(
     closing = ")" if open_high else "]"
     expected = f"a number in [{low:g}, {high:g}{closing}"
     try:
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)  # YAML reads 1e-3 as text
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)  # text from YAML
     except (TypeError, ValueError):
         number = math.nan
     inside = low <= number < high if open_high else low <= number <= high

@@ -10,7 +10,7 @@ matrices (experts) stay where they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations
 from downslope.torch.engine import Engine, Write
-from downslope.torch.places import Item, Layout, layout_of
+from downslope.torch.places import Item, Layout, layout_of, within
 from downslope.torch.regions import region
 from downslope.torch.spread import local
 from downslope.torch.stacks import directions_of, update_momenta, written
@@ -152,7 +152,7 @@ def step_parts(
     for part in parts:
         groups.setdefault(part.group, []).append(part)
     for group, shared in groups.items():
-        for portion in _portions(shared, max_stack_bytes * group.size()):
+        for portion in within(shared, max_stack_bytes * group.size(), _stacked):
             with region("momentum"):
                 rows = [_row(part.item) for part in portion]
                 update_momenta(rule, rows, t, engine.ok)
@@ -184,19 +184,9 @@ def _row(item: Item) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _portions(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
-    """Cut parts so that the wholes of each portion take about so many bytes, twice; one is the least."""
-    portion: list[Part] = []
-    size = 0
-    for part in parts:
-        need = 2 * part.elements * part.item.momentum.element_size()
-        if portion and size + need > most:
-            yield portion
-            portion, size = [], 0
-        portion.append(part)
-        size += need
-    if portion:
-        yield portion
+def _stacked(part: Part) -> int:
+    """Return the bytes that the whole takes, twice: in its stack, and on the way."""
+    return 2 * part.elements * part.item.momentum.element_size()
 
 
 def owners_of(rule: Muon, layouts: Sequence[Layout], processes: int, dtype: torch.dtype | None) -> list[int]:

@@ -8,12 +8,12 @@ with zeros, what it saves is launches: a stack takes some fifteen, whatever its 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from downslope.grouping.view import MatrixView
 
 Shape = tuple[int, int]
+T = TypeVar("T")
 
 
 class Layout(NamedTuple):
@@ -150,6 +151,21 @@ def _share_rows(item: Item, parts: Sequence[Item]) -> None:
     counts = [sum(count * fan_out for count, fan_out, _ in part.matrices) for part in parts]
     for part, rows in zip(parts, torch.split(item.row_square, counts), strict=True):
         part.row_square = rows
+
+
+def within(things: Sequence[T], most: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut a sequence into runs of so many bytes together; one thing is the least."""
+    run: list[T] = []
+    taken = 0
+    for thing in things:
+        need = size_of(thing)
+        if run and taken + need > most:
+            yield run
+            run, taken = [], 0
+        run.append(thing)
+        taken += need
+    if run:
+        yield run
 
 
 class Place(NamedTuple):

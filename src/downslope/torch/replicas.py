@@ -8,6 +8,7 @@ writes what was sent, its own part too, so that the parameters stay the same to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import owners_of
-from downslope.torch.places import Item, cut
+from downslope.torch.places import Item, cut, within
 from downslope.torch.regions import region
 from downslope.torch.stacks import directions_of, scale_of, update_momenta, written
 
@@ -27,7 +28,7 @@ def step_replicas(
     items: Sequence[Item],
     group: dist.ProcessGroup,
     *,
-    t: object,
+    t: Any,
     how: Write,
     dtype: torch.dtype | None,
     max_stack_bytes: int,
@@ -40,14 +41,25 @@ def step_replicas(
     engine = engine or Engine()
     pieces = [piece for item in items if item.p.numel() for piece in cut(item, max_stack_bytes)]
     wires = [_wire(rule, piece, dtype) for piece in pieces]
-    for portion, wire in _portions(pieces, wires, group.size(), 3 * max_stack_bytes):
+    for portion, wire in _portions(pieces, wires, max_stack_bytes):
         owners = owners_of(rule, [item.layout for item in portion], group.size(), dtype)
+        mine = [owner == group.rank() for owner in owners]
         with region("momentum"):
-            own = _look_ahead(rule, portion, [owner == group.rank() for owner in owners], t, engine.ok)
-        with region("orthogonalise"):
-            made = directions_of(rule, own, dtype, max_stack_bytes, engine)
+            _update_only(
+                rule, [item for item, own in zip(portion, mine, strict=True) if not own], t, engine.ok
+            )
+        sent = _Sent(portion, owners, wire, group)
+        for some in within(
+            [item for item, own in zip(portion, mine, strict=True) if own], max_stack_bytes, _stacked
+        ):
+            with region("momentum"):
+                ahead = _look_ahead(rule, some, t, engine.ok)
+            with region("orthogonalise"):
+                made = directions_of(rule, ahead, dtype, max_stack_bytes, engine)
+            with region("exchange"):
+                sent.put(some, made)
         with region("exchange"):
-            directions = _sent_to_all(portion, owners, own, made, wire, group)
+            directions = sent.to_all()
         with region("write"):
             rows = [(item.p, item.leading, d) for item, d in zip(portion, directions, strict=True)]
             written(rule, rows, how, engine.ok)
@@ -55,6 +67,9 @@ def step_replicas(
 
 _gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Renamed in torch 2.13."""
+
+_ONE_BY_ONE = ("cpu",)
+"""Devices where what is gathered takes its memory twice: gloo makes a copy of it all."""
 
 
 def _wire(rule: Muon, item: Item, dtype: torch.dtype | None) -> torch.dtype:
@@ -70,74 +85,89 @@ def _wire(rule: Muon, item: Item, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _portions(
-    items: Sequence[Item], wires: Sequence[torch.dtype], size: int, most: int
+    items: Sequence[Item], wires: Sequence[torch.dtype], max_stack_bytes: int
 ) -> Iterator[tuple[list[Item], torch.dtype]]:
-    """Cut the items into portions sent in one dtype, within a budget or a sixteenth of their bytes.
+    """Cut the items into portions sent in one dtype, in a budget or in a sixteenth of the parameters' bytes.
 
-    Of a portion a process has what is sent to it, and of its own part the look-ahead and the direction.
+    The larger a portion, the more evenly it is shared out; but a step is to take 64 MiB at most.
     """
-    most = max(most, sum(item.p.numel() * item.p.element_size() for item in items) // 16)
-    portion: list[Item] = []
-    taken, last = 0.0, None
-    for item, wire in sorted(zip(items, wires, strict=True), key=lambda pair: pair[1].itemsize):
-        need = item.p.numel() * (wire.itemsize + (2 * item.momentum.element_size() + wire.itemsize) / size)
-        if portion and (wire != last or taken + need > most):
-            assert last is not None
-            yield portion, last
-            portion, taken = [], 0.0
-        portion.append(item)
-        taken, last = taken + need, wire
-    if portion:
-        assert last is not None
-        yield portion, last
+    most = max(5 * max_stack_bytes // 4, sum(item.p.numel() * item.p.element_size() for item in items) // 16)
+    for wire in dict.fromkeys(wires):
+        alike = [item for item, own in zip(items, wires, strict=True) if own == wire]
+        for portion in within(alike, most, partial(_sent_bytes, wire)):
+            yield portion, wire
 
 
-def _look_ahead(
-    rule: Muon, portion: Sequence[Item], mine: Sequence[bool], t: object, ok: Tensor | None
-) -> list[Item]:
-    """Update all momenta; return those items that are this process's, to be orthogonalised."""
-    most = max(item.momentum.numel() for item in portion)
-    unread = portion[0].momentum.new_empty(0 if all(mine) else most)
-    rows, own = [], []
-    for item, is_mine in zip(portion, mine, strict=True):
-        if is_mine:
-            u = torch.empty_like(item.momentum, memory_format=torch.contiguous_format)
-            own.append(Item(u, u, u, item.view, item.layout, item.row_square, item.whole))
-        else:
-            u = unread[: item.momentum.numel()].view(item.momentum.shape)
-        rows.append((item.p, item.g, item.momentum, u))
+def _sent_bytes(wire: torch.dtype, item: Item) -> int:
+    return item.p.numel() * wire.itemsize
+
+
+def _stacked(item: Item) -> int:
+    """Return the bytes that an item takes, twice: in its stack, and on the way."""
+    return 2 * item.p.numel() * item.momentum.element_size()
+
+
+def _update_only(rule: Muon, items: Sequence[Item], t: Any, ok: Tensor | None) -> None:
+    """Update momenta whose look-ahead nobody reads here."""
+    if items:
+        unread = items[0].momentum.new_empty(max(item.momentum.numel() for item in items))
+        rooms = [unread[: item.momentum.numel()].view(item.momentum.shape) for item in items]
+        rows = [(item.p, item.g, item.momentum, room) for item, room in zip(items, rooms, strict=True)]
+        update_momenta(rule, rows, t, ok)
+
+
+def _look_ahead(rule: Muon, items: Sequence[Item], t: Any, ok: Tensor | None) -> list[Item]:
+    """Update momenta; return the items with what is to be orthogonalised."""
+    ahead = [torch.empty_like(item.momentum, memory_format=torch.contiguous_format) for item in items]
+    rows = [(item.p, item.g, item.momentum, u) for item, u in zip(items, ahead, strict=True)]
     update_momenta(rule, rows, t, ok)
-    return own
-
-
-def _sent_to_all(
-    portion: Sequence[Item],
-    owners: Sequence[int],
-    own: Sequence[Item],
-    made: Sequence[Tensor],
-    wire: torch.dtype,
-    group: dist.ProcessGroup,
-) -> list[Tensor]:
-    """Return the directions of a portion, each from its owner, and take over the rows that they remember."""
-    sizes = [[part.numel() for part in (item.p, item.row_square) if part is not None] for item in portion]
-    of = [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(group.size())]
-    width = max(sum(sum(sizes[i]) for i in owned) for owned in of)
-    sent = portion[0].momentum.new_empty(width, dtype=wire)
-    parts = [
-        part for item, d in zip(own, made, strict=True) for part in (d, item.row_square) if part is not None
+    return [
+        Item(u, u, u, item.view, item.layout, item.row_square, item.whole)
+        for item, u in zip(items, ahead, strict=True)
     ]
-    if parts:
-        flat = [part.reshape(-1).to(wire) for part in parts]
-        torch.cat(flat, out=sent[: sum(map(len, flat))])
-    arrived = sent.new_empty((group.size(), width))
-    # as bytes, which every backend sends
-    _gather(arrived.view(-1).view(torch.uint8), sent.view(torch.uint8), group=group)
-    found: dict[int, Tensor] = {}
-    for owned, row in zip(of, arrived, strict=True):
-        lengths = [n for i in owned for n in sizes[i]]
-        pieces = iter(torch.split(row[: sum(lengths)], lengths) if lengths else ())
-        for i in owned:
-            found[i] = next(pieces).view(portion[i].p.shape)
-            if (square := portion[i].row_square) is not None:
-                square.copy_(next(pieces))
-    return [found[i] for i in range(len(portion))]
+
+
+class _Sent:
+    """What this process sends of a portion: its directions, and the rows that they remember."""
+
+    def __init__(
+        self, portion: Sequence[Item], owners: Sequence[int], wire: torch.dtype, group: dist.ProcessGroup
+    ) -> None:
+        self.portion, self.group = portion, group
+        self.of = [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(group.size())]
+        self.sizes = [
+            [part.numel() for part in (item.p, item.row_square) if part is not None] for item in portion
+        ]
+        self.widths = [sum(sum(self.sizes[i]) for i in owned) for owned in self.of]
+        like = portion[0].momentum
+        self.rows = like.new_empty((group.size(), max(self.widths)), dtype=wire)  # one for each process
+        self.filled = 0
+
+    def put(self, items: Sequence[Item], made: Sequence[Tensor]) -> None:
+        """Add the directions of some items, in the order in which this process owns them."""
+        for item, d in zip(items, made, strict=True):
+            for part in (d, item.row_square):
+                if part is not None:
+                    end = self.filled + part.numel()
+                    self.rows[self.group.rank(), self.filled : end].view(part.shape).copy_(part)
+                    self.filled = end
+
+    def to_all(self) -> list[Tensor]:
+        """Return the directions of the portion, each from its owner, and take over the rows."""
+        as_bytes = self.rows.view(torch.uint8)  # which every backend sends
+        if self.rows.device.type in _ONE_BY_ONE:
+            for rank, width in enumerate(self.widths):
+                if width:
+                    row = as_bytes[rank, : width * self.rows.element_size()]
+                    dist.broadcast(row, group=self.group, group_src=rank)
+        else:
+            _gather(as_bytes.view(-1), as_bytes[self.group.rank()], group=self.group)
+        found: dict[int, Tensor] = {}
+        for owned, row, width in zip(self.of, self.rows, self.widths, strict=True):
+            lengths = [n for i in owned for n in self.sizes[i]]
+            pieces = iter(torch.split(row[:width], lengths) if lengths else ())
+            for i in owned:
+                found[i] = next(pieces).view(self.portion[i].p.shape)
+                if (square := self.portion[i].row_square) is not None:
+                    square.copy_(next(pieces))
+        return [found[i] for i in range(len(self.portion))]

@@ -28,7 +28,7 @@ from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign, write
 from downslope.torch.normuon import evened
-from downslope.torch.places import Item, Layout, Place, Shape, cut, lay, padded, shared
+from downslope.torch.places import Item, Layout, Place, Shape, cut, lay, padded, shared, within
 from downslope.torch.regions import region
 
 _AT_ONCE = 1 << 18
@@ -207,19 +207,13 @@ def _portions(
     Which shapes share a stack is decided over all of them, so that it does not depend on the budget.
     """
     stacks = _shared(rule, items, ns_dtype)
-    portion: list[Item] = []
-    size = 0
-
     places = {item.layout: [(stacks[m, n], (m, n), count) for count, m, n in item.matrices] for item in items}
-    for item in sorted(items, key=lambda item: places[item.layout]):
+
+    def size_of(item: Item) -> int:
         elements = sum(count * stacks[m, n][0] * stacks[m, n][1] for count, m, n in item.matrices)
-        need = 2 * elements * item.momentum.element_size()
-        if portion and size + need > max_stack_bytes:
-            yield portion, stacks
-            portion, size = [], 0
-        portion.append(item)
-        size += need
-    if portion:
+        return 2 * elements * item.momentum.element_size()
+
+    for portion in within(sorted(items, key=lambda item: places[item.layout]), max_stack_bytes, size_of):
         yield portion, stacks
 
 

@@ -161,10 +161,8 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: 
         size = x.norm(R)
         scale = 1 / x.sqrt(x.where(size > 0, size, x.full_like(size, 1.0)))
         R = R * (scale * scale)
-    Q, symmetric = (
-        None,
-        True,
-    )  # the product of the steps since X was multiplied; whether R is, to the last digit
+    Q = None  # the product of the steps since X was multiplied
+    symmetric = True  # whether R is, to the last digit
     for k, row in enumerate(rows, start=1):
         Z = row.of(x, R, symmetric)
         Q = Z if Q is None else x.mm(Q, Z)

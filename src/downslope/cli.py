@@ -222,7 +222,8 @@ def profile(
         str,
         typer.Option(
             help="Changes to try: quick (all but compile), all, none, or some of dtype (of Newton-Schulz), "
-            "steps (fewer of them), stacks (larger ones), compile (of the model; up to a minute)."
+            "steps (fewer of them), stacks (larger ones), replicas (processes that share nothing), "
+            "compile (of the model; up to a minute)."
         ),
     ] = "quick",
     lr: Annotated[float | None, typer.Option(help="Learning rate. Default: the middle of its range.")] = None,

@@ -33,7 +33,7 @@ from downslope.diagnose.torch.clock import HostClock
 from downslope.diagnose.torch.tape import Tape
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon as Rule
-from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition, profile
 from downslope.torch import replicas as replicas_module
 from downslope.torch import stacks as stacks_module
 from downslope.torch.exchange import Part, owners_of, placed
@@ -473,6 +473,28 @@ def replicas_share_the_work(rank: int, folder: Path) -> Any:
 
 
 @case
+def what_if_replicas_did_not_share(rank: int, folder: Path) -> Any:
+    """Every process tries it, together, and goes on as before."""
+    model = DistributedDataParallel(net())
+    optimizer = Muon(model, inputs(), lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    found = profile(
+        model,
+        inputs(),
+        optimizer,
+        lambda m, x: m(x).square().mean(),
+        what_ifs="replicas",
+        layers=False,
+        memory=False,
+        seconds=0.1,
+    )
+    assert optimizer.replicas is dist.group.WORLD
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    (tried,) = found.what_ifs
+    return {"change": tried.change, "note": tried.note, "ratio": tried.ratio}
+
+
+@case
 def what_a_profiler_hears(rank: int, folder: Path) -> Any:
     mesh = mesh_of((4,))
     p = nn.Parameter(distribute_tensor(arrays(0)[0], mesh, [Shard(0)]))
@@ -538,6 +560,13 @@ def test_replicas_share_the_work(found: dict[str, Any]) -> None:
         assert {"momentum", "exchange", "orthogonalise", "write"} <= set(one["heard"])
         assert "shared out over 4 processes" in one["said"]
         assert "shared out" not in one["copied"]
+
+
+def test_a_profile_tries_replicas_that_share_nothing(found: dict[str, Any]) -> None:
+    for one in found["what_if_replicas_did_not_share"]:
+        assert one["change"] == "replicas=False: every process orthogonalises all matrices"
+        assert one["note"] == "4 processes share them out now, and send each other the steps"
+        assert one["ratio"] > 0
 
 
 def test_replicas_are_a_process_group() -> None:

@@ -100,7 +100,7 @@ class Muon(RuleOptimizer):
     """
 
     _kept: ClassVar[tuple[str, ...]] = ("_views", "max_stack_bytes")
-    _replicas: dist.ProcessGroup | None = None
+    replicas: dist.ProcessGroup | None = None
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Muon(RuleOptimizer):
         capturable: bool | None = None,
         replicas: dist.ProcessGroup | Literal[False] | None = None,
     ) -> None:
-        self._replicas = _replicas_of(params, replicas)
+        self.replicas = _replicas_of(params, replicas)
         self._views: dict[Tensor, MatrixView] = {}
         keep_freed_memory()
         fine = max_stack_bytes is None or max_stack_bytes > 0
@@ -253,8 +253,8 @@ class Muon(RuleOptimizer):
             "engine": self._engine_of(job),
         }
         items = [item for item in placed_all if isinstance(item, Item)]
-        if self._replicas is not None and not any(isinstance(p, DTensor) for p in job.params):
-            step_replicas(job.rule, items, self._replicas, **options)
+        if self.replicas is not None and not any(isinstance(p, DTensor) for p in job.params):
+            step_replicas(job.rule, items, self.replicas, **options)
         else:
             step_stacks(job.rule, items, **options)
         if parts := [part for part in placed_all if isinstance(part, Part)]:
@@ -290,8 +290,8 @@ class Muon(RuleOptimizer):
         words = ["stacks of " + " and ".join(made or ["no shapes"])]
         many = len(params)
         words += [engine if n == many else f"{engine} for {n} of them" for engine, n in engines.items()]
-        if self._replicas is not None:
-            words.append(f"shared out over {self._replicas.size()} processes")
+        if self.replicas is not None:
+            words.append(f"shared out over {self.replicas.size()} processes")
         if shared := sum(isinstance(p, DTensor) for p in params):
             words.append(f"{shared} parameters spread over processes")
         return ", ".join(words)

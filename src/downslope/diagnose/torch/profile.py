@@ -77,7 +77,8 @@ def profile(
         batches: a data loader or a list, to measure the data too; else `batch` is used again and again.
         versus: another optimizer of the same parameters, measured in turns with the first.
         what_ifs: "all", "quick" (all but "compile"), "none", or names with commas between: "dtype" (of
-            Newton-Schulz), "steps" (fewer of them), "stacks" (larger ones), "compile" (of the model).
+            Newton-Schulz), "steps" (fewer of them), "stacks" (larger ones),
+            "replicas" (processes that share nothing), "compile" (of the model).
         layers: measure every module, forward and backward.
         memory: measure what the memory holds.
         seconds: about how long the windows of an optimizer are together.

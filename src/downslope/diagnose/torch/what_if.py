@@ -22,8 +22,8 @@ from downslope.torch.muon import NS_DTYPES, Muon
 from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import stack_bytes
 
-NAMES = ("dtype", "steps", "stacks", "compile")
-QUICK = NAMES[:3]
+NAMES = ("dtype", "steps", "stacks", "replicas", "compile")
+QUICK = NAMES[:4]
 """Those that take seconds; compiling takes up to a minute."""
 
 ROUNDS = 9
@@ -105,22 +105,34 @@ def _pairs(
 
 @contextlib.contextmanager
 def _left(subject: Subject, change: Change) -> Iterator[None]:
-    """Take back what a change wrote into the optimizer's groups, for a while."""
-    groups = subject.optimizer.param_groups
+    """Take back what a change wrote into the optimizer and its groups, for a while."""
+    optimizer, groups, own = subject.optimizer, subject.optimizer.param_groups, subject.whole
     now = [dict(group) for group in groups]
-    own = subject.whole
-    stacks = getattr(subject.optimizer, "max_stack_bytes", None)
+    changed = {name: getattr(optimizer, name) for name in own.get("attributes", {})}
     for group, values in zip(groups, own.get("groups", now), strict=True):
         group.update({k: v for k, v in values.items() if k != "params"})
-    if "max_stack_bytes" in own:
-        subject.optimizer.max_stack_bytes = own["max_stack_bytes"]  # type: ignore[attr-defined]
+    for name, value in own.get("attributes", {}).items():
+        setattr(optimizer, name, value)
     try:
         yield
     finally:
         for group, values in zip(groups, now, strict=True):
             group.update({k: v for k, v in values.items() if k != "params"})
-        if "max_stack_bytes" in own:
-            subject.optimizer.max_stack_bytes = stacks  # type: ignore[attr-defined]
+        for name, value in changed.items():
+            setattr(optimizer, name, value)
+
+
+@contextlib.contextmanager
+def _with_attribute(subject: Subject, name: str, value: Any) -> Iterator[Subject]:
+    """Set an attribute of the optimizer."""
+    kept = getattr(subject.optimizer, name)
+    subject.whole["attributes"] = {name: kept}
+    setattr(subject.optimizer, name, value)
+    try:
+        yield subject
+    finally:
+        setattr(subject.optimizer, name, kept)
+        del subject.whole["attributes"]
 
 
 def seconds_of(subject: Subject, clock: Clock, steps: int) -> float:
@@ -203,19 +215,22 @@ def _stacks(subject: Subject) -> Change | WhatIf | None:
     said = f"{now / 2**20:.0f} MiB"
     if needed <= now:
         return WhatIf("stacks", "larger stacks", note=f"all matrices fit into the {said} of now")
+    return Change(
+        "stacks",
+        f"max_stack_bytes of {4 * now / 2**20:.0f} MiB instead of {said}",
+        lambda s: _with_attribute(s, "max_stack_bytes", 4 * now),
+    )
 
-    @contextlib.contextmanager
-    def applied(s: Subject) -> Iterator[Subject]:
-        kept = optimizer.max_stack_bytes
-        s.whole["max_stack_bytes"] = kept
-        optimizer.max_stack_bytes = 4 * now
-        try:
-            yield s
-        finally:
-            optimizer.max_stack_bytes = kept
-            del s.whole["max_stack_bytes"]
 
-    return Change("stacks", f"max_stack_bytes of {4 * now / 2**20:.0f} MiB instead of {said}", applied)
+def _replicas(subject: Subject) -> Change | None:
+    if not isinstance(subject.optimizer, Muon) or subject.optimizer.replicas is None:
+        return None
+    return Change(
+        "replicas",
+        "replicas=False: every process orthogonalises all matrices",
+        lambda s: _with_attribute(s, "replicas", None),
+        f"{subject.optimizer.replicas.size()} processes share them out now, and send each other the steps",
+    )
 
 
 def _compile(subject: Subject) -> Change:
@@ -231,5 +246,6 @@ _MAKERS: dict[str, Callable[[Subject], Change | WhatIf | None]] = {
     "dtype": _dtype,
     "steps": _steps,
     "stacks": _stacks,
+    "replicas": _replicas,
     "compile": _compile,
 }

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 ULPS = 1024
-"""So many half units in the last place of f are claimed between two equal values: no accident of round-off."""
+"""So many half units in the last place of f are claimed between two equal values: no accident."""
 
 WIDEST = 64.0
 """How far a jump is looked for, as a share of the point."""

@@ -199,8 +199,8 @@ class Judge:
         """Say where values are rounded, or steps had to stay small: there is structure close to the point."""
         if self.meter.noise.stairs and not self.reasons:
             self.problem.notes.append(
-                f"f's values come in steps of about {self.meter.noise.stairs:.2g} (rounded?): differences were "
-                "taken over many of them"
+                f"f's values come in steps of about {self.meter.noise.stairs:.2g} (rounded?): differences "
+                "were taken over many of them"
             )
         if self.meter.rough and not self.reasons:
             step = self.meter.rough[0].slope.step

@@ -459,3 +459,17 @@ def test_what_a_task_gets_wrong_is_told_in_a_line(task, said, capsys):
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("downslope: ")
     assert re.search(said, line)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_script_module_has_no_layers_to_profile():
+    x = torch.zeros(4, 3)
+    model = torch.jit.trace(torch.nn.Linear(3, 2), x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def loss(m, x):
+        return m(x).square().mean()
+
+    with pytest.raises(UsageError, match="ScriptModule, which takes no hooks"):
+        profile(model, x, optimizer, loss, seconds=0.05)
+    assert not profile(model, x, optimizer, loss, seconds=0.05, layers=False).layers

@@ -282,12 +282,14 @@ def test_warn_raise_and_every() -> None:
     assert str(doctor) == "nothing found in 3 passes watched"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
     [
         (lambda: 3, {}, "model is a int"),
         (compiled, {}, "compiled"),
         (lambda: Tail().to("meta"), {}, "meta"),
+        (lambda: torch.jit.trace(Tail().eval(), batch()), {}, "ScriptModule, which takes no hooks"),
         (Tail, {"every": 0}, "every = 0"),
         (Tail, {"on_finding": "cry"}, "on_finding = 'cry'"),
     ],

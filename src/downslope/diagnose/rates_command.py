@@ -56,6 +56,9 @@ def run_lr(
     for option, value in (("--steps", length), ("--longest", longest)):
         if value < SHORTEST:
             raise UsageError(f"{option} {value}: expected at least {SHORTEST}, for runs of a quarter of them")
+    from downslope.diagnose.torch.rates import schedule_of
+
+    schedule_of(schedule, warmup)  # a dry run refuses what the search would
     page = out or Path("runs") / f"lr-{task.name}.html"
     require_writable(page, "--out")
     told = Console(stderr=True, highlight=False)

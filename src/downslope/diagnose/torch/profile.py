@@ -98,6 +98,11 @@ def profile(
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"seconds = {seconds}: expected a positive number")
+    if layers and isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            "model is a ScriptModule, which takes no hooks: profile the module it was made from, "
+            "or pass layers=False"
+        )
     names = chosen(what_ifs)
     subjects = [of_objects(model, batch, optimizer, loss, batches)]
     if versus is not None:

@@ -113,7 +113,7 @@ class Check:
         seen = grid.find(self.problem, self.generator)
         if seen:
             self.problem.notes.append(f"f casts x to {seen}: checked at points that {seen} has")
-        sigma, dtype = noise.of_value(self.problem, f0, known, first)
+        sigma, dtype, stairs = noise.of_value(self.problem, f0, known, first)
         own = noise.of_gradient(self.problem, known, self.generator, dtype)
         self.precise = dtype == "float64" and self.problem.grid < 1e-12
         if not self.precise:
@@ -130,7 +130,7 @@ class Check:
         self.meter = Meter(
             self.problem,
             f0,
-            noise.Noise(sigma, own, dtype),
+            noise.Noise(sigma, own, dtype, stairs),
             known,
             self.generator,
             settings.evaluations,
@@ -355,6 +355,8 @@ class Check:
         complex number and mean something else (abs, a comparison).
         """
         if not at.size or self.problem.complex_value is None or self.search.found.entries:
+            return
+        if self.meter.noise.stairs:  # what rounds takes no complex number
             return
         if self.meter.noise.value > 64 * noise.HALF["float64"] * abs(self.meter.f0):
             cause = self.judge.cause  # a jump drowns differences as round-off does, and has no imaginary part

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from downslope.gradients.check import stairs
 from downslope.gradients.check.grid import COARSE, cell
 from downslope.gradients.check.problem import Problem, Vector, length
 
@@ -36,16 +37,18 @@ class Noise:
     gradient: Vector
     dtype: str
     """The coarsest dtype whose grid all values seen lie on."""
+    stairs: float = 0.0
+    """Height of the steps that values were rounded to; 0 where f is no staircase."""
 
 
-def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tuple[float, str]:
-    """Return the standard deviation of a value's round-off at the point, and the dtype of the values.
+def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tuple[float, str, float]:
+    """Return the standard deviation of a value's round-off at the point, the dtype of the values, and stairs.
 
     Each coordinate moves in proportion to itself, so that none leaves its own scale. What the claimed
     gradient says of the steps as they were rounded is taken off.
     """
     if problem.grid >= COARSE:
-        return _of_value_on_grid(problem, f0, claimed, signs)
+        return *_of_value_on_grid(problem, f0, claimed, signs), 0.0
     size = np.abs(problem.x)
     typical = float(np.median(size[size > 0])) if np.any(size > 0) else 1.0
     by = signs * np.where(size > 0, size, typical)
@@ -56,7 +59,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
 
     found: list[tuple[float, float, list[float]]] = []
     seen: set[float] = set()
-    dtype, step = "float64", 0.0
+    dtype, step, flat = "float64", 0.0, 0.0
     for spacing in SPACINGS:
         if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
@@ -68,6 +71,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
         seen.update(values)
         dtype = coarsest(sorted(seen))
         moved = len(set(values)) > 2
+        flat = max(flat, stairs.flat(values, [way for _, way in pairs]))
         # Points that meet the steps of a rounded term evenly show no noise, but the steps.
         step = max(step, quantum(values) if moved else 0.0)
         row = [value - way for value, way in pairs]
@@ -79,8 +83,11 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
     if len(seen) == 1 and not claimed.any():
         dtype = "float64"  # it stays where it is, as is claimed: one value says nothing of its digits
     step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
-    floor = max(HALF[dtype] * abs(f0) / 2, step / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
-    return max(_of_rows(beside, found, problem.grid), floor), dtype
+    ulp = HALF["float64" if len(seen) == 1 else dtype] * abs(f0)  # one value may have any dtype
+    high = stairs.height(beside, f0, max(SPACINGS[0], 8 * problem.grid)) if flat > stairs.ULPS * ulp else 0.0
+    high = high if high > 64 * ulp else 0.0  # else the steps of f's own arithmetic
+    floor = max(HALF[dtype] * abs(f0) / 2, max(step, high) / math.sqrt(12), problem.eps * abs(f0) / 8, 1e-320)
+    return max(_of_rows(beside, found, problem.grid), floor), dtype, high
 
 
 def _of_rows(

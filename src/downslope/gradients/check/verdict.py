@@ -66,9 +66,9 @@ class Judge:
         findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
         findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
         coverage = coverage_of(claimed, self.resolution, self.level, self.settings.directions)
-        self._rough()
         if not findings:
             self._judge_coverage()
+        self._rough()
         reason = self.reasons[0][0] if self.reasons else None
         verdict = Verdict.FAIL if findings else Verdict.INCONCLUSIVE if self.reasons else Verdict.PASS
         if found.unresolved and not findings and verdict is Verdict.PASS:
@@ -147,7 +147,13 @@ class Judge:
 
     @cached_property
     def cause(self) -> tuple[Reason, str] | None:
-        """Return a kink or a jump near the point that keeps differences from converging."""
+        """Return steps of f, or a kink or a jump near the point, that keep differences from converging."""
+        if self.meter.noise.stairs:
+            return Reason.ROUND_OFF, (
+                f"f is a staircase: its values come in steps of about {self.meter.noise.stairs:.2g}, as of "
+                "numbers rounded, printed with few digits or read from a table, and these hide the gradient. "
+                "Give f all its digits (%.17g where it is printed)."
+            )
         if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid
             return None
         line, near = self.seen[0].line, self.seen[0].slope.step
@@ -190,7 +196,12 @@ class Judge:
         return max(max(values) - min(values) for values in sides) < 0.2 * height
 
     def _rough(self) -> None:
-        """Say where steps had to stay small because of structure close to the point."""
+        """Say where values are rounded, or steps had to stay small: there is structure close to the point."""
+        if self.meter.noise.stairs and not self.reasons:
+            self.problem.notes.append(
+                f"f's values come in steps of about {self.meter.noise.stairs:.2g} (rounded?): differences "
+                "were taken over many of them"
+            )
         if self.meter.rough and not self.reasons:
             step = self.meter.rough[0].slope.step
             self.problem.notes.append(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from downslope.errors import UsageError
+import numpy as np
+
+from downslope.errors import UsageError, a_type
 
 
 def describe(value: Any) -> str:
@@ -14,10 +16,10 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None:
         name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
-        return f"a {type(value).__name__} of shape {tuple(shape)} and dtype {name}"
+        return f"{a_type(value)} of shape {tuple(shape)} and dtype {name}"
     if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+        return f"{a_type(value)} of {len(value)}"
+    return f"{a_type(value)}"
 
 
 def no_scalar(value: Any, expected: str, *, name: str = "fun") -> UsageError:
@@ -31,6 +33,11 @@ def no_scalar(value: Any, expected: str, *, name: str = "fun") -> UsageError:
     elif "complex" in describe(value):
         hint = "; return its real part"
     return UsageError(f"{name} returned {describe(value)}: expected {expected}{hint}")
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, Python's or NumPy's; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def is_of(value: Any, framework: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.ops import ops_for
 from downslope.ops.protocol import Array
 from downslope.rules.loop import mapped, named
@@ -116,7 +116,7 @@ class Structure:
     def _check(self, name: str, where: str, index: int, array: Array) -> None:
         shape = getattr(array, "shape", None)
         if shape is None or tuple(shape) != self._whole(index):
-            found = f"a {type(array).__name__}" if shape is None else f"shape {tuple(shape)}"
+            found = f"{a_type(array)}" if shape is None else f"shape {tuple(shape)}"
             raise UsageError(
                 f"{name}{bracketed(where)} has {found}: expected the shape {self._whole(index)} of x0"
             )
@@ -197,7 +197,7 @@ def _framework(leaf: Any, where: str) -> str:
         return type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:
         raise UsageError(
-            f"{where} is a {type(leaf).__name__}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
+            f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
         ) from None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.structure import Structure
 
 Vector = NDArray[np.float64]
@@ -100,4 +100,4 @@ def _to_numpy(value: Any) -> Any:
 
 def _shown(given: Any) -> str:
     length = f" of length {len(given)}" if hasattr(given, "__len__") else ""
-    return f"a {type(given).__name__}{length}"
+    return f"{a_type(given)}{length}"

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from downslope.errors import UsageError, closest, one_line
+from downslope.errors import UsageError, a_type, closest, one_line
 from downslope.gradients.check.api import check_gradient, framework_of
 from downslope.gradients.check.result import GradientReport, Verdict
 from downslope.gradients.check.terminal import show
@@ -117,9 +117,7 @@ def load(target: str, *, point: str | None, gradient: str | None, seed: int) -> 
     if isinstance(found, Task):
         return _of_task(found), name
     if not callable(found) or isinstance(found, type):
-        raise UsageError(
-            f"{target} is a {type(found).__name__}: expected a function, a module, a model or a task"
-        )
+        raise UsageError(f"{target} is {a_type(found)}: expected a function, a module, a model or a task")
     if _is_model(found):
         return Target(found, _batch(module, target), None, getattr(module, "loss", None)), name
     x = _parsed(point, module, gradient, seed) if point is not None else _point(module, name, found, target)

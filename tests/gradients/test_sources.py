@@ -248,6 +248,14 @@ def test_a_bad_value(fun: Any, x0: Any, message: str) -> None:
         f.value_and_gradient(f.x0)
 
 
+@pytest.mark.parametrize("x0", [NUMPY, TORCH], ids=["numpy", "torch"])
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("fun", [lambda x: x[..., :0], lambda x: []])
+def test_no_residuals(x0: Any, fun: Any, batch: bool) -> None:
+    with pytest.raises(UsageError, match="returned no residuals"):
+        ds.least_squares(fun, x0[None] if batch else x0, batch=batch)
+
+
 @pytest.mark.parametrize("zero", [0, np.int64(0)])
 def test_whole_numbers_are_values(zero: Any) -> None:
     """Python's `max` returns its int 0 beyond the hinge."""

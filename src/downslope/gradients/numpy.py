@@ -13,7 +13,15 @@ from downslope.errors import UsageError
 from downslope.gradients.complex_step import ComplexStep
 from downslope.gradients.differences import Differences
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import changed_argument, describe, foreign_array, is_whole, no_scalar, pair
+from downslope.gradients.returned import (
+    changed_argument,
+    describe,
+    foreign_array,
+    is_whole,
+    no_scalar,
+    pair,
+    require_residuals,
+)
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure, bracketed
 from downslope.ops.protocol import Array
@@ -390,6 +398,7 @@ class Residuals(_Function):
         if returned is None:
             raise UsageError(f"fun returned {describe(returned)} Expected {expected}")
         parts = [returned] if _plain(returned) else [part for _, part in named(returned)]
+        require_residuals(parts)
         rows = []
         for part in parts:
             if foreign_array(part) is not None and self.given.gradient is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ def foreign_array(value: Any) -> str | None:
     """Return the framework of an array that is not NumPy's, or None."""
     names = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
     return next((shown for name, shown in names.items() if is_of(value, name)), None)
+
+
+def require_residuals(parts: Sequence[Any]) -> None:
+    """Raise where a function of residuals returned none."""
+    if all(0 in np.shape(part) for part in parts):
+        raise UsageError("fun returned no residuals: expected at least one number")
 
 
 def changed_argument(where: str) -> UsageError:

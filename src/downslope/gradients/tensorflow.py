@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, is_whole, no_scalar, pair
+from downslope.gradients.returned import describe, is_whole, no_scalar, pair, require_residuals
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -249,8 +249,9 @@ class Residuals(_Function):
     def _row(self, returned: Any) -> Any:
         expected = "a floating tensor, or a nested dict, list or tuple of them"
         leading = (self.structure.batch,) if self.batch else ()
-        rows = []
-        for _, part in named(returned):
+        parts, rows = [part for _, part in named(returned)], []
+        require_residuals(parts)
+        for part in parts:
             if not tf.is_tensor(part) or not part.dtype.is_floating:
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")
             if tuple(part.shape[: len(leading)]) != leading:

@@ -355,6 +355,13 @@ def minimize(
     framework: Annotated[
         str, typer.Option(help="What --x0 is made of, for path.py:f: numpy, torch, jax or tensorflow.")
     ] = "numpy",
+    no_gradient: Annotated[
+        bool,
+        typer.Option(
+            "--no-gradient",
+            help="Leave the gradient of path.py:f or of a library alone; for C functions without one.",
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes of --program.")] = 1,
     timeout: Annotated[float, typer.Option(help="Seconds --program may take for an evaluation.")] = 60.0,
     out: Annotated[
@@ -370,6 +377,8 @@ def minimize(
     from downslope.compare.terminal import command_line
     from downslope.solvers.race.command import run_minimize
 
+    if race is not None and _was_typed(context, "method"):
+        raise UsageError(f"--method {method} beside --race: name it among the methods of --race")
     stop = {"gradient": gradient, "target": target, "steps": steps, "evaluations": evaluations}
     return run_minimize(
         problem,
@@ -384,6 +393,7 @@ def minimize(
         framework=framework,
         workers=workers,
         timeout=timeout,
+        differences=no_gradient,
         out=out,
         command=command_line(context.find_root().obj),
         as_json=as_json,

@@ -43,6 +43,17 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def a_type(value: object) -> str:
+    """Return what kind of object a value is, with its article.
+
+    >>> a_type(3), a_type("3")
+    ('an int', 'a str')
+
+    """
+    name = type(value).__name__
+    return f"{'an' if name.startswith((*'aeioAEIO', 'nd')) else 'a'} {name}"
+
+
 def whole_numbers(option: str, text: str) -> list[int]:
     """Return the whole numbers of a text with commas between.
 

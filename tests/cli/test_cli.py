@@ -87,6 +87,29 @@ def test_dry_run_tells_the_cost_and_writes_nothing(capsys):
     assert not Path("runs").exists()
 
 
+def test_json_of_a_dry_run_is_the_plan(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["runs"], found["plan"]["steps"]) == (8, 12)
+    assert found["seconds"] > 0
+    assert run(["compare", REGRESSION, "--sensitivity", "--steps", "12", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["plan"]["columns"]) == 5
+    assert found["runs"] > 0
+    assert run(["lr", REGRESSION, "--optimizer", "sgd,adamw", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["optimizers"] == ["sgd", "adamw"]
+    assert run(["compare", "rosenbrock", "--sensitivity", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["problem"] == "rosenbrock"
+    assert not Path("runs").exists()
+
+
+def test_a_warmup_that_is_no_share_is_refused_before_anything_is_said(capsys):
+    assert run(["lr", REGRESSION, "--warmup", "2"]) == 2
+    assert capsys.readouterr().err == (
+        "downslope: --warmup 2: expected a share of the training, at least 0 and below 1\n"
+    )
+
+
 def test_report_makes_the_page_again_of_one_run_or_several(capsys):
     for name in ("a", "b"):
         assert run(["compare", REGRESSION, *SMALL, "--out", name]) == 0

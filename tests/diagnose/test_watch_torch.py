@@ -286,7 +286,7 @@ def test_warn_raise_and_every() -> None:
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
     [
-        (lambda: 3, {}, "model is a int"),
+        (lambda: 3, {}, "model is an int"),
         (compiled, {}, "compiled"),
         (lambda: Tail().to("meta"), {}, "meta"),
         (lambda: torch.jit.trace(Tail().eval(), batch()), {}, "ScriptModule, which takes no hooks"),

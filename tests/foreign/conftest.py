@@ -27,6 +27,9 @@ DOWNSLOPE_EXPORT double forgetful(const double *x, size_t n, double *gradient) {
     return x[0];
 }
 DOWNSLOPE_EXPORT double plain(const double *x, size_t n, double *gradient) { return x[0] * x[n - 1]; }
+DOWNSLOPE_EXPORT double valley(const double *x, size_t n, double *gradient) {
+    return x[0] * x[0] + (x[1] - 1) * (x[1] - 1);
+}
 DOWNSLOPE_EXPORT double writes(const double *x, size_t n, double *gradient) {
     ((double *)x)[n - 1] = 7;
     return 1;

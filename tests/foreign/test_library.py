@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from downslope.cli import run
 from downslope.errors import UsageError
 from downslope.gradients import load
 
@@ -174,3 +175,10 @@ def test_arguments_are_checked(library: Path) -> None:
     for wrong in (np.zeros((2, 2, 2)), 1.0, []):
         with pytest.raises(UsageError, match="expected a vector"):
             f(wrong)
+
+
+def test_minimize_on_the_command_line_takes_a_function_without_gradient(library, capsys):
+    words = ["minimize", f"{library}:valley", "--x0", "3,-1"]
+    assert run(words) == 2
+    assert "--no-gradient" in capsys.readouterr().err
+    assert run([*words, "--no-gradient"]) == 0

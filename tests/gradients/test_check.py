@@ -652,7 +652,7 @@ def test_float32_is_checked_in_float64_where_the_function_allows() -> None:
     ("call", "words"),
     [
         (lambda: ds.check_gradient(np.sum, np.ones(3)), "gradient is missing"),
-        (lambda: ds.check_gradient(3, np.ones(3), gradient=np.sin), "fun is a int"),
+        (lambda: ds.check_gradient(3, np.ones(3), gradient=np.sin), "fun is an int"),
         (lambda: ds.check_gradient(np.sum, np.ones(3), gradient=2), "gradient = 2: expected a function"),
         (
             lambda: ds.check_gradient(np.sin, np.ones(3), gradient=np.cos),

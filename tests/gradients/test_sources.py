@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import downslope as ds
 from downslope.errors import UsageError
 from downslope.gradients import objective, residuals, structure_of
 from downslope.gradients.noise import estimate_noise
@@ -225,7 +226,7 @@ NUMPY, TORCH = np.array([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.float6
     ("fun", "x0", "message"),
     [
         (lambda x: x, NUMPY, r"shape \(2,\).*sum or average"),
-        (lambda x: 3, NUMPY, "returned a int: expected one float"),
+        (lambda x: True, NUMPY, "returned a bool: expected one float"),
         (lambda x: x.sum() * 1j, NUMPY, "complex.*real part"),
         (lambda x: None, NUMPY, "None: is a return missing"),
         (lambda x: (1.0, x), NUMPY, "gradient=True"),
@@ -235,6 +236,7 @@ NUMPY, TORCH = np.array([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.float6
         (lambda x: x, TORCH, "sum or average"),
         (lambda x: (x**2).sum().detach(), TORCH, "detached tensor"),
         (lambda x: (x**2).sum().item(), TORCH, r"without \.item"),
+        (lambda x: 3, TORCH, "returned an int, which"),
         (lambda x: x.to(torch.int64).sum(), TORCH, "dtype int64"),
         (lambda x: None, TORCH, "None: is a return missing"),
         (spoil, TORCH, "changed its argument x"),
@@ -244,6 +246,27 @@ def test_a_bad_value(fun: Any, x0: Any, message: str) -> None:
     f = objective(fun, x0)
     with pytest.raises(UsageError, match=message):
         f.value_and_gradient(f.x0)
+
+
+@pytest.mark.parametrize("x0", [NUMPY, TORCH], ids=["numpy", "torch"])
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("fun", [lambda x: x[..., :0], lambda x: []])
+def test_no_residuals(x0: Any, fun: Any, batch: bool) -> None:
+    with pytest.raises(UsageError, match="returned no residuals"):
+        ds.least_squares(fun, x0[None] if batch else x0, batch=batch)
+
+
+@pytest.mark.parametrize("zero", [0, np.int64(0)])
+def test_whole_numbers_are_values(zero: Any) -> None:
+    """Python's `max` returns its int 0 beyond the hinge."""
+    f = objective(lambda x: max(zero, 1 - x[0]) ** 2, [0.0])
+    assert [f.value(np.array([at])) for at in (0.0, 2.0)] == [1.0, 0.0]
+    found = ds.minimize(lambda x: max(zero, 1 - x[0]) ** 2, [0.0])
+    assert found.success
+    assert found.x[0] >= 1 - 1e-6
+    fitted = ds.least_squares(lambda x: [max(zero, 1 - x[0])], [0.0])
+    assert fitted.success
+    assert fitted.x[0] >= 1 - 1e-6
 
 
 @pytest.mark.parametrize("x0", [NUMPY, TORCH], ids=["numpy", "torch"])
@@ -259,7 +282,7 @@ def test_other_bad_arguments() -> None:
         objective(lambda x: 0.0, NUMPY, gradient="centrl")
     with pytest.raises(UsageError, match="is for NumPy functions"):
         objective(lambda x: x.sum(), TORCH, gradient="central")
-    with pytest.raises(UsageError, match="fun is a int"):
+    with pytest.raises(UsageError, match="fun is an int"):
         objective(3, NUMPY)  # type: ignore[arg-type]
 
 

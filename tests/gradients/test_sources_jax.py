@@ -87,6 +87,19 @@ def test_a_bad_value(fun: Any, message: str) -> None:
         f.value_and_gradient(f.x0)
 
 
+@pytest.mark.parametrize("value", [3, np.int64(3)])
+def test_whole_numbers_are_values(value: Any) -> None:
+    f = objective(lambda x: value, array(np.array([1.0, 2.0])), gradient=lambda x: 0 * x)
+    assert float(f.value_and_gradient(f.x0)[0]) == 3.0
+
+
+@pytest.mark.parametrize("fun", [lambda x: x[:0], lambda x: []])
+def test_no_residuals(fun: Any) -> None:
+    f = residuals(fun, array(np.array([1.0, 2.0])))
+    with pytest.raises(UsageError, match="returned no residuals"):
+        f.value_and_jacobian(f.x0)
+
+
 def test_a_bad_start() -> None:
     with pytest.raises(UsageError, match=r"x0\[1\] is nan"):
         objective(function, array(np.array([1.0, np.nan])))

@@ -77,6 +77,7 @@ def test_jacobians_and_their_products() -> None:
         (lambda x: tf.cast(tf.reduce_sum(x), tf.int32), "int32|int64"),
         (lambda x: None, "None: is a return missing"),
         (lambda x: float(x[0]), "no gradient comes"),
+        (lambda x: 3, "an int, from which no gradient comes"),
         (lambda x: tf.stop_gradient(tf.reduce_sum(x)), "no gradient comes"),
     ],
 )
@@ -84,6 +85,19 @@ def test_a_bad_value(fun: Any, message: str) -> None:
     f = objective(fun, array(np.array([1.0, 2.0])))
     with pytest.raises(UsageError, match=message):
         f.value_and_gradient(f.x0)
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3)])
+def test_whole_numbers_are_values(value: Any) -> None:
+    f = objective(lambda x: value, array(np.array([1.0, 2.0])), gradient=lambda x: 0 * x)
+    assert float(f.value_and_gradient(f.x0)[0]) == 3.0
+
+
+@pytest.mark.parametrize("fun", [lambda x: x[:0], lambda x: []])
+def test_no_residuals(fun: Any) -> None:
+    f = residuals(fun, array(np.array([1.0, 2.0])))
+    with pytest.raises(UsageError, match="returned no residuals"):
+        f.value_and_jacobian(f.x0)
 
 
 def test_a_bad_start() -> None:

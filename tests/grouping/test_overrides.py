@@ -240,7 +240,7 @@ def test_the_command_saves_and_compares(file, tmp_path):
         ("nothing.py:m", "no file 'nothing.py'"),
         ("digit", "did you mean 'digits'"),
         ("{file}:par", "has no 'par'; did you mean 'pair'"),
-        ("{file}:number", "gives a int: expected"),
+        ("{file}:number", "gives an int: expected"),
         ("{file}:bare", "Linear needs inputs"),
     ],
 )

@@ -178,6 +178,23 @@ def test_a_schedule_that_turns_nan_later_changes_nothing(mode):
     np.testing.assert_array_equal(before[1], after[1])
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_callable_rate_below_zero_changes_nothing(mode):
+    """A step against the descent would climb."""
+    rate = keras.Variable(0.1, trainable=False, name="rate")
+    optimizer = SGD(learning_rate=lambda: rate * 1.0)
+    rate.assign(-0.1)
+    p = keras.Variable(np.ones((3, 4)), name="p")
+    optimizer.build([p])
+    step = stepper(optimizer, [p], mode)
+    if mode in RAISING:
+        with pytest.raises(Exception, match=r"the learning rate \(or it is below 0\)"):
+            step([keras.ops.ones((3, 4))])
+    else:
+        step([keras.ops.ones((3, 4))])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(p.value), np.ones((3, 4)))
+
+
 class Late(schedules.LearningRateSchedule):
     """Not a number at step 1 once it has been probed there."""
 

@@ -30,6 +30,14 @@ def both(x):
     return bowl(x), np.array([2 * (x[0] - 1), 4 * (x[1] + 2)])
 
 
+def slope(x):
+    return float(((x - 1) ** 2).sum())
+
+
+def slope_gradient(x):
+    return 2 * (x - 1)
+
+
 def down(x):
     return -x.sum()
 
@@ -144,7 +152,7 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         ([], "give a problem, a file or a library, or --program"),
         (["rosenbrock", "--program", "cat"], "one of them"),
         (["none.py:f"], "no file 'none.py'"),
-        (["own.py"], "holds 5 functions (bowl, both, down, loud, fails): name one"),
+        (["own.py"], "holds 7 functions (bowl, both, slope, slope_gradient, down, loud, fails): name one"),
         (["own.py:bowel"], "did you mean 'bowl'"),
         (["own.py:fails"], "no mesh"),
         (["./none.so:f", "--x0", "1"], "no library 'none.so'"),
@@ -159,6 +167,8 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         (["rosenbrock", "--method", "lbgfs"], "did you mean 'l-bfgs'"),
         (["rosenbrock", "--race", "l-bfgs,nope"], "method = 'nope'"),
         (["rosenbrock", "--method", "gauss-newton"], "gauss-newton is for sums of squares"),
+        (["rosenbrock", "--race", "cg,gd", "--method", "bfgs"], "--method bfgs beside --race"),
+        (["rosenbrock", "--no-gradient"], "--no-gradient is for path.py:f and libraries"),
         (["rosenbrock", "--race", ","], "names no method"),
         (["rosenbrock", "--race", "cg,gd,cg"], "method 'cg' stands twice in --race"),
         (["rosenbrock", "--bounds", "a:1,0:1"], "--bounds 'a': 'a' is no number"),
@@ -175,6 +185,18 @@ def test_bad_input_is_one_line(capsys: Any, words: list[str], said: str) -> None
     assert said in err.splitlines()[-1]
     assert [line for line in err.splitlines() if "…" not in line] == [err.splitlines()[-1]]
     assert out == ""
+
+
+def test_the_gradient_beside_a_function_is_taken(capsys: Any) -> None:
+    assert answer(capsys, "own.py:slope")["problem"]["gradient"] == "the gradient given"
+    assert "differences" in answer(capsys, "own.py:slope", "--no-gradient")["problem"]["gradient"]
+
+
+def test_a_run_in_jax_says_what_was_asked_for(capsys: Any) -> None:
+    found = answer(capsys, "own.py:bowl", "--framework", "jax", "--x0", "3,0.5")
+    assert found["tolerance"] == pytest.approx(1e-5)  # 1e-6 of the first gradient, (4, 10)
+    assert run(["minimize", "own.py:bowl", "--framework", "jax", "--x0", "3,0.5"]) == 0
+    assert "asked for 10⁻⁵" in capsys.readouterr().out
 
 
 def test_no_process_is_left_behind(capsys: Any, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ BAD = {
     "none": (lambda: {"fun": lambda x: None}, "fun returned"),
     "complex": (lambda: {"fun": lambda x: 1j * x.sum()}, "fun returned"),
     "writes": (lambda: {"fun": lambda x: float(x.sort() or x.sum()), "x0": [3.0, 1.0]}, "changed"),
-    "no function": (lambda: {"fun": 3}, "fun is a int"),
+    "no function": (lambda: {"fun": 3}, "fun is an int"),
     "empty": (lambda: {"x0": np.zeros(0)}, "x0 is empty"),
     "nan": (lambda: {"x0": [1.0, np.nan]}, r"x0\[1\] is nan"),
     "integers": (lambda: {"x0": np.array([1, 2])}, "x0 has dtype int64"),

@@ -83,6 +83,25 @@ def test_bounds_are_understood_in_each_form(bounds):
     np.testing.assert_allclose(result.x, [0.5, 0.25], atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ({"a": np.array([-2.0, -2.0]), "b": -1.0}, {"a": np.array([0.5, 2.0]), "b": 1}),
+        ({"a": -2.0, "b": None}, {"a": [0.5, 2.0], "b": np.float64(1.0)}),
+    ],
+)
+def test_a_nested_bound_may_be_a_number(low, high):
+    """Where x0 is {"a": array, "b": 0.5}, the bound of "b" is a number as well."""
+    x0 = {"a": np.array([-1.2, 1.0]), "b": 0.5}
+    result = ds.minimize(lambda p: rosenbrock(p["a"]) + float((p["b"] - 2) ** 2), x0, bounds=(low, high))
+    np.testing.assert_allclose(result.x["a"], [0.5, 0.25], atol=1e-4)
+    assert result.x["b"] == 1
+    with pytest.raises(UsageError, match="bounds is not nested as x0"):
+        ds.minimize(lambda p: float(p["b"] ** 2), x0, bounds=({"a": 0.0, "c": 0.0}, None))
+    with pytest.raises(UsageError, match=r"bounds\['a'\] has shape \(3,\)"):
+        ds.minimize(lambda p: float(p["b"] ** 2), x0, bounds=({"a": [0.0] * 3, "b": 0.0}, None))
+
+
 def test_fixed_unknowns_stay():
     result = ds.minimize(
         rosenbrock, start(4), gradient=rosenbrock_gradient, bounds=([0.7, -9, -9, -9], [0.7, 9, 9, 9])

@@ -231,3 +231,38 @@ def test_a_set_of_minima_that_a_slope_leads_to_is_a_minimum(start):
     result = ds.minimize(lambda x: float(np.sum(np.maximum(0, x**2 - 1))), np.full(2, start))
     assert result.success, str(result)
     assert result.value == 0
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("method", ["cg", "nesterov", "adam"])
+def test_the_size_of_the_gradient_is_that_of_the_point_returned(method, batch):
+    """Each passes lower points by, so that runs out of steps end on the best point and not on the iterate."""
+    f, gradient, x0 = rosenbrock, rosenbrock_gradient, np.array([-1.2, 1.0])
+    if batch:
+        f, x0 = (lambda x: np.array([rosenbrock(p) for p in x])), np.array([x0, x0 + 0.1])
+        gradient = lambda x: np.array([rosenbrock_gradient(p) for p in x])  # noqa: E731
+    for evaluations in range(2, 40):
+        found = ds.minimize(f, x0, method, gradient=gradient, batch=batch, stop=Stop(evaluations=evaluations))
+        np.testing.assert_array_equal(found.gradient_size, np.abs(found.gradient).max(-1))
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_with_bounds_the_size_is_that_of_the_projected_gradient(batch):
+    # The first trial is at the upper bound, lower but too steep for the line search: the best point, no step.
+    def f(x):
+        value = np.where(x[..., 0] < 0.5, (x[..., 0] - 0.9) ** 2, -1.0) + x[..., 1] ** 2
+        return value if batch else float(value)
+
+    def gradient(x):
+        slope = np.where(x[..., 0] < 0.5, 2 * (x[..., 0] - 0.9), 1e3)
+        return np.stack([slope, 2 * x[..., 1]], -1)
+
+    x0 = np.array([0.0, 0.5])
+    found = ds.minimize(
+        f, np.stack([x0, x0]) if batch else x0, "l-bfgs", gradient=gradient, batch=batch, bounds=(-1, 0.6),
+        stop=Stop(evaluations=2),
+    )  # fmt: skip
+    assert np.all(found.x[..., 0] == 0.6)
+    assert np.all(found.steps == 0)
+    projected = found.x - np.clip(found.x - found.gradient, -1, 0.6)
+    np.testing.assert_allclose(found.gradient_size, np.abs(projected).max(-1), rtol=1e-12)

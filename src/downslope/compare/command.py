@@ -31,6 +31,10 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
         facts = session.look()
         told.print(f"About {terminal.duration(cost(session, facts))} in all; Ctrl-C keeps what is done.")
     if dry_run:
+        if as_json:
+            seconds = None if facts is None else cost(session, facts)
+            print_json({"plan": session.plan.to_dict(), "jobs": session.jobs, "threads": session.threads,
+                        "runs": session.plan.total_runs(), "seconds": seconds})  # fmt: skip
         return 0
     with terminal.Live(told) as live:
         session.observer = live

@@ -86,6 +86,9 @@ def run_sensitivity(
         f"{len(grid.columns)} {'seeds' if across == 'seed' else 'weight decays'} of each optimizer"
     )
     if dry_run:
+        if as_json:
+            plan = {"task": session.plan.task, "steps": session.plan.steps, "across": across}
+            print_json({"plan": {**plan, "columns": list(grid.columns), "rates": grid.rates}, "runs": count})
         return 0
     with terminal.Live(told) as live:
         session.observer = live
@@ -125,6 +128,9 @@ def _run_solve(
         f"{len(RADII)} distances × {seeds} directions × {len(methods)} methods"
     )
     if dry_run:
+        if as_json:
+            plan = {"problem": spec, "steps": steps, "methods": list(methods), "distances": list(RADII)}
+            print_json({"plan": {**plan, "directions": seeds}, "runs": len(RADII) * seeds * len(methods)})
         return 0
     folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{spec}"))
     try:

@@ -52,6 +52,8 @@ def run_lr(
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
+    if not 0 <= warmup < 1:
+        raise UsageError(f"--warmup {warmup:g}: expected a share of the training, at least 0 and below 1")
     length = task.steps if steps is None else steps
     for option, value in (("--steps", length), ("--longest", longest)):
         if value < SHORTEST:
@@ -64,6 +66,10 @@ def run_lr(
     told = Console(stderr=True, highlight=False)
     told.print(plan_line(length, longest, seeds, len(tasks) * len(candidates)))
     if dry_run:
+        if as_json:
+            plan = {"task": task.name, "steps": length, "longest": longest, "seeds": seeds}
+            names = [c.name for c in candidates]
+            print_json({"plan": {**plan, "schedule": schedule, "optimizers": names, "widths": list(widths)}})
         return 0
     searched = _search(
         tasks,

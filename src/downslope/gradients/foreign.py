@@ -153,7 +153,8 @@ class ForeignFunction:
         if out is not None and (left := np.flatnonzero(out.view(np.uint64) == UNWRITTEN)).size:
             raise UsageError(
                 f"{self!r} wrote {x.size - left.size} of the {x.size} entries of its gradient (not entry "
-                f"{left[0]}): fill it wherever it is not NULL, or load it with gradient=False"
+                f"{left[0]}): fill it wherever it is not NULL, or load it with gradient=False "
+                "(downslope minimize: --no-gradient)"
             )
         self._seen.add(out is not None)
         return value

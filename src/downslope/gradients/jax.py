@@ -19,7 +19,7 @@ import numpy as np
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, no_scalar, pair
+from downslope.gradients.returned import describe, is_whole, no_scalar, pair, require_residuals
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -92,7 +92,7 @@ class _Kernels:
         shape = x.shape[:-1]
         expected = f"a floating array of shape {shape}" if self.batch else "one floating number, a 0-d array"
         dtype = getattr(value, "dtype", None)
-        if isinstance(value, float):
+        if isinstance(value, float) or is_whole(value):
             value = jnp.asarray(value, x.dtype)
         elif dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise no_scalar(value, expected)
@@ -106,8 +106,9 @@ class _Kernels:
 
     def residual_row(self, returned: Any, x: Any) -> Any:
         expected = "a floating array, or a nested dict, list or tuple of them"
-        rows = []
-        for _, part in named(returned):
+        parts, rows = [part for _, part in named(returned)], []
+        require_residuals(parts)
+        for part in parts:
             dtype = getattr(part, "dtype", None)
             if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")

@@ -13,7 +13,15 @@ from downslope.errors import UsageError
 from downslope.gradients.complex_step import ComplexStep
 from downslope.gradients.differences import Differences
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import changed_argument, describe, foreign_array, no_scalar, pair
+from downslope.gradients.returned import (
+    changed_argument,
+    describe,
+    foreign_array,
+    is_whole,
+    no_scalar,
+    pair,
+    require_residuals,
+)
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure, bracketed
 from downslope.ops.protocol import Array
@@ -212,6 +220,8 @@ class Objective(_Function):
                 return value.astype(self.structure.dtype)
             if not self.batch and value.size == 1:
                 return float(value.reshape(()))
+        elif is_whole(value) and not self.batch:  # as `max(0, 1 - x[0])` returns
+            return float(value)
         self._refuse(value)
 
     def _refuse(self, value: Any) -> None:
@@ -374,7 +384,7 @@ class Residuals(_Function):
         return np.array(made, dtype=self.x0.dtype)
 
     def _vector(self, returned: Any) -> Vector:
-        vector = self._joined(returned, "f")
+        vector = self._joined(returned, "fiu")  # [max(0, 1 - x[0])] holds ints
         if self.size is None:
             self.size = vector.shape[-1]
         elif vector.shape[-1] != self.size:
@@ -388,6 +398,7 @@ class Residuals(_Function):
         if returned is None:
             raise UsageError(f"fun returned {describe(returned)} Expected {expected}")
         parts = [returned] if _plain(returned) else [part for _, part in named(returned)]
+        require_residuals(parts)
         rows = []
         for part in parts:
             if foreign_array(part) is not None and self.given.gradient is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from downslope.errors import UsageError
+import numpy as np
+
+from downslope.errors import UsageError, a_type
 
 
 def describe(value: Any) -> str:
@@ -14,10 +17,10 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None:
         name = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
-        return f"a {type(value).__name__} of shape {tuple(shape)} and dtype {name}"
+        return f"{a_type(value)} of shape {tuple(shape)} and dtype {name}"
     if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+        return f"{a_type(value)} of {len(value)}"
+    return f"{a_type(value)}"
 
 
 def no_scalar(value: Any, expected: str, *, name: str = "fun") -> UsageError:
@@ -33,6 +36,11 @@ def no_scalar(value: Any, expected: str, *, name: str = "fun") -> UsageError:
     return UsageError(f"{name} returned {describe(value)}: expected {expected}{hint}")
 
 
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, Python's or NumPy's; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def is_of(value: Any, framework: str) -> bool:
     """Return whether a value is an array of a framework, without importing it."""
     return any(kind.__module__.partition(".")[0].startswith(framework) for kind in type(value).__mro__)
@@ -42,6 +50,12 @@ def foreign_array(value: Any) -> str | None:
     """Return the framework of an array that is not NumPy's, or None."""
     names = {"torch": "PyTorch", "jax": "JAX", "tensorflow": "TensorFlow"}
     return next((shown for name, shown in names.items() if is_of(value, name)), None)
+
+
+def require_residuals(parts: Sequence[Any]) -> None:
+    """Raise where a function of residuals returned none."""
+    if all(0 in np.shape(part) for part in parts):
+        raise UsageError("fun returned no residuals: expected at least one number")
 
 
 def changed_argument(where: str) -> UsageError:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.gradients.structure import Structure, Tree, structure_of
 from downslope.ops.protocol import Array
 
@@ -245,7 +245,7 @@ def residuals(
 
 def _callable(name: str, value: Any) -> Any:
     if not callable(value):
-        raise UsageError(f"{name} is a {type(value).__name__}: expected a function")
+        raise UsageError(f"{name} is {a_type(value)}: expected a function")
     return value
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.ops import ops_for
 from downslope.ops.protocol import Array
 from downslope.rules.loop import mapped, named
@@ -85,7 +85,7 @@ class Structure:
             UsageError: another nesting, or an array of another shape.
 
         """
-        if self.flat and getattr(tree, "shape", None) == self._whole(0):
+        if self.flat and getattr(tree, "shape", None) == self.whole(0):
             return tree
         try:
             mapped(lambda where, index, array: self._check(name, where, index, array), self.template, tree)
@@ -109,16 +109,17 @@ class Structure:
         entry = f"[{', '.join(str(int(i)) for i in inside)}]" if inside else ""
         return bracketed(part.name) + entry
 
-    def _whole(self, index: int) -> tuple[int, ...]:
+    def whole(self, index: int) -> tuple[int, ...]:
+        """Return the shape of a part, of a batch with all problems."""
         shape = self.parts[index].shape
         return shape if self.batch is None else (self.batch, *shape)
 
     def _check(self, name: str, where: str, index: int, array: Array) -> None:
         shape = getattr(array, "shape", None)
-        if shape is None or tuple(shape) != self._whole(index):
-            found = f"a {type(array).__name__}" if shape is None else f"shape {tuple(shape)}"
+        if shape is None or tuple(shape) != self.whole(index):
+            found = a_type(array) if shape is None else f"shape {tuple(shape)}"
             raise UsageError(
-                f"{name}{bracketed(where)} has {found}: expected the shape {self._whole(index)} of x0"
+                f"{name}{bracketed(where)} has {found}: expected the shape {self.whole(index)} of x0"
             )
 
     def _joined(self, arrays: Sequence[Array]) -> Array:
@@ -197,7 +198,7 @@ def _framework(leaf: Any, where: str) -> str:
         return type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:
         raise UsageError(
-            f"{where} is a {type(leaf).__name__}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
+            f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
         ) from None
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, no_scalar, pair
+from downslope.gradients.returned import describe, is_whole, no_scalar, pair, require_residuals
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -169,9 +169,10 @@ class Objective(_Function):
         expected = (
             f"a floating tensor of shape {shape}" if self.batch else "one floating number, a 0-d tensor"
         )
-        if isinstance(value, (float, np.floating)) and not self.is_given:
+        plain = isinstance(value, (float, np.floating)) or is_whole(value)
+        if plain and not self.is_given:
             raise UsageError(DETACHED.format(describe(value)))
-        if isinstance(value, float):
+        if plain:
             value = tf.constant(value, self.x0.dtype)
         if not tf.is_tensor(value) or not value.dtype.is_floating:
             raise no_scalar(value, expected)
@@ -248,8 +249,9 @@ class Residuals(_Function):
     def _row(self, returned: Any) -> Any:
         expected = "a floating tensor, or a nested dict, list or tuple of them"
         leading = (self.structure.batch,) if self.batch else ()
-        rows = []
-        for _, part in named(returned):
+        parts, rows = [part for _, part in named(returned)], []
+        require_residuals(parts)
+        for part in parts:
             if not tf.is_tensor(part) or not part.dtype.is_floating:
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")
             if tuple(part.shape[: len(leading)]) != leading:

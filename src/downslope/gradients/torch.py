@@ -14,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import changed_argument, describe, no_scalar, pair
+from downslope.gradients.returned import (
+    changed_argument,
+    describe,
+    is_whole,
+    no_scalar,
+    pair,
+    require_residuals,
+)
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure, bracketed
 from downslope.rules.loop import named
@@ -226,10 +233,10 @@ class Objective(_Function):
             f"a floating tensor of shape {shape}" if self.batch else "one floating number, a 0-d tensor"
         )
         if not isinstance(value, Tensor):
-            if differentiable and isinstance(value, float):
+            if differentiable and (isinstance(value, float) or is_whole(value)):
                 raise UsageError(
-                    "fun returned a float, which PyTorch cannot differentiate: return the tensor itself, "
-                    "without .item() or float()"
+                    f"fun returned {a_type(value)}, which PyTorch cannot differentiate: return the tensor "
+                    "itself, without .item() or float()"
                 )
             raise no_scalar(value, expected)
         if not value.is_floating_point() or (value.numel() != 1 if not self.batch else value.shape != shape):
@@ -356,8 +363,9 @@ class Residuals(_Function):
         expected = "a floating tensor, or a nested dict, list or tuple of them"
         if returned is None:
             raise UsageError(f"fun returned {describe(returned)} Expected {expected}")
-        rows = []
-        for _, part in named(returned):
+        parts, rows = [part for _, part in named(returned)], []
+        require_residuals(parts)
+        for part in parts:
             if not isinstance(part, Tensor) or not part.is_floating_point():
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")
             if self.batch and part.shape[:1] != (self.structure.batch,):

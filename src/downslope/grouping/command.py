@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from downslope.errors import UsageError, closest, one_line
+from downslope.errors import UsageError, a_type, closest, one_line
 from downslope.grouping.diff import changes
 from downslope.grouping.partition import Partition
 from downslope.grouping.table import table
@@ -131,7 +131,7 @@ def _parts(found: Any, target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any
     model, *inputs = found if isinstance(found, (tuple, list)) and found else (found,)
     if not (_is_model(model) or (callable(model) and inputs)):
         raise UsageError(
-            f"{target} gives a {type(found).__name__}: expected (model, *inputs), a model, a task, or a "
+            f"{target} gives {a_type(found)}: expected (model, *inputs), a model, a task, or a "
             "function without arguments that returns one of these"
         )
     if inputs and isinstance(inputs[-1], dict) and set(inputs[-1]) == {"kwargs"}:

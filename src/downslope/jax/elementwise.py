@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from downslope import rules
+from downslope.errors import a_type
 from downslope.jax.hyper import Number, Schedule, check_rate, decay_of, make_rule, rate_at
 from downslope.jax.leaves import (
     OPS,
@@ -276,7 +277,7 @@ def require_state(state: Any, kind: type) -> Any:
     """Return the state; raise TypeError where it is not the kind that `init` made."""
     if not isinstance(state, kind):
         raise TypeError(
-            f"the state is a {type(state).__name__}, expected the {kind.__name__} that this transform's "
+            f"the state is {a_type(state)}, expected the {kind.__name__} that this transform's "
             "init returns: it belongs to another rule or another optimizer"
         )
     return state

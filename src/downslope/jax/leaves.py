@@ -16,6 +16,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import PyTreeDef, tree_flatten_with_path
 
+from downslope.errors import a_type
 from downslope.grouping.jax import name_of
 from downslope.ops.jax import JaxOps
 from downslope.ops.protocol import Array
@@ -50,7 +51,7 @@ def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
     for name, leaf in zip(names, leaves, strict=True):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            what = f"a {type(leaf).__name__}" if dtype is None else f"of dtype {dtype}"
+            what = a_type(leaf) if dtype is None else f"of dtype {dtype}"
             raise TypeError(
                 f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype. "
                 "Pass the trainable part of the model alone, as `flax.nnx.state(model, flax.nnx.Param)` "
@@ -109,7 +110,7 @@ def unpack(
     name = type(rule).__name__
     if type(state) is not rule.state_type:
         raise TypeError(
-            f"the state is a {type(state).__name__}, expected the {rule.state_type.__name__} that "
+            f"the state is {a_type(state)}, expected the {rule.state_type.__name__} that "
             f"this transform's init returns: it belongs to another rule than {name}"
         )
     columns: list[list[Any] | None] = []

@@ -277,7 +277,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             names = [f"the gradient of {w.slot.name}" for w in work]
             values = [w.g for w in work]
         if not isinstance(self._learning_rate, keras.Variable):
-            names, values = [*names, "the learning rate"], [*values, learning_rate]
+            lr = keras.ops.where(learning_rate < 0, float("nan"), learning_rate)
+            names, values = [*names, "the learning rate (or it is below 0)"], [*values, lr]
         return decide(names, values, "skip" if self.on_nonfinite == "skip" else "raise")
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+from downslope.errors import a_type
 from downslope.ops import ops_for
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require_number
@@ -48,9 +49,7 @@ def advance(
 ) -> tuple[Tree, LoopState]:
     """Return parameters and state after one step; raise where something does not fit."""
     if not isinstance(state, LoopState):
-        raise TypeError(
-            f"state is a {type(state).__name__}: expected what start(params) or the last step returned"
-        )
+        raise TypeError(f"state is {a_type(state)}: expected what start(params) or the last step returned")
     if isinstance(lr, (int, float)):
         require_number("lr", lr, 0.0)
     require_number("weight_decay", weight_decay, 0.0)
@@ -88,7 +87,7 @@ def mapped(f: Callable[..., Any], tree: Tree, *others: Tree, name: str = "") -> 
             other.keys() == tree.keys() if isinstance(tree, dict) else len(other) == len(tree)
         )
         if not same:
-            found = sorted(map(str, other)) if isinstance(other, dict) else f"a {type(other).__name__}"
+            found = sorted(map(str, other)) if isinstance(other, dict) else a_type(other)
             raise ValueError(
                 f"{name or 'the tree'} has the parts {sorted(map(str, keys))} in the parameters, "
                 f"in the gradients or the state {found}"
@@ -125,6 +124,6 @@ def _check_row(rule: Any, name: str, p: Array, g: Array, state: Any) -> None:
         )
     if type(state) is not rule.state_type:
         raise TypeError(
-            f"the state of {name or 'the parameter'} is a {type(state).__name__}, expected "
+            f"the state of {name or 'the parameter'} is {a_type(state)}, expected "
             f"{rule.state_type.__name__}: it belongs to another rule than {type(rule).__name__}"
         )

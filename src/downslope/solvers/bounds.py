@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.structure import Structure
+from downslope.rules.loop import mapped
 
 Vector = NDArray[np.float64]
 
@@ -17,7 +18,8 @@ def bounds_of(given: Any, structure: Structure) -> tuple[Vector, Vector] | None:
     """Return lower and upper bounds (n,) or (B, n) in float64, or None where nothing is bounded.
 
     Args:
-        given: (low, high), each a number, None or arrays nested and shaped as x0; a list of n pairs
+        given: (low, high), each a number, None or nested as x0, with an array, a number or None for each
+            array; a list of n pairs
             (low, high) with None for no bound; or SciPy's `Bounds`.
         structure: of x0.
 
@@ -91,7 +93,21 @@ def _side(value: Any, nothing: float, structure: Structure) -> Vector:
         if structure.flat:
             found = _shown(value)
             raise UsageError(f"bounds: one side is {found}, expected {structure.size} numbers") from None
-    return np.asarray(_to_numpy(structure.flatten(value, "bounds")), np.float64).reshape(whole)
+    return np.asarray(structure.flatten(_filled(value, nothing, structure), "bounds")).reshape(whole)
+
+
+def _filled(tree: Any, nothing: float, structure: Structure) -> Any:
+    """Return a side nested as x0, with an array for each number, list and None in it."""
+
+    def filled(_: str, index: int, leaf: Any) -> Any:
+        if leaf is None or np.ndim(_to_numpy(leaf)) == 0:
+            return np.full(structure.whole(index), nothing if leaf is None else float(leaf))
+        return np.asarray(_to_numpy(leaf), np.float64)
+
+    try:
+        return mapped(filled, structure.template, tree)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"bounds is not nested as x0: {error}") from None
 
 
 def _to_numpy(value: Any) -> Any:
@@ -100,4 +116,4 @@ def _to_numpy(value: Any) -> Any:
 
 def _shown(given: Any) -> str:
     length = f" of length {len(given)}" if hasattr(given, "__len__") else ""
-    return f"a {type(given).__name__}{length}"
+    return f"{a_type(given)}{length}"

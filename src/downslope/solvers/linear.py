@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients import Structure, structure_of
 from downslope.ops.protocol import Array
 from downslope.solvers import spaces
@@ -214,7 +214,7 @@ def _operator(name: str, given: Any, structure: Structure, b: Array) -> Callable
             return lambda v: (given @ v[:, None])[:, 0]
         return lambda v: given @ v
     if not callable(given):
-        raise UsageError(f"{name} is a {type(given).__name__}: expected a matrix ({n}, {n}) or a function")
+        raise UsageError(f"{name} is {a_type(given)}: expected a matrix ({n}, {n}) or a function")
 
     def product(v: Array) -> Array:
         return structure.flatten(given(structure.restore(v)), name)

@@ -16,7 +16,7 @@ from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
 from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
-from downslope.solvers.method import Method
+from downslope.solvers.method import Method, Want
 from downslope.solvers.methods import METHODS, SQUARES, method_of
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.result import Result, of_batch, of_one
@@ -181,12 +181,13 @@ def minimize(  # noqa: D417
     finally:
         observer.close()
     name = named if isinstance(named, str) else type(chosen).__name__
+    sized = None if chosen.wants == {Want.VALUE} else problem
     if traced:
         jax = import_module("downslope.solvers.drivers.jax")
-        made: Result = jax.traced(f, state, stop.limits(f.structure.dtype), name)
+        made: Result = jax.traced(f, state, sized, stop.limits(f.structure.dtype), name)
         return made
     finish = of_batch if batch else of_one
-    return finish(f, state, stop.limits(f.structure.dtype), name, began, observer.records, error)
+    return finish(f, state, sized, stop.limits(f.structure.dtype), name, began, observer.records, error)
 
 
 def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:

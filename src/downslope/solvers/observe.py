@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.solvers.core import Core
 
 
@@ -51,7 +51,7 @@ class Observer:
         progress: bool, restore: Callable[[Any], Any],
     ) -> None:  # fmt: skip
         if callback is not None and not callable(callback):
-            raise UsageError(f"callback is a {type(callback).__name__}: expected a function")
+            raise UsageError(f"callback is {a_type(callback)}: expected a function")
         if history not in (True, False, "points"):
             raise UsageError(f"history = {history!r}: expected True, False or 'points'")
         self.callback = None if callback is None else _in_both_forms(callback)

@@ -11,8 +11,10 @@ import numpy as np
 
 from downslope.gradients import Objective
 from downslope.gradients.kinks import beside
-from downslope.solvers.core import Core, Limits, tolerance
+from downslope.solvers import spaces
+from downslope.solvers.core import Core, Limits, Problem, projected_size, tolerance
 from downslope.solvers.observe import BY_CALLBACK
+from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import NumpyHost
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
@@ -49,7 +51,7 @@ class Result(Named):
         message: how the run ended, and what to try next.
         steps: steps taken.
         evaluations: points at which value and gradient were evaluated.
-        gradient_size: ‖∇f‖∞, projected where there are bounds.
+        gradient_size: ‖∇f‖∞ there, projected where there are bounds.
         tolerance: what `gradient_size` was to be within.
         seconds: of the clock.
         method: its name.
@@ -126,13 +128,21 @@ def with_error(message: str, error: BaseException) -> str:
 
 
 def of_one(
-    f: Objective, state: Any, limits: Limits, method: str, began: float, history: list[dict[str, Any]],
-    error: BaseException | None,
+    f: Objective, state: Any, problem: Problem | None, limits: Limits, method: str, began: float,
+    history: list[dict[str, Any]], error: BaseException | None,
 ) -> Result:  # fmt: skip
-    """Return the result of one problem, from the state that its method ended in."""
+    """Return the result of one problem, from the state that its method ended in.
+
+    `problem` is None where the method knows the gradient of its iterate alone.
+    """
     core: Core = state.core
     status = Status(int(core.status))
     x, value, g = chosen(core, status in Status.at_iterate())
+    size = core.size
+    if problem is not None and x is not core.x:
+        framework = f.structure.framework
+        space = spaces.space_of(f.x0, framework, "lanes" if framework == "jax" else "host")
+        size = projected_size(space, problem, x, g)
     restore = f.structure.restore
     message = status.message
     if error is not None:
@@ -141,7 +151,7 @@ def of_one(
         message += _broken(f, x, g, (time.perf_counter() - began) / max(int(core.evaluations), 1))
     return Result(
         restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
-        core.size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
+        size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
         str(f.provenance), history, error, state,
     )  # fmt: skip
 
@@ -167,20 +177,25 @@ def chosen(core: Core, iterate: bool) -> tuple[Any, Any, Any]:
 
 
 def of_batch(
-    f: Objective, state: Any, limits: Limits, method: str, began: float, history: list[dict[str, Any]],
-    error: BaseException | None,
+    f: Objective, state: Any, problem: Problem | None, limits: Limits, method: str, began: float,
+    history: list[dict[str, Any]], error: BaseException | None,
 ) -> Result:  # fmt: skip
-    """Return the results of the problems of a batch."""
+    """Return the results of the problems of a batch; see `of_one`."""
     core: Core = state.core
     codes = to_numpy(core.status).astype(int)
     restore = f.structure.restore
     iterate = at_iterate(codes, core)
     x, g = (picked(iterate, a, b) for a, b in ((core.x, core.best_x), (core.gradient, core.best_gradient)))
     value = picked(iterate, core.value, core.best_value)
+    size = to_numpy(core.size)
+    if problem is not None and not iterate.all():
+        sides = Problem(*(None if side is None else to_numpy(side) for side in problem[:2]))
+        space = NumpyLanes(np.dtype(f.structure.dtype))
+        size = np.where(iterate, size, projected_size(space, sides, to_numpy(x).T, to_numpy(g).T))
     asked = np.maximum(limits.gradient * to_numpy(core.scale), limits.absolute)
     return Result(
         restore(x), value, restore(g), codes, *told(codes), to_numpy(core.steps), to_numpy(core.evaluations),
-        to_numpy(core.size), asked, time.perf_counter() - began, method, str(f.provenance), history, error,
+        size, asked, time.perf_counter() - began, method, str(f.provenance), history, error,
         state,
     )  # fmt: skip
 

@@ -7,10 +7,11 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from downslope.errors import MissingPackageError, UsageError, closest, one_line
 from downslope.tasks.task import Task
@@ -94,6 +95,22 @@ def import_file(path: Path) -> ModuleType:
     with importing(path):
         spec.loader.exec_module(module)
     return module
+
+
+def gradient_beside(module: ModuleType, name: str, fun: Any, *, plain: bool) -> Callable[..., Any] | None:
+    """Return the gradient of a file's function by the name that one would choose, or None.
+
+    It is `fun.gradient`, or `NAME_gradient`, `NAME_grad` or `grad_NAME` in the file; where `plain`, also
+    `gradient`, `grad` or `jac`.
+    """
+    names = [
+        f"{name}_gradient",
+        f"{name}_grad",
+        f"grad_{name}",
+        *(["gradient", "grad", "jac"] if plain else []),
+    ]
+    found = [getattr(fun, "gradient", None), *(getattr(module, n, None) for n in names)]
+    return next((value for value in found if callable(value)), None)
 
 
 @contextlib.contextmanager

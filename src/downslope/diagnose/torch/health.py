@@ -24,7 +24,7 @@ from downslope.diagnose.health import (
     Writer,
     sink,
 )
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 
 _MOMENTA = ("momentum_buffer", "exp_avg")
 _MOST = 1 << 30
@@ -124,7 +124,7 @@ class Diagnostics:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise UsageError(f"optimizer is a {type(optimizer).__name__}: expected a torch.optim.Optimizer")
+            raise UsageError(f"optimizer is {a_type(optimizer)}: expected a torch.optim.Optimizer")
         if every is not None and (not isinstance(every, int) or every < 2):
             raise UsageError(f"every = {every!r}: expected a whole number of at least 2, or None")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
@@ -149,7 +149,7 @@ class Diagnostics:
             try:
                 loss = float(loss)
             except TypeError:
-                raise UsageError(f"loss is a {type(loss).__name__}: expected a number or a tensor") from None
+                raise UsageError(f"loss is {a_type(loss)}: expected a number or a tensor") from None
         self._step += 1
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
         if self._step == 1:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.gradients.check.noise import EPS, HALF
 from downslope.gradients.check.problem import Leaf, Problem, Vector, leaves_of
 from downslope.gradients.check.rounded import DRAWS, coarse
@@ -193,7 +193,7 @@ def _of_gradient(adapter: Adapter, error: Exception) -> str:
 
 def _number(value: Any) -> float:
     """Return the one number that a value is, or that an array of one entry holds."""
-    kind = type(value).__name__
+    kind = a_type(value)
     if isinstance(value, np.ndarray):
         kind = f"{kind} of shape {value.shape}"
         value = value.item() if value.size == 1 else value
@@ -206,7 +206,7 @@ def _number(value: Any) -> float:
         return float(value.real if np.iscomplexobj(value) else value)
     except (TypeError, ValueError):
         raise UsageError(
-            f"the function returned a {kind}: expected a single real number; "
+            f"the function returned {kind}: expected a single real number; "
             "downslope.check_jacobian checks a function that returns an array"
         ) from None
 

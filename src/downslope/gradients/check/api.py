@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.check.adapter import problem_of
 from downslope.gradients.check.examine import Settings, examine
 from downslope.gradients.check.result import GradientReport
@@ -88,7 +88,7 @@ def _settings(directions: int, evaluations: int, findings: int, rtol: float, see
 def adapter_of(fun: Any, x: Any, gradient: Any, loss: Any) -> Any:
     """Return the adapter of the framework that the function or its arrays come from."""
     if not callable(fun):
-        raise UsageError(f"fun is a {type(fun).__name__}: expected a function, a module or a model")
+        raise UsageError(f"fun is {a_type(fun)}: expected a function, a module or a model")
     framework = framework_of(fun, x)
     if framework == "torch":
         from downslope.gradients.check.torch import adapter_for

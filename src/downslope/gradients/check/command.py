@@ -15,7 +15,6 @@ import contextlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,11 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from downslope.errors import UsageError, closest, one_line
+from downslope.errors import UsageError, a_type, closest, one_line
 from downslope.gradients.check.api import check_gradient, framework_of
 from downslope.gradients.check.result import GradientReport, Verdict
 from downslope.gradients.check.terminal import show
-from downslope.tasks.load import import_file, where
+from downslope.tasks.load import gradient_beside, import_file, where
 from downslope.tasks.task import Task
 
 
@@ -117,9 +116,7 @@ def load(target: str, *, point: str | None, gradient: str | None, seed: int) -> 
     if isinstance(found, Task):
         return _of_task(found), name
     if not callable(found) or isinstance(found, type):
-        raise UsageError(
-            f"{target} is a {type(found).__name__}: expected a function, a module, a model or a task"
-        )
+        raise UsageError(f"{target} is {a_type(found)}: expected a function, a module, a model or a task")
     if _is_model(found):
         return Target(found, _batch(module, target), None, getattr(module, "loss", None)), name
     x = _parsed(point, module, gradient, seed) if point is not None else _point(module, name, found, target)
@@ -204,25 +201,14 @@ def _gradient(module: ModuleType, name: str, fun: Any, x: Any, asked: str | None
                 f"no {asked!r} in the file{closest(asked, own)}: expected the name of the gradient"
             )
         return own[asked]
-    for value in (
-        getattr(fun, "gradient", None),
-        *_named(own, (f"{name}_gradient", f"{name}_grad", f"grad_{name}")),
-    ):
-        if callable(value):
-            return value
-    if framework_of(fun, x) != "numpy":
-        return None  # the framework's own
-    plain = [v for v in _named(own, ("gradient", "grad", "jac")) if callable(v)]
-    if plain:
-        return plain[0]
+    numpy = framework_of(fun, x) == "numpy"
+    found = gradient_beside(module, name, fun, plain=numpy)
+    if found is not None or not numpy:
+        return found  # None: the framework's own
     raise UsageError(
         f"no gradient of {target}: put {name}_gradient (or gradient) into the file, say --gradient NAME, or "
         "--gradient true where the function returns (value, gradient)"
     )
-
-
-def _named(own: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    return [own[n] for n in names if n in own]
 
 
 def _parsed(text: str, module: ModuleType, gradient: str | None, seed: int) -> Any:

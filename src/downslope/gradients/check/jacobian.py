@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.gradients.check.adapter import problem_of, weights_for
 from downslope.gradients.check.api import adapter_of, name_of
 from downslope.gradients.check.examine import Check, Settings, examined
@@ -89,7 +89,7 @@ class _Outputs:
 
     def __init__(self, fun: Callable[..., Any], x: Any, jacobian: Callable[..., Any]) -> None:
         if isinstance(x, (dict, list, tuple)):
-            raise UsageError(f"x is a {type(x).__name__}: check_jacobian takes a single array")
+            raise UsageError(f"x is {a_type(x)}: check_jacobian takes a single array")
         self.fun, self.jacobian = fun, jacobian
         self.adapter = adapter_of(fun, x, jacobian, None)
         self.base = problem_of(_Scalar(self.adapter), "own")
@@ -371,7 +371,7 @@ def _at_point(what: str, call: Callable[[], Any]) -> Any:
 
 def _numbers(array: Any, what: str) -> Any:
     """Return what the user's function gave as an array of float64: dense, and of real numbers."""
-    kind = type(array).__name__
+    kind = a_type(array)
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         array = array if array.is_complex() else array.to_dense().double()
@@ -382,7 +382,7 @@ def _numbers(array: Any, what: str) -> Any:
         if made.dtype.kind != "c":
             return made.astype(np.float64)
     except (TypeError, ValueError):
-        raise UsageError(f"{what} returned a {kind}: expected one array of real numbers") from None
+        raise UsageError(f"{what} returned {kind}: expected one array of real numbers") from None
     raise UsageError(
         f"{what} returned an array of dtype {made.dtype}: expected real numbers; check real and imaginary "
         "part as outputs of their own"

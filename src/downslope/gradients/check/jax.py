@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.jax_casts import Lifted
 from downslope.gradients.check.problem import Vector
@@ -160,7 +160,7 @@ class JaxAdapter:
         found = [jnp.asarray(a) for a in leaves if _is_float(a)]
         if not found:
             raise UsageError(
-                f"the function returned a {type(returned).__name__}: expected an array of a floating dtype"
+                f"the function returned {a_type(returned)}: expected an array of a floating dtype"
             )
         if len(found) == 1 and found[0].size == 1:
             return found[0].reshape(())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.check.adapter import Arrays, labels, spread
 from downslope.gradients.check.problem import Vector
 from downslope.rules.loop import mapped, named
@@ -119,8 +119,7 @@ class NumpyAdapter:
     def _pair(self, returned: Any) -> tuple[Any, Any]:
         if not (isinstance(returned, tuple) and len(returned) == 2):
             raise UsageError(
-                f"gradient = True, and the function returned a {type(returned).__name__}: expected "
-                "(value, gradient)"
+                f"gradient = True, and the function returned {a_type(returned)}: expected (value, gradient)"
             )
         return returned
 
@@ -141,7 +140,7 @@ def _array(a: Any) -> NDArray[Any]:
     if made.dtype.kind not in "iufb":
         dtype = "" if made.dtype.kind == "O" and not isinstance(a, np.ndarray) else f" of dtype {made.dtype}"
         raise UsageError(
-            f"x holds a {type(a).__name__}{dtype}: expected real numbers, arrays of them, or dicts, lists "
+            f"x holds {a_type(a)}{dtype}: expected real numbers, arrays of them, or dicts, lists "
             "and tuples of these"
         )
     return made if isinstance(a, np.ndarray) or made.dtype.kind == "f" else made.astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.rounded import coarse
@@ -91,7 +91,7 @@ class _Common:
         found = [tf.convert_to_tensor(a) for _, a in named(returned) if _is_float(a)]
         if not found:
             raise UsageError(
-                f"the function returned a {type(returned).__name__}: expected a tensor of a floating dtype"
+                f"the function returned {a_type(returned)}: expected a tensor of a floating dtype"
             )
         count = sum(a.shape.num_elements() for a in found)
         if count == 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.torch_casts import Lifted
@@ -84,7 +84,7 @@ class _Common(ABC):
             if isinstance(returned, (int, float)):
                 return torch.tensor(float(returned), dtype=torch.float64)
             raise UsageError(
-                f"the function returned a {type(returned).__name__}: expected a tensor of a floating dtype"
+                f"the function returned {a_type(returned)}: expected a tensor of a floating dtype"
             )
         if len(found) == 1 and found[0].numel() == 1:
             return found[0].reshape(())

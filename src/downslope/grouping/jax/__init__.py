@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.grouping.facts import ModelFacts, ParameterFacts
 from downslope.grouping.flow.info import RAW
 from downslope.grouping.flow.uses import Uses
@@ -83,7 +83,7 @@ def facts(fun: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Mo
     for name, leaf in zip(names, leaves, strict=True):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            what = f"a {type(leaf).__name__}" if dtype is None else f"of dtype {dtype}"
+            what = f"{a_type(leaf)}" if dtype is None else f"of dtype {dtype}"
             raise UsageError(
                 f"{name or 'params'} is {what}: expected a tree of real floating arrays, the trainable part "
                 "of the model alone"

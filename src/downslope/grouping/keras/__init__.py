@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import keras
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.grouping.facts import Kind, ModelFacts, ParameterFacts, Use
 from downslope.grouping.flow.uses import Uses
 from downslope.grouping.keras.inputs import ways
@@ -94,9 +94,7 @@ def partition_of_variables(
 def facts(model: Any, *example_inputs: Any, **example_kwargs: Any) -> tuple[ModelFacts, list[Any]]:
     """Return what the model's graph shows of each variable, and the variables in the same order."""
     if not isinstance(model, keras.Layer):
-        raise UsageError(
-            f"a {type(model).__name__} is no Keras model: pass a built model, and example inputs if any"
-        )
+        raise UsageError(f"{a_type(model)} is no Keras model: pass a built model, and example inputs if any")
     if not model.variables:
         raise UsageError(
             f"{model.name} has no variables yet: build it, or call it once, then group its variables"

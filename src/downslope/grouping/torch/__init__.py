@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from downslope.errors import UsageError, one_line
+from downslope.errors import UsageError, a_type, one_line
 from downslope.grouping.facts import ModelFacts, ParameterFacts
 from downslope.grouping.flow.info import CONSTANT, RAW
 from downslope.grouping.overrides import Overrides, applied
@@ -114,9 +114,7 @@ def _call_of(batch: Any) -> Call:
 def facts(model: nn.Module, calls: Sequence[Call]) -> ModelFacts:
     """Return what forward passes show of each parameter, one for each (arguments, keyword arguments)."""
     if not isinstance(model, nn.Module):
-        raise UsageError(
-            f"expected a torch.nn.Module and one batch of its inputs, got a {type(model).__name__}"
-        )
+        raise UsageError(f"expected a torch.nn.Module and one batch of its inputs, got {a_type(model)}")
     inner = unwrapped(model)
     own = dict(inner.named_parameters())
     if not own:

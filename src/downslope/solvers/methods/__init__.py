@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.solvers.method import Method
 
 METHODS: dict[str, str] = {
@@ -56,7 +56,7 @@ def method_of(name: str | Method, **options: object) -> Method:
     if not isinstance(name, str):
         if hasattr(name, "turn") and hasattr(name, "init"):
             return name
-        raise UsageError(f"method is a {type(name).__name__}: expected a name or a Method")
+        raise UsageError(f"method is {a_type(name)}: expected a name or a Method")
     known = name.lower()
     known = known if known in METHODS else SCIPY.get(known, known)
     if known not in METHODS:

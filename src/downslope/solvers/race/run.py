@@ -91,7 +91,7 @@ def race(
         "runs": runs,
         "lowest": low,
         "first": first,
-        "tolerance": next((r.tolerance for r in results if r.tolerance is not None), None),
+        "tolerance": next((float(r.tolerance) for r in results if r.tolerance is not None), None),
         "sentence": sentence(runs, first, low),
         "notes": notes(runs, low),
         "command": command,

@@ -13,7 +13,7 @@ import numpy as np
 
 from downslope.errors import MissingPackageError, UsageError, closest, one_line
 from downslope.gradients import Program, load
-from downslope.tasks.load import import_file, where
+from downslope.tasks.load import gradient_beside, import_file, where
 from downslope.tasks.problems import Minimum, Problem, problem
 
 LIBRARIES = (".so", ".dylib", ".dll")
@@ -58,6 +58,7 @@ def target(
     framework: str,
     workers: int,
     timeout: float,
+    differences: bool = False,
 ) -> Target:
     """Return what is to be minimized.
 
@@ -69,6 +70,7 @@ def target(
         framework: of x0's array, for functions in Python files: numpy, torch, jax or tensorflow.
         workers: processes of a program.
         timeout: seconds a program may take for an evaluation.
+        differences: whether the gradient of a library or a file is to be left alone.
 
     Raises:
         UsageError: no such problem, file or symbol, or no start.
@@ -78,6 +80,8 @@ def target(
     if (what is None) == (program is None):
         raise UsageError("give a problem, a file or a library, or --program COMMAND: one of them")
     if program is not None:
+        if differences:
+            raise UsageError("--no-gradient with --program: a program says itself whether it has a gradient")
         made = Program(program, workers=workers, timeout=timeout)
         words = shlex.split(program)
         name = Path(next((w for w in words[1:] if not w.startswith("-")), words[0])).name
@@ -87,9 +91,11 @@ def target(
     if Path(path or what).suffix in LIBRARIES or ".so." in Path(path or what).name:
         if not path or not symbol:
             raise UsageError(f"{what}: name the function in the library, as in {path or what}:f")
-        return Target(symbol, load(path, symbol), _needed(start, what), source=path)
+        return Target(symbol, load(path, symbol, gradient=not differences), _needed(start, what), source=path)
     if what.endswith(".py") or path.endswith(".py"):
-        return _from_file(Path(path if path.endswith(".py") else what), symbol, start, framework)
+        return _from_file(Path(path if path.endswith(".py") else what), symbol, start, framework, differences)
+    if differences:
+        raise UsageError(f"--no-gradient is for path.py:f and libraries: {what!r} brings its own derivatives")
     found = problem(what, n=n)
     return _of_problem(found, start)
 
@@ -103,7 +109,7 @@ def _of_problem(found: Problem, start: Any) -> Target:
     )  # fmt: skip
 
 
-def _from_file(path: Path, name: str, start: Any, framework: str) -> Target:
+def _from_file(path: Path, name: str, start: Any, framework: str, differences: bool) -> Target:
     if not path.is_file():
         raise UsageError(f"no file {str(path)!r}: expected an existing file, as in path.py:f")
     module = import_file(path)
@@ -126,6 +132,10 @@ def _from_file(path: Path, name: str, start: Any, framework: str) -> Target:
         raise UsageError(f"{path}:{name} has no start: give --x0, or let the file hold an array called x0")
     about = (functions[name].__doc__ or "").partition("\n")[0]
     gradient = _gradient(functions[name], x0, path)
+    own_pair = hasattr(functions[name], "value_and_gradient")
+    if gradient is None and not own_pair and not differences:
+        numpy = isinstance(x0, (np.ndarray, list, tuple, float, int))
+        gradient = gradient_beside(module, name, functions[name], plain=numpy)
     return Target(name, functions[name], x0, gradient=gradient, source=str(path), about=about)
 
 

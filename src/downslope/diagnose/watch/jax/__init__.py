@@ -19,7 +19,7 @@ from downslope.diagnose.watch.finding import (
 )
 from downslope.diagnose.watch.jax.arguments import Arguments
 from downslope.diagnose.watch.jax.interpret import Region, interpret
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 
 __all__ = ["Watched", "watch"]
 
@@ -145,7 +145,7 @@ def watch(fun: Callable[..., Any], *, on_finding: OnFinding = "warn") -> Watched
 
     """
     if not callable(fun):
-        raise UsageError(f"fun is a {type(fun).__name__}: expected a function of arrays")
+        raise UsageError(f"fun is {a_type(fun)}: expected a function of arrays")
     if on_finding not in ("warn", "raise", "collect"):
         raise UsageError(f"on_finding = {on_finding!r}: expected 'warn', 'raise' or 'collect'")
     return Watched(fun, on_finding)

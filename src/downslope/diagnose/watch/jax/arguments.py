@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 
 _SCALARS = (bool, int, float, complex, np.generic)
 
@@ -100,7 +100,6 @@ def _value(leaf: Any) -> tuple[type, Any]:
         hash(leaf)
     except TypeError:
         raise UsageError(
-            f"an argument is a {type(leaf).__name__}, neither an array nor hashable: let the function close "
-            "over it"
+            f"an argument is {a_type(leaf)}, neither an array nor hashable: let the function close over it"
         ) from None
     return type(leaf), leaf

@@ -24,7 +24,7 @@ from downslope.diagnose.watch.origin import maker
 from downslope.diagnose.watch.torch.backward import Backward, Passed, leaves_of
 from downslope.diagnose.watch.torch.forward import Observed, Watcher
 from downslope.diagnose.watch.torch.gradients import Gradients
-from downslope.errors import UsageError
+from downslope.errors import UsageError, a_type
 
 __all__ = ["Doctor", "watch"]
 
@@ -219,7 +219,7 @@ def watch(model: nn.Module, *, every: int = 1, on_finding: OnFinding = "warn") -
 
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a {type(model).__name__}: expected a torch.nn.Module")
+        raise UsageError(f"model is {a_type(model)}: expected a torch.nn.Module")
     if hasattr(model, "_orig_mod"):
         raise UsageError("model is compiled, which hides its operations: watch it before torch.compile")
     if isinstance(model, torch.jit.ScriptModule):

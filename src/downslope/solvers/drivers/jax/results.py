@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from downslope.solvers.core import Core, Limits, tolerance
+from downslope.solvers.core import Core, Limits, Problem, projected_size, tolerance
 from downslope.solvers.fitted import LeastSquaresResult, held
 from downslope.solvers.result import Result
 from downslope.solvers.spaces.jax import JaxSpace
@@ -27,16 +27,20 @@ jax.tree_util.register_dataclass(
 )  # fmt: skip
 
 
-def traced(objective: Any, state: Any, limits: Limits, method: str) -> Result:
+def traced(objective: Any, state: Any, problem: Problem | None, limits: Limits, method: str) -> Result:
     """Return the result of a solve within a transformation: `status` and `success` are arrays.
 
     The state is left out, and messages: what they say depends on numbers that are not known yet.
     """
     core, restore = state.core, objective.structure.restore
     x, value, gradient = _chosen(core)
+    space, size = JaxSpace(core.x), core.size
+    if problem is not None:
+        turned = (a if a.ndim < 2 else space.lanes_last(a) for a in (x, gradient))
+        size = jnp.where(_at_iterate(core), size, projected_size(space, problem, *turned))
     return Result(
         restore(x), value, restore(gradient), core.status, _succeeded(core), "", core.steps,
-        core.evaluations, core.size, tolerance(JaxSpace(core.x), limits, core), 0.0, method,
+        core.evaluations, size, tolerance(space, limits, core), 0.0, method,
         str(objective.provenance), (),
     )  # fmt: skip
 
@@ -56,14 +60,18 @@ def traced_fit(f: Any, state: Any, bounds: Any, limits: Limits, method: str) -> 
 
 def _chosen(core: Core) -> tuple[Any, Any, Any]:
     """Return x, value and gradient of the iterate, or of the best point seen."""
-    at_iterate = jnp.isin(core.status, jnp.array([int(s) for s in Status.at_iterate()]))
-    at_iterate = at_iterate | ~(core.best_value < core.value)
+    at_iterate = _at_iterate(core)
     spread = at_iterate[..., None]
     return (
         jnp.where(spread, core.x, core.best_x),
         jnp.where(at_iterate, core.value, core.best_value),
         jnp.where(spread, core.gradient, core.best_gradient),
     )
+
+
+def _at_iterate(core: Core) -> Any:
+    named = jnp.isin(core.status, jnp.array([int(s) for s in Status.at_iterate()]))
+    return named | ~(core.best_value < core.value)
 
 
 def _succeeded(core: Core) -> Any:

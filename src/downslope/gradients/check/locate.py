@@ -163,8 +163,10 @@ class Search:
         """
         h = seen.slope.step
         wide, fine = seen.line.bend(h), seen.line.bend(h / 4)  # a quarter of it where f is only curved
-        stands = wide * fine > 0.6 * wide**2 and abs(fine) > 8 * seen.line.noise(h / 4)
-        return stands and abs(seen.residual) < 0.6 * abs(wide)
+        noise = seen.line.noise(h / 4)
+        stands = wide * fine > 0.6 * wide**2 and abs(fine) > 8 * noise
+        lost = noise > 1e-3 * abs(wide)  # what finer steps would show; else they have been taken
+        return stands and lost and abs(seen.residual) < 0.6 * abs(wide)
 
     def _steady(self, j: int, seen: Measured) -> bool:
         """Return whether the claimed entry stays what it is over the step that showed it to be wrong.

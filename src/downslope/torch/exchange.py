@@ -28,7 +28,8 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.places import Item, Layout, layout_of, within
 from downslope.torch.regions import region
 from downslope.torch.spread import local
-from downslope.torch.stacks import directions_of, update_momenta, written
+from downslope.torch.stacks import directions_of, update_momenta
+from downslope.torch.writing import written
 
 
 @dataclass

@@ -17,6 +17,7 @@ from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
 from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import Part, placed, step_parts
+from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, decoupled_decay, name_in
 from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
@@ -131,7 +132,7 @@ class Muon(RuleOptimizer):
         capturable: bool | None = None,
         replicas: dist.ProcessGroup | Literal[False] | None = None,
     ) -> None:
-        self.replicas = _replicas_of(params, replicas)
+        self.replicas = replicas_of(params, replicas)
         self._views: dict[Tensor, MatrixView] = {}
         keep_freed_memory()
         fine = max_stack_bytes is None or max_stack_bytes > 0
@@ -139,13 +140,13 @@ class Muon(RuleOptimizer):
         self.max_stack_bytes = max_stack_bytes
         require("heads", heads, heads in ("fused", "split"), "'fused' or 'split'")
         if isinstance(params, nn.Module):
-            partition = _partition_of(params, example_inputs, partition, overrides, heads)
+            partition = partition_of(params, example_inputs, partition, overrides, heads)
         elif isinstance(params, Partition):
             partition = params
             if heads != "fused":
                 raise ValueError('heads="split" goes into the partition: partition(model, heads="split")')
         if partition is not None:
-            params = _groups_of(partition, by_role or {})
+            params = groups_of(partition, by_role or {})
         elif example_inputs or by_role or overrides or heads != "fused":
             raise ValueError(
                 "example inputs, by_role, overrides and heads go with a model: "
@@ -218,7 +219,7 @@ class Muon(RuleOptimizer):
         found = {}
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
             if view is None:
-                view = _plain_view(p, name_in(group, i))
+                view = plain_view(p, name_in(group, i))
             if not isinstance(view, MatrixView):
                 raise TypeError(f"the view of {name_in(group, i)} is {view!r}: expected a MatrixView")
             view.check(tuple(p.shape))
@@ -304,96 +305,3 @@ class Muon(RuleOptimizer):
         from downslope.torch.kernels import steps
 
         return "Triton kernels" if steps.takes(rule, p, layout) else "Triton kernels of products alone"
-
-
-def _replicas_of(params: Any, asked: Any) -> dist.ProcessGroup | None:
-    """Return the processes that share the work, if there are others."""
-    if asked is None and isinstance(params, nn.parallel.DistributedDataParallel):
-        asked = params.process_group
-    if asked is None or asked is False:
-        return None
-    if not isinstance(asked, dist.ProcessGroup):
-        raise TypeError(
-            f"replicas = {asked!r}: expected a process group, as torch.distributed.new_group makes them, "
-            "False, or None"
-        )
-    if asked.size() < 2:
-        return None
-    return asked
-
-
-def _partition_of(
-    model: nn.Module,
-    example_inputs: tuple[Any, ...],
-    partition: Partition | None,
-    overrides: Any,
-    heads: Any,
-) -> Partition:
-    """Return the partition of a model, bound to its parameters."""
-    from downslope.grouping.torch import named_parameters
-    from downslope.grouping.torch import partition as trace
-
-    if partition is None:
-        traced: Partition = trace(model, *example_inputs, overrides=overrides, heads=heads)
-        return traced
-    if example_inputs or overrides or heads != "fused":
-        raise ValueError(
-            "a given partition is used as it is: pass no example inputs, overrides or heads beside it"
-        )
-    own = named_parameters(model)
-    for a in partition:
-        if a.name not in own:
-            raise ValueError(f"the partition names {a.name!r}, which this model lacks")
-        if tuple(own[a.name].shape) != a.shape:
-            raise ValueError(f"{a.name} has shape {tuple(own[a.name].shape)}, in the partition {a.shape}")
-    if missing := [name for name in own if name not in partition]:
-        raise ValueError(f"the model's parameter {missing[0]!r} is not in the partition")
-    return Partition(partition, own)
-
-
-def _groups_of(partition: Partition, by_role: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one group for each role and rule, hidden matrices first."""
-    if partition.parameters is None:
-        raise ValueError(
-            "this partition holds no parameters (it was loaded): expected Muon(model, partition=partition)"
-        )
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for a in sorted(partition, key=lambda a: a.rule != "muon"):
-        if a.rule == "none":
-            continue
-        empty: dict[str, Any] = {"params": [], "views": [], "role": a.role.value, "rule": a.rule}
-        group = groups.setdefault((a.role.value, a.rule), empty)
-        group["params"].append((a.name, partition.parameters[a.name]))
-        group["views"].append(a.view)
-    if not groups:
-        what = "has no parameters" if not len(partition) else "has every parameter frozen"
-        raise ValueError(f"the model {what}: there is nothing to optimize")
-    unknown = by_role.keys() - {role for role, _ in groups}
-    require(
-        "by_role",
-        sorted(unknown),
-        not unknown,
-        "roles that this model has: " + ", ".join(sorted({r for r, _ in groups})),
-    )
-    for (role, rule), group in groups.items():
-        if role == "vector":
-            group["weight_decay"] = 0.0
-        group.update(by_role.get(role, {}))
-        if rule != "muon":
-            del group["views"]
-    return list(groups.values())
-
-
-def _plain_view(p: Tensor, name: str) -> MatrixView:
-    """Return the view of a parameter that came without one: (fan_out, fan_in), or a convolution's kernel."""
-    if p.ndim < 2:
-        raise ValueError(
-            f'{name} is no matrix: put it in a group with "rule": "adamw", '
-            "or pass the model and a batch, Muon(model, batch)"
-        )
-    if p.ndim == 3:
-        raise ValueError(
-            f'{name} may be a stack of matrices or a 1-D convolution: give its group a "view", '
-            "MatrixView((1,), (2,), batch=(0,)) or MatrixView((0,), (1, 2))"
-        )
-    return MatrixView.of_kernel(p.ndim)

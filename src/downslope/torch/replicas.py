@@ -20,7 +20,8 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import owners_of
 from downslope.torch.places import Item, cut, within
 from downslope.torch.regions import region
-from downslope.torch.stacks import directions_of, scale_of, update_momenta, written
+from downslope.torch.stacks import directions_of, update_momenta
+from downslope.torch.writing import scale_of, written
 
 
 def step_replicas(

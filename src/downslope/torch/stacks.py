@@ -3,7 +3,7 @@
 Parameters are taken in portions that fit a memory budget. Of a portion, the element-wise half of
 the rule runs in blocks and leaves what is to be orthogonalised in its place of a stack, in full
 precision; the stack is divided by its norms and rounded once, to the dtype of the iterations; and
-the steps are written in blocks. `places` says which matrices make one stack; where a parameter's
+the steps are written (`writing`). `places` says which matrices make one stack; where a parameter's
 memory already is its matrices nothing is copied in between. Triton kernels do the same in fewer passes.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
-from itertools import compress
 from types import MappingProxyType
 from typing import Any
 
@@ -20,16 +19,15 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from downslope.rules.descent import step
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import least_operations, newton_schulz
-from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
-from downslope.torch.kernel import OPS, PURE, assign, write
+from downslope.torch.kernel import OPS, PURE, assign
 from downslope.torch.normuon import evened
-from downslope.torch.places import Item, Layout, Place, Shape, cut, lay, padded, shared, within
+from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared, within
 from downslope.torch.regions import region
+from downslope.torch.writing import scale_of, written
 
 _AT_ONCE = 1 << 18
 """Elements of the Gram matrices that a CPU works on at once: a megabyte of float32."""
@@ -76,7 +74,7 @@ def step_stacks(
     max_stack_bytes: int,
     engine: Engine | None = None,
 ) -> None:
-    """Take one Muon step of every item; how items were cut into portions changes nothing."""
+    """Take one Muon step of every item; how items were cut into portions changes nothing but rounding."""
     engine = engine or Engine()
     items = [item for item in items if item.p.numel()]
     fast: list[Item] = []
@@ -132,46 +130,6 @@ def directions_of(
     return [found[id(item)] for item in items]
 
 
-def written(
-    rule: Muon, rows: Sequence[tuple[Tensor, Layout, Tensor]], how: Write, ok: Tensor | None = None
-) -> None:
-    """Step parameters along their directions; the layout says by which scale."""
-    alike: dict[float, list[tuple[Tensor, Tensor]]] = {}
-    for p, layout, direction in rows:
-        alike.setdefault(scale_of(rule, layout), []).append((p, direction))
-    for scale, pairs in alike.items():
-        if ok is None and _in_one_pass(how, pairs[0][0]):
-            _descend(pairs, how.lr * scale, how.weight_decay / scale)
-        else:
-            for_each_block(partial(_write_block, how, ok, scale), pairs, (True, False))
-
-
-def _in_one_pass(how: Write, p: Tensor) -> bool:
-    """Whether torch's kernel of gradient descent writes such steps."""
-    plain = how.fused and not how.cautious and not isinstance(how.lr, Tensor)
-    return plain and p.device.type == "cpu" and fused.suits(p)
-
-
-def _descend(pairs: Sequence[tuple[Tensor, Tensor]], lr: float, weight_decay: float) -> None:
-    """Step parameters by that kernel: all at once, in blocks where a direction must be copied for it."""
-    ready = [p.is_contiguous() and d.is_contiguous() and p.dtype == d.dtype for p, d in pairs]
-    if any(ready):
-        whole = list(zip(*compress(pairs, ready), strict=True))
-        fused.descend(*map(list, whole), lr=lr, weight_decay=weight_decay)
-
-    def kernel(p: Tensor, d: Tensor) -> None:
-        fused.descend([p], [d.to(p.dtype)], lr=lr, weight_decay=weight_decay)
-
-    rest = [pair for pair, done in zip(pairs, ready, strict=True) if not done]
-    for_each_block(kernel, rest, (True, False))
-
-
-def scale_of(rule: Muon, layout: Layout) -> float:
-    """Return the scale of a parameter's first matrices, to which `_directions` refers the others."""
-    _, fan_out, fan_in = layout.matrices[0]
-    return rule.scale_of(fan_out, fan_in)
-
-
 def _directions(
     rule: Muon, portion: Sequence[Item], places: Sequence[Sequence[Place]], made: Mapping[Shape, Tensor]
 ) -> list[Tensor]:
@@ -189,14 +147,6 @@ def _directions(
         else:
             directions.append(item.view.join(OPS, pieces, tuple(item.p.shape)))
     return directions
-
-
-def _write_block(how: Write, ok: Tensor | None, scale: float, p: Tensor, d: Tensor) -> None:
-    """Step a block of a parameter along `scale` times its direction."""
-    exact = p if p.dtype == torch.float64 else p.float()
-    d = d.to(exact.dtype) * scale
-    change = step(OPS, exact, d, lr=how.lr, weight_decay=how.weight_decay, cautious=how.cautious)
-    write(p, exact, change, ok)
 
 
 def _portions(

@@ -74,6 +74,8 @@ def _kernel(
         added = c + matrix * c_matrix + rows[:, None] * c_row + columns[None, :] * c_column
         total += beta * tl.load(added, mask=inside, other=0.0).to(tl.float32)
     done = total.to(out.dtype.element_ty)
+    if i == j:  # two sums of the same terms are not always added up alike
+        done = tl.where(rows[:, None] >= columns[None, :], done, tl.trans(done))
     first = out + matrix * m * m
     tl.store(first + rows[:, None] * m + columns[None, :], done, mask=inside)
     if i != j:

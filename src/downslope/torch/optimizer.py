@@ -13,7 +13,7 @@ from itertools import compress
 from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -45,6 +45,9 @@ from downslope.torch.nonfinite import (
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, local, meshes_of, most
 from downslope.torch.states import require_state
+
+_PLAIN = (Tensor, nn.Parameter)
+"""Types whose tensors are not spread over processes."""
 
 
 @dataclass
@@ -194,33 +197,37 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if g is None:
                     resting.add(id((self.state.get(p) or {}).get("step")))
                     continue
-                if g.layout is not torch.strided or not g.dtype.is_floating_point or g.shape != p.shape:
+                shape, dtype, device = p.shape, p.dtype, p.device  # asked once: that is what takes long
+                if g.layout is not torch.strided or not g.dtype.is_floating_point or g.shape != shape:
                     refuse_gradient(group, i, g)
                 slot = self.state.get(p) or {}
-                ready = bool(slot) and self._is_ready(fields, p, slot)
-                count, capturable = slot.get("step", 0), capturable_on(group, p.device)
-                if isinstance(count, Tensor) and not capturable and has_values(count):
+                ready = bool(slot) and self._is_ready(fields, p, shape, dtype, slot)
+                count = slot.get("step", 0)
+                if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                key = (id(count) if isinstance(count, Tensor) else count, p.dtype, p.device, ready)
+                key = (id(count) if isinstance(count, Tensor) else count, dtype, device, ready)
                 job = alike.get(key)
                 if job is None:
                     t = count if isinstance(count, Tensor) else count + 1
+                    capturable = capturable_on(group, device)
                     job = alike[key] = Job(rule, group, [], [], [], [], t, capturable, ready)
                 job.params.append(p)
-                job.grads.append(gradient_of(p, g))
+                job.grads.append(g if type(g) is Tensor and type(p) in _PLAIN else gradient_of(p, g))
                 job.slots.append(slot)
             jobs += alike.values()
         self._part_counts(jobs, resting)
         return jobs
 
-    def _is_ready(self, fields: Sequence[str], p: Tensor, slot: dict[str, Any]) -> bool:
+    def _is_ready(
+        self, fields: Sequence[str], p: Tensor, shape: torch.Size, dtype: torch.dtype, slot: dict[str, Any]
+    ) -> bool:
         """Whether a slot holds all parts of a state, in the parameter's precision.
 
         Raises:
             ValueError: a part has not the shape that goes with the parameter: kernels do not look.
 
         """
-        shape, value, ready = p.shape, None, "step" in slot
+        value, ready = None, "step" in slot
         for field in fields:
             value = slot.get(field)
             if value is None:
@@ -231,7 +238,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     f"expected {tuple(wanted)}: the parameter or its state was resized. Resize both, "
                     "or delete optimizer.state[parameter] to begin anew"
                 )
-        return ready and (value is None or value.dtype == (torch.float32 if p.dtype in HALF else p.dtype))
+        return ready and (value is None or value.dtype == (torch.float32 if dtype in HALF else dtype))
 
     def _part_counts(self, jobs: Sequence[Job], shared: set[int]) -> None:
         """Give each job whose count on the device others share one of its own, which it advances alone."""

@@ -250,6 +250,7 @@ def models(rank: int, folder: Path) -> Any:
     ddp = DistributedDataParallel(net())
     optimizer = Muon(ddp, x, lr=0.1)
     assert "shared out over 4 processes" in repr(optimizer)
+    assert "shared out over 4 processes" in repr(Muon(torch.compile(ddp), x, lr=0.1))
     found["ddp, shared"] = nets_apart(trained_net(ddp, optimizer, quarter), expected)
     assert "shared out" not in repr(Muon(ddp, x, lr=0.1, replicas=False))
 
@@ -473,6 +474,29 @@ def replicas_share_the_work(rank: int, folder: Path) -> Any:
 
 
 @case
+def replicas_that_are_none(rank: int, folder: Path) -> Any:
+    """One process has NaN in a gradient, or none at all, that the others have: all hear of it at once."""
+    said: dict[str, str] = {}
+    for name, way in (("NaN", "raise"), ("NaN", "skip"), ("missing", "raise")):
+        params = [nn.Parameter(a) for a in arrays(0)]
+        optimizer = muon(replicas=dist.group.WORLD, on_nonfinite=way)(params)
+        for p, g in zip(params, arrays(1), strict=True):
+            p.grad = g
+        if rank == 1 and name == "NaN":
+            params[1].grad[0, 0] = torch.nan  # type: ignore[index]
+        elif rank == 1:
+            params[1].grad = None
+        try:
+            optimizer.step()
+            said[f"{name}, {way}"] = f"{optimizer.skipped_steps} left out"
+        except ValueError as error:
+            said[f"{name}, {way}"] = str(error)
+        assert all(torch.equal(p, a) for p, a in zip(params, arrays(0), strict=True))
+        assert not optimizer.state
+    return said
+
+
+@case
 def what_if_replicas_did_not_share(rank: int, folder: Path) -> Any:
     """Every process tries it, together, and goes on as before."""
     model = DistributedDataParallel(net())
@@ -560,6 +584,14 @@ def test_replicas_share_the_work(found: dict[str, Any]) -> None:
         assert {"momentum", "exchange", "orthogonalise", "write"} <= set(one["heard"])
         assert "shared out over 4 processes" in one["said"]
         assert "shared out" not in one["copied"]
+
+
+def test_replicas_that_differ_stop_every_process(found: dict[str, Any]) -> None:
+    for rank, one in enumerate(found["replicas_that_are_none"]):
+        whose = "parameter 1 of shape (7, 10)" if rank == 1 else "a parameter, in another process,"
+        assert f"the gradient of {whose} holds NaN or infinity: nothing was changed" in one["NaN, raise"]
+        assert one["NaN, skip"] == "1 left out"
+        assert "have gradients of different parameters" in one["missing, raise"]
 
 
 def test_a_profile_tries_replicas_that_share_nothing(found: dict[str, Any]) -> None:

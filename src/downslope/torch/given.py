@@ -15,6 +15,7 @@ from downslope.rules.checks import require
 
 def replicas_of(params: Any, asked: Any) -> dist.ProcessGroup | None:
     """Return the processes that share the work, if there are others."""
+    params = getattr(params, "_orig_mod", params)  # of torch.compile
     if asked is None and isinstance(params, nn.parallel.DistributedDataParallel):
         asked = params.process_group
     if asked is None or asked is False:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,7 @@ from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas
+from downslope.torch.spread import most
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -236,7 +238,24 @@ class Muon(RuleOptimizer):
                         "expected it in a group of add_param_group"
                     )
                 layout_of(self._views[p], tuple(p.shape))  # raises where it was resized
+        if self.replicas is not None and self._on_cpu():
+            self._require_alike(self.replicas)
         return jobs
+
+    def _require_alike(self, group: dist.ProcessGroup) -> None:
+        """Raise ValueError on all processes that share the work unless they step the same parameters."""
+        has = bytes(p.grad is not None for group in self.param_groups for p in group["params"])
+        seen = crc32(has) >> 1
+        largest, least = most(torch.tensor([seen, -seen]), [group]).tolist()
+        if largest != -least:
+            raise ValueError(
+                "processes that share the work of Muon have gradients of different parameters: expected the "
+                "same, as DistributedDataParallel leaves them. Nothing was changed. Average the gradients, "
+                "or pass replicas=False"
+            )
+
+    def _together(self) -> list[dist.ProcessGroup]:
+        return super()._together() + ([] if self.replicas is None else [self.replicas])
 
     def _update(self, job: Job) -> None:
         if not isinstance(job.rule, MuonRule):

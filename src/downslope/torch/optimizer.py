@@ -13,9 +13,9 @@ from itertools import compress
 from typing import Any, ClassVar, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
-from torch.distributed.device_mesh import DeviceMesh
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
@@ -43,7 +43,7 @@ from downslope.torch.nonfinite import (
     recording,
 )
 from downslope.torch.regions import region
-from downslope.torch.spread import gradient_of, local, meshes_of, most
+from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -256,36 +256,45 @@ class RuleOptimizer(torch.optim.Optimizer):
             shared.add(id(job.t))
 
     def _all_finite(self, jobs: Sequence[Job]) -> bool:
-        """Whether to go on: look at the gradients as each group asks. Processes with one mesh agree."""
+        """Whether to go on: look at the gradients as each group asks. Processes that share a step agree."""
         bad: list[tuple[Job, int]] = []
         for job in jobs:
             if _asks(job) and not job.capturable:
                 bad += [(job, i) for i in nonfinite(job.grads)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
-        meshes = meshes_of(p for group in self.param_groups for p in group["params"])
+        together = self._together()
         level = 2 if to_raise else int(bool(bad))  # to raise, to leave the step out, to go on
-        if meshes and meshes[0].device_type == "cpu":
-            level = int(most(torch.tensor(level), meshes))
+        if together and self._on_cpu():
+            level = int(most(torch.tensor(level), together))
         if level == 2:
             names = listed(to_raise) or ELSEWHERE
             raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
         self._ledger.skipped += level
-        return not level and self._let_devices_decide(jobs, meshes)
+        return not level and self._let_devices_decide(jobs, together)
 
-    def _let_devices_decide(self, jobs: Sequence[Job], meshes: Sequence[DeviceMesh]) -> bool:
+    def _together(self) -> list[dist.ProcessGroup]:
+        """Return the groups of processes that take each step together."""
+        return groups_of(p for group in self.param_groups for p in group["params"])
+
+    def _on_cpu(self) -> bool:
+        """Whether it is the CPU on which processes exchange numbers: there the host may wait for them."""
+        first = next((p for group in self.param_groups for p in group["params"]), None)
+        return first is None or bool(first.device.type == "cpu")
+
+    def _let_devices_decide(self, jobs: Sequence[Job], together: Sequence[dist.ProcessGroup]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
         found = []  # as on the host: to raise, to leave the step out, to go on
         for job in jobs:
             if _asks(job) and job.capturable:
                 bad, raises = self._flags(job), job.group["on_nonfinite"] == "raise"
-                found.append(bad.any() * 2 if raises and meshes else bad.any())
+                found.append(bad.any() * 2 if raises and together else bad.any())
                 if raises:
                     self._ledger.note(job.params, bad)
         if not found:
             return True
         level = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).amax()
-        if meshes:
-            own, level = level, most(level, meshes)
+        if together:
+            own, level = level, most(level, together)
             self._ledger.note([None], ((level == 2) & (own < 2)).reshape(1))
         any_bad = level.bool()
         self._ledger.count(any_bad)

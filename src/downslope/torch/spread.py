@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 
@@ -38,15 +37,15 @@ def gradient_of(p: Tensor, g: Tensor) -> Tensor:
     return local(g)
 
 
-def meshes_of(params: Iterable[Tensor]) -> list[DeviceMesh]:
-    """Return the meshes of processes that parameters are spread over, each once, in their order."""
-    return list(dict.fromkeys(p.device_mesh for p in params if isinstance(p, DTensor)))
+def groups_of(params: Iterable[Tensor]) -> list[dist.ProcessGroup]:
+    """Return the groups of processes that parameters are spread over: of each mesh one for each axis."""
+    meshes = dict.fromkeys(p.device_mesh for p in params if isinstance(p, DTensor))
+    return [mesh.get_group(axis) for mesh in meshes for axis in range(mesh.ndim)]
 
 
-def most(number: Tensor, meshes: Iterable[DeviceMesh]) -> Tensor:
-    """Return the largest of a whole number, of no axes, in any process of the meshes."""
+def most(number: Tensor, groups: Iterable[dist.ProcessGroup]) -> Tensor:
+    """Return the largest of whole numbers, each of any process of the groups."""
     found = number.to(torch.int32)
-    for mesh in meshes:
-        for axis in range(mesh.ndim):
-            dist.all_reduce(found, op=dist.ReduceOp.MAX, group=mesh.get_group(axis))
+    for group in groups:
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
     return found

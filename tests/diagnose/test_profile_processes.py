@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from downslope.diagnose.torch.processes import agreed, alone, exchanges
 from downslope.torch import Muon, profile
+from tests.processes import leave
 
 SLOW = 0.04
 
@@ -56,7 +57,7 @@ def work(rank: int, store: str) -> None:
     counted: list[Any] = [None, None]
     dist.all_gather_object(counted, found.steps)
     assert counted[0] == counted[1]
-    dist.destroy_process_group()
+    leave()
 
 
 def test_the_exchange_of_gradients_is_a_part_of_its_own(tmp_path: Path) -> None:

@@ -431,7 +431,7 @@ def test_command_line_with_widths(tmp_path, capsys):
         (["--threads", "1000"], "--threads 1000"),
         (["--seeds", "0"], "--seeds 0"),
         (["--steps", "0"], "--steps 0: expected at least 4"),
-        (["--warmup", "1.5", "--dry-run"], "warmup = 1.5: expected a share"),
+        (["--warmup", "1.5", "--dry-run"], "--warmup 1.5: expected a share"),
         (["--steps", "-5", "--dry-run"], "--steps -5: expected at least 4"),
         (["--longest", "0"], "--longest 0: expected at least 4"),
         (["--schedule", "cosin"], "did you mean 'cosine'"),

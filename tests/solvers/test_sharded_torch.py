@@ -11,6 +11,7 @@ import torch.multiprocessing as mp
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, init_device_mesh
 
 import downslope as ds
+from tests.processes import leave
 
 
 def work(rank: int, store: str) -> None:
@@ -28,7 +29,7 @@ def work(rank: int, store: str) -> None:
         assert isinstance(result.x, DTensor)
         assert result.x.placements == (Shard(0),)
         assert float((result.x.full_tensor() - 0.3).abs().max()) < 1e-4
-    dist.destroy_process_group()
+    leave()
 
 
 def test_sharded_parameters_stay_sharded(tmp_path: Path) -> None:

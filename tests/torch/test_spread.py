@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -40,6 +42,7 @@ from downslope.torch.exchange import Part, owners_of, placed
 from downslope.torch.places import Item, layout_of
 from downslope.torch.regions import heard_by
 from downslope.torch.spread import gradient_of
+from tests.processes import leave
 
 PROCESSES = 4
 STEPS = 4
@@ -496,6 +499,29 @@ def replicas_that_are_none(rank: int, folder: Path) -> Any:
     return said
 
 
+def kilobytes(name: str) -> int:
+    found = re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1])
+
+
+@case
+def memory_of_replicas(rank: int, folder: Path) -> Any:
+    """How many bytes a second step takes at its peak."""
+    if sys.platform != "linux":
+        return 0
+    params = [nn.Parameter(torch.ones(256, 4096)) for _ in range(16)]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    optimizer = Muon(params, ns_dtype="float32", ns_steps=1, replicas=dist.group.WORLD)
+    optimizer.step()
+    dist.barrier()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    optimizer.step()
+    return (kilobytes("VmHWM") - before) * 1024
+
+
 @case
 def what_if_replicas_did_not_share(rank: int, folder: Path) -> Any:
     """Every process tries it, together, and goes on as before."""
@@ -544,7 +570,7 @@ def work(rank: int, folder: str, store: str) -> None:
             break  # the others may be somewhere else now
         finally:
             (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")
@@ -584,6 +610,10 @@ def test_replicas_share_the_work(found: dict[str, Any]) -> None:
         assert {"momentum", "exchange", "orthogonalise", "write"} <= set(one["heard"])
         assert "shared out over 4 processes" in one["said"]
         assert "shared out" not in one["copied"]
+
+
+def test_a_shared_step_takes_little_memory(found: dict[str, Any]) -> None:
+    assert max(found["memory_of_replicas"]) <= 64 << 20
 
 
 def test_replicas_that_differ_stop_every_process(found: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -43,27 +44,38 @@ def step_replicas(
     pieces = [piece for item in items if item.p.numel() for piece in cut(item, max_stack_bytes)]
     wires = [_wire(rule, piece, dtype) for piece in pieces]
     for portion, wire in _portions(pieces, wires, max_stack_bytes):
-        owners = owners_of(rule, [item.layout for item in portion], group.size(), dtype)
-        mine = [owner == group.rank() for owner in owners]
-        with region("momentum"):
-            _update_only(
-                rule, [item for item, own in zip(portion, mine, strict=True) if not own], t, engine.ok
-            )
-        sent = _Sent(portion, owners, wire, group)
-        for some in within(
-            [item for item, own in zip(portion, mine, strict=True) if own], max_stack_bytes, _stacked
-        ):
-            with region("momentum"):
-                ahead = _look_ahead(rule, some, t, engine.ok)
-            with region("orthogonalise"):
-                made = directions_of(rule, ahead, dtype, max_stack_bytes, engine)
-            with region("exchange"):
-                sent.put(some, made)
-        with region("exchange"):
-            directions = sent.to_all()
+        directions = _directions(rule, portion, wire, group, t, dtype, max_stack_bytes, engine)
         with region("write"):
             rows = [(item.p, item.leading, d) for item, d in zip(portion, directions, strict=True)]
             written(rule, rows, how, engine.ok)
+        del directions, rows  # before the next ones are made
+
+
+def _directions(
+    rule: Muon,
+    portion: Sequence[Item],
+    wire: torch.dtype,
+    group: dist.ProcessGroup,
+    t: Any,
+    dtype: torch.dtype | None,
+    max_stack_bytes: int,
+    engine: Engine,
+) -> list[Tensor]:
+    """Update the momenta of a portion; return its directions, of which each process makes its share."""
+    owners = owners_of(rule, [item.layout for item in portion], group.size(), dtype)
+    mine = [owner == group.rank() for owner in owners]
+    with region("momentum"):
+        _update_only(rule, [item for item, own in zip(portion, mine, strict=True) if not own], t, engine.ok)
+    sent = _Sent(portion, owners, wire, group)
+    for some in within(list(compress(portion, mine)), max_stack_bytes, _stacked):
+        with region("momentum"):
+            ahead = _look_ahead(rule, some, t, engine.ok)
+        with region("orthogonalise"):
+            made = directions_of(rule, ahead, dtype, max_stack_bytes, engine)
+        with region("exchange"):
+            sent.put(some, made)
+    with region("exchange"):
+        return sent.to_all()
 
 
 _gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor

@@ -451,6 +451,23 @@ def test_kinks_closer_than_any_step_are_no_wrong_entries(seed: int) -> None:
     assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.KINK), str(report)
 
 
+@pytest.mark.parametrize(
+    ("name", "j", "factor"),
+    [("cancelling-4", 0, 1.01), ("cancelling-9", 2, 1.01), ("cancelling-12", 17, 0.95)],
+)
+def test_what_is_curved_within_a_step_is_no_kink(name: str, j: int, factor: float) -> None:
+    """At a step of 1.6 the two sides differ as they do at a kink; finer steps show that there is none."""
+    case = case_of(name)
+
+    def gradient(x: Any) -> Any:
+        made = np.array(case.g(x))
+        made[j] *= factor
+        return made
+
+    report = ds.check_gradient(case.f, case.x, gradient=gradient)
+    assert (report.verdict, [f.index for f in report.findings]) == (Verdict.FAIL, [(j,)]), str(report)
+
+
 def test_a_kink_beside_the_point_does_no_harm() -> None:
     x = np.array([1e-3, -1e-4, 0.5])
     assert ds.check_gradient(lambda x: np.sum(np.abs(x)), x, gradient=np.sign).passed

@@ -80,7 +80,7 @@ def test_only_one_triangle_is_computed() -> None:
     made, whole = symmetric.symmetric_product(a, b), a @ b
     torch.testing.assert_close(made, torch.tril(whole) + torch.tril(whole, -1).mT, rtol=1e-5, atol=1e-5)
     above = torch.ones(40, 40, dtype=torch.bool).triu(1)
-    assert (whole - whole.mT).abs()[above].median() > 1, "a wrong mirror would not have been seen"
+    assert (whole - whole.mT).abs()[above].min() > 1e-4, "a wrong mirror would not have been seen"
 
 
 @pytest.mark.parametrize("form", ["standard", "gram"])

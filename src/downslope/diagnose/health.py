@@ -120,9 +120,8 @@ class NoiseScale:
         self._signal = self._kept * self._signal + product
         if self._weight < 3 or self._signal <= 0:  # of 3 records, or all noise so far
             return None
-        return (
-            max(0.0, self._noise) / self._signal
-        )  # round-off may make equal gradients differ by less than 0
+        # By round-off equal gradients may seem to differ by less than nothing.
+        return max(0.0, self._noise) / self._signal
 
 
 WINDOW = 10

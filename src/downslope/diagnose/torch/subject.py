@@ -136,12 +136,9 @@ def of_objects(
             f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
             "as in profile(model, batch, optimizer, loss)"
         )
+    _, *arguments = signature(type(optimizer).step).parameters.values()  # schedulers wrap the bound one
     needed = [
-        p.name
-        for p in list(signature(type(optimizer).step).parameters.values())[
-            1:
-        ]  # schedulers wrap the bound one
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        p.name for p in arguments if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needed:
         raise UsageError(

@@ -146,10 +146,9 @@ class Check:
             if self.meter.on_grid or self.doubt is not None:
                 self._by_parts(at)
             self._last_look(at)
-            if self.search.found.kinks and not any(reason is Reason.KINK for reason, _ in self.reasons):
-                self._say_kink(
-                    self.search.found.kinks, complete=True
-                )  # met while a wrong entry was looked for
+            met = self.search.found.kinks  # also while a wrong entry was looked for
+            if met and not any(reason is Reason.KINK for reason, _ in self.reasons):
+                self._say_kink(met, complete=True)
             self._by_complex_step(self._unresolved(self._open(at)))
         return self.judge.report(claimed)
 

@@ -1,0 +1,88 @@
+"""What runs at several rates say: against the definitions, SciPy's regression and cases worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from downslope.diagnose.rates import Rates
+from downslope.diagnose.rungs import window
+from downslope.diagnose.valley import Run, confidence_of, edge_of, optimum, safe_range
+from downslope.diagnose.widths import CONFIDENCE, check
+
+
+def runs_of(ends, steps=100, seed=0, start=9.0):
+    return [Run(scale, seed, steps, final, start) for scale, final in ends.items()]
+
+
+def test_losses_that_are_not_positive_have_the_best_rate_that_was_tried():
+    assert optimum({1.0: -1.0, 2.0: -3.0, 4.0: -2.0}) == 2.0
+
+
+def test_neighbours_of_the_best_count_however_much_worse_they_are():
+    ends = {1.0: 8.0, 2.0: 1.0, 4.0: 4.0, 8.0: 50.0}  # the parabola through ln 8, 0, ln 4 at -ln 2, 0, ln 2
+    assert optimum(ends) == pytest.approx(2 * math.exp(math.log(2) * (3 - 2) / (2 * (3 + 2))))
+
+
+def test_the_safe_range_ends_where_a_line_between_the_rates_reaches_ten_percent():
+    low, high = safe_range(runs_of({1.0: 3.0, 2.0: 2.0, 4.0: 2.05, 8.0: 2.5}))
+    assert low == pytest.approx(2 * 0.5 ** (0.10 / 0.50))  # 0 above the best at 2, 50 % at 1
+    assert high == pytest.approx(4 * 2 ** ((0.10 - 0.025) / (0.25 - 0.025)))
+
+
+def test_one_rate_alone_has_no_edge():
+    assert edge_of(runs_of({1.0: 2.0})) == ""
+
+
+def test_the_window_grows_to_the_better_side():
+    medians = {1.0: 5.0, 2.0: 3.0, 4.0: 1.0, 8.0: 2.0, 16.0: 9.0}
+    scales = list(medians)
+    assert window(scales, medians, 2) == [4.0, 8.0]
+    assert window(scales, medians, 4) == [1.0, 2.0, 4.0, 8.0]
+    assert window(scales[2:], medians, 3) == [4.0, 8.0, 16.0]  # nothing is left below
+    assert window(scales[:3], medians, 3) == [1.0, 2.0, 4.0]  # nor here above
+
+
+@pytest.mark.parametrize(
+    ("optima", "ends", "level"),
+    [
+        ([1.0, 1.9], [(50, 1.0), (100, 1.0)], "high"),
+        ([1.0, 2.1], [(50, 1.0), (100, 1.0)], "medium"),
+        ([1.0, 4.2], [(50, 1.0), (100, 1.0)], "low"),
+        ([1.0, 1.0], [(50, 2.1), (100, 1.0)], "medium"),
+        ([1.0, 1.0], [(50, 1.0), (100, 2.1)], "medium"),
+        ([1.0, 1.0], [(50, 1.0), (100, 4.2)], "low"),
+    ],
+)
+def test_confidence_falls_with_what_seeds_and_lengths_disagree_by(optima, ends, level):
+    assert confidence_of(1.0, optima, 2, ends, 1.0)[0] == level
+
+
+def found(optima):
+    value = math.exp(np.mean(np.log(optima)))
+    return Rates("", "", 100, value, None, None, None, "high", (), tuple(optima), (), (), (), 0)
+
+
+def test_the_width_check_is_a_regression():
+    widths = (64, 128, 256)
+    optima = [(0.1, 0.3), (0.05, 0.12), (0.02, 0.09)]  # scatter beyond the fraction of a step that is assumed
+    checked = check(widths, [found(o) for o in optima])
+    x = np.repeat(np.log2(widths), 2)
+    line = stats.linregress(x, np.log2(optima).ravel())
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, len(x) - 2) * line.stderr
+    assert checked.factor == pytest.approx(2**line.slope)
+    assert (checked.low, checked.high) == pytest.approx(
+        (2 ** (line.slope - reach), 2 ** (line.slope + reach))
+    )
+    assert checked.verdict == "unclear"
+
+
+def test_seeds_that_agree_by_chance_are_known_to_a_fraction_of_a_step():
+    checked = check((64, 256), [found([0.1, 0.1]), found([0.1, 0.1])])
+    reach = stats.t.ppf(0.5 + CONFIDENCE / 2, 2) * 0.25 / 2  # log widths 1 from their mean, four of them
+    assert checked.high == pytest.approx(2**reach)
+
+
+def test_two_widths_with_one_seed_each_say_nothing_sure():
+    assert check((64, 256), [found([0.1]), found([0.01])]).verdict == "unclear"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
+import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -587,3 +592,67 @@ def test_a_checkpoint_within_the_model_belongs_to_its_pass() -> None:
 
     findings = found(Kept(lambda h: h.abs().mul(0).sqrt()), batch().requires_grad_())
     assert [(f.ailment, f.operation) for f in findings] == [(Ailment.BACKWARD, "SqrtBackward0")]
+
+
+def saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+class Deep(nn.Sequential):
+    """A module that copies itself, as some do."""
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+
+@pytest.mark.parametrize("make", [Tail, Deep], ids=["module", "of its own"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_a_copy_is_as_that_of_a_model_that_is_not_watched(
+    make: Callable[..., nn.Module], copied: Callable[[nn.Module], nn.Module]
+) -> None:
+    body = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 2)))
+    model = Deep(body) if make is Deep else body
+    names, kept = list(model.state_dict()), model.state_dict()
+    with watch(model, on_finding="collect") as doctor:
+        model(batch()).sum().backward()
+        twin = copied(model)
+        assert list(model.state_dict()) == names
+        assert doctor.passes == 1
+        out = twin(batch() * math.nan)
+        out.sum().backward()
+        assert (doctor.passes, doctor.findings) == (1, [])  # it has nothing to do with the copy
+        assert torch.equal(twin(batch()), model(batch()))
+        assert doctor.passes == 2
+    twin.load_state_dict(kept)
+    with watch(twin, on_finding="collect") as doctor:
+        twin(batch() * math.nan)
+    assert [f.ailment for f in doctor.findings] == [Ailment.INPUT]
+
+
+def test_a_file_of_a_watched_model_loads_without_this_package() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    with watch(model):
+        file = pickle.dumps(model)
+    load = (
+        "import pickle, sys, torch; m = pickle.load(sys.stdin.buffer); m(torch.ones(1, 4)).sum().backward()"
+    )
+    check = "; assert not any(name.startswith('downslope') for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", load + check], input=file, check=True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_copy_is_compiled_in_one_piece() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+    with watch(model):
+        twin = copy.deepcopy(model)
+    assert torch.equal(torch.compile(twin, backend="eager", fullgraph=True)(batch()), model(batch()))

@@ -6,7 +6,9 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -40,6 +42,13 @@ class Here(threading.local):
         self.stack = [""]
 
 
+class Hook(partial[None]):
+    """A hook that is not copied: in a copy of the model, or a file of it, stands one that does nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # takes anything; loads where Downslope is not installed
+
+
 class Doctor:
     """A model under observation; see `watch`.
 
@@ -63,8 +72,8 @@ class Doctor:
             before = self._start if module is model else self._enter(name)
             after = self._end if module is model else self._leave(name)
             self._hooks += [
-                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-                module.register_forward_hook(after, always_call=True),
+                module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True),
+                module.register_forward_hook(Hook(after), always_call=True),
             ]
 
     def close(self) -> None:

@@ -265,3 +265,21 @@ def test_a_function_that_cannot_be_differentiated_is_told_in_a_line(fun: Any, ra
     with pytest.raises(UsageError, match=said) as told:
         ds.check_gradient(fun, jnp.ones(3))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, jnp.linspace(-1, 1, 4))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert ds.check_hvp(lambda x: number, jnp.linspace(-1, 1, 4)).verdict is Verdict.PASS
+    hinge = ds.check_gradient(lambda x: max(0, x.sum() - 9), jnp.linspace(-1, 1, 4))  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), jnp.array(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, jnp.linspace(-1, 1, 4))

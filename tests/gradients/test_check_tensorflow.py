@@ -306,3 +306,23 @@ def test_a_model_in_mixed_precision_is_checked_in_float64_and_left_as_it_was(wro
     if wrong:  # the weights of the third unit
         assert {one.index[-1] for one in report.findings} == {2}
     assert all(np.array_equal(v.numpy(), b) for v, b in zip(model.variables, before, strict=True))
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, tf.linspace(-1.0, 1.0, 4))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert ds.check_hvp(lambda x: number, tf.linspace(-1.0, 1.0, 4)).verdict is Verdict.PASS
+    hinge = ds.check_gradient(
+        lambda x: max(0, tf.reduce_sum(x) - 9), tf.linspace(-1.0, 1.0, 4)
+    )  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), tf.constant(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, tf.linspace(-1.0, 1.0, 4))

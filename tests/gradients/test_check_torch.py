@@ -394,3 +394,25 @@ def test_hooks_on_parameters_are_told_to_be_left_out() -> None:
     report = ds.check_gradient(model, torch.ones(2, 3), loss=lambda m, b: m(b).square().mean())
     assert report.passed
     assert "not looked at: what hooks do to the gradient of weight" in report.notes
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, torch.linspace(-1, 1, 4, dtype=torch.float64))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert (
+        ds.check_hvp(lambda x: number, torch.linspace(-1, 1, 4, dtype=torch.float64)).verdict is Verdict.PASS
+    )
+    hinge = ds.check_gradient(
+        lambda x: max(0, x.sum() - 9), torch.linspace(-1, 1, 4, dtype=torch.float64)
+    )  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), torch.tensor(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, torch.linspace(-1, 1, 4, dtype=torch.float64))

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from downslope.errors import UsageError, a_type, one_line
-from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
+from downslope.gradients.check.adapter import (
+    Arrays,
+    labels,
+    plain_number,
+    refuse_complex,
+    spread,
+    weighting,
+    weights_for,
+)
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.torch_casts import Lifted
 from downslope.rules.loop import mapped, named
@@ -79,10 +87,11 @@ class _Common(ABC):
     def _scalar(self, returned: Any) -> Tensor:
         """Return the one number that is checked: the value, or a fixed weighting of all outputs."""
         refuse_complex("the function returned", [("", _name(t.dtype)) for t in _tensors(returned)])
+        number = plain_number(returned)
+        if number is not None:
+            return torch.tensor(number, dtype=torch.float64)
         found = [t for t in _tensors(returned) if t.is_floating_point()]
         if not found:
-            if isinstance(returned, (int, float)):
-                return torch.tensor(float(returned), dtype=torch.float64)
             raise UsageError(
                 f"the function returned {a_type(returned)}: expected a tensor of a floating dtype"
             )

@@ -283,3 +283,15 @@ def test_a_plain_number_is_a_constant(number: Any) -> None:
 def test_what_is_no_number_is_refused(returned: Any) -> None:
     with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
         ds.check_gradient(lambda x: returned, jnp.linspace(-1, 1, 4))
+
+
+def test_a_surrogate_gradient_of_steps_is_called_one() -> None:
+    @jax.custom_vjp
+    def spike(x: Any) -> Any:
+        return (x > 0).astype(x.dtype)
+
+    spike.defvjp(lambda x: (spike(x), x), lambda x, g: (g / (1 + jnp.abs(x)) ** 2,))
+    x = jax.random.normal(jax.random.key(0), (6, 5))
+    report = ds.check_gradient(lambda x: jnp.sum((spike(x) - 0.3) ** 2 * 0.7), x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert "The gradient is a surrogate" in report.reasons[0]

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 import downslope as ds  # noqa: E402
 from downslope.errors import UsageError  # noqa: E402
-from downslope.gradients.check.result import Verdict  # noqa: E402
+from downslope.gradients.check.result import Reason, Verdict  # noqa: E402
 
 
 def test_a_function_passes() -> None:
@@ -326,3 +326,14 @@ def test_a_plain_number_is_a_constant(number: Any) -> None:
 def test_what_is_no_number_is_refused(returned: Any) -> None:
     with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
         ds.check_gradient(lambda x: returned, tf.linspace(-1.0, 1.0, 4))
+
+
+def test_a_surrogate_gradient_of_steps_is_called_one() -> None:
+    @tf.custom_gradient
+    def spike(x: Any) -> Any:
+        return tf.cast(x > 0, x.dtype), lambda g: g / (1 + tf.abs(x)) ** 2
+
+    x = tf.random.stateless_normal((6, 5), (1, 2), dtype=tf.float64)
+    report = ds.check_gradient(lambda x: tf.reduce_sum((spike(x) - 0.3) ** 2 * 0.7), x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert "The gradient is a surrogate" in report.reasons[0]

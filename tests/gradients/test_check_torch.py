@@ -416,3 +416,62 @@ def test_a_plain_number_is_a_constant(number: Any) -> None:
 def test_what_is_no_number_is_refused(returned: Any) -> None:
     with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
         ds.check_gradient(lambda x: returned, torch.linspace(-1, 1, 4, dtype=torch.float64))
+
+
+class Spike(torch.autograd.Function):
+    """A step, with the slope of a fast sigmoid for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) ** 2
+
+
+def through(x: Tensor, steps: float) -> Tensor:
+    """Round to so many steps a unit, and take the gradient straight through."""
+    return x + ((x * steps).round() / steps - x).detach()
+
+
+MIX = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+SURROGATES = {
+    "spikes": lambda x: Spike.apply(x).sum(),
+    "layers of spikes": lambda x: Spike.apply(Spike.apply(x @ MIX.to(x)) @ MIX.to(x).T).sum(),
+    "spikes and a loss": lambda x: (Spike.apply(x @ MIX.to(x)) - 0.3).square().sum().exp(),
+    "rounded": lambda x: through(x, 1).square().sum(),
+    "sixteenths": lambda x: (through(x, 16) @ MIX.to(x)).tanh().square().sum(),
+    "eight bits": lambda x: (through(x, 128) @ MIX.to(x)).tanh().square().sum(),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_surrogate_gradient_of_steps_is_called_one(name: str, dtype: torch.dtype, seed: int) -> None:
+    x = torch.randn(6, 5, dtype=dtype, generator=torch.Generator().manual_seed(seed + 1))
+    report = ds.check_gradient(SURROGATES[name], x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    (said,) = report.reasons
+    assert "its true derivative is zero. The gradient is a surrogate" in said
+    assert "\n" not in said
+
+
+def test_the_smooth_function_in_place_of_steps_is_judged() -> None:
+    x = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    class Smooth(Spike):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x / (1 + x.abs())
+
+    assert ds.check_gradient(lambda x: Smooth.apply(x).sum(), x).verdict is Verdict.PASS
+    # of a function with slopes and steps the slopes are judged; zeros are what steps by themselves have
+    assert ds.check_gradient(lambda x: (Smooth.apply(x) * (x > 0)).sum(), x).verdict is Verdict.PASS
+    assert ds.check_gradient(lambda x: (x > 0).to(x).sum() + x.sum(), x).verdict is Verdict.PASS
+    wrong = ds.check_gradient(lambda x: Smooth.apply(x).sum() + Spike.apply(x).sum(), x)
+    assert wrong.verdict is Verdict.FAIL

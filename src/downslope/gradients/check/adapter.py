@@ -97,6 +97,7 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         round=bound.rounded if narrow and wide != "float64" else (lambda v: v),
         notes=adapter.notes,
         facts=adapter.facts,
+        automatic=getattr(adapter, "given", None) is None,
         told=partial(_of_gradient, adapter),
     )
     if getattr(adapter, "lifted", False):

@@ -295,3 +295,27 @@ def test_a_surrogate_gradient_of_steps_is_called_one() -> None:
     report = ds.check_gradient(lambda x: jnp.sum((spike(x) - 0.3) ** 2 * 0.7), x)
     assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
     assert "The gradient is a surrogate" in report.reasons[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_jacobian_of_bfloat16_is_judged_in_float64(seed: int) -> None:
+    one, two = jax.random.split(jax.random.key(seed))
+    a, x = jax.random.normal(one, (4, 6)) / 2, jax.random.normal(two, (6,), jnp.bfloat16)
+    jacobian = jax.jacobian(lambda x: jnp.tanh(a.astype(x.dtype) @ x))
+
+    def f(x: Any) -> Any:
+        return jnp.tanh(a.astype(x.dtype) @ x) * jnp.asarray(1.1, x.dtype)
+
+    def right(x: Any) -> Any:
+        return jacobian(x) * jnp.asarray(1.1, x.dtype)
+
+    def wrong(x: Any) -> Any:
+        made = right(x)
+        return made.at[jnp.unravel_index(jnp.argmax(jnp.abs(made)), made.shape)].multiply(1.1)
+
+    def coarse(x: Any) -> Any:  # right but for the rounding of what it casts down
+        return jacobian(x.astype(jnp.bfloat16)).astype(x.dtype) * jnp.asarray(1.1, x.dtype)
+
+    assert ds.check_jacobian(f, x, right).verdict is Verdict.PASS
+    assert ds.check_jacobian(f, x, wrong).verdict is Verdict.FAIL
+    assert ds.check_jacobian(f, x, coarse).verdict is Verdict.INCONCLUSIVE

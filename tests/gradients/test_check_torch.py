@@ -475,3 +475,45 @@ def test_the_smooth_function_in_place_of_steps_is_judged() -> None:
     assert ds.check_gradient(lambda x: (x > 0).to(x).sum() + x.sum(), x).verdict is Verdict.PASS
     wrong = ds.check_gradient(lambda x: Smooth.apply(x).sum() + Spike.apply(x).sum(), x)
     assert wrong.verdict is Verdict.FAIL
+
+
+def narrow_outputs(seed: int) -> tuple[Any, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a = (torch.randn(4, 6, generator=generator) / 2).bfloat16()
+    return lambda x: torch.tanh(a @ x), torch.randn(6, generator=generator).bfloat16()
+
+
+def largest_off(jacobian: Any) -> Any:
+    """Return a Jacobian whose largest entry is a tenth too large."""
+
+    def wrong(x: Any) -> Any:
+        made = jacobian(x).clone().contiguous()
+        made.view(-1)[made.abs().argmax()] *= 1.1
+        return made
+
+    return wrong
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jacobian_of_bfloat16_is_judged_in_float64(seed: int) -> None:
+    f, x = narrow_outputs(seed)
+    jacobian = torch.func.jacrev(f)
+    report = ds.check_jacobian(f, x, jacobian)
+    assert report.verdict is Verdict.PASS
+    assert "checked in float64, which both take in place of bfloat16" in report.notes
+    wrong = ds.check_jacobian(f, x, largest_off(jacobian))
+    place = np.unravel_index(int(jacobian(x).abs().argmax()), (4, 6))
+    assert wrong.verdict is Verdict.FAIL
+    assert wrong.findings[0].name == f"J[{place[0]}, {place[1]}]"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jacobian_made_in_few_bits_and_cast_up_is_not_called_wrong(seed: int) -> None:
+    f, x = narrow_outputs(seed)
+
+    def by_numpy(x: Tensor) -> Any:  # in float16, but for a last factor
+        z = x.float().numpy().astype(np.float16)
+        a = np.stack([f_row.float().numpy() for f_row in torch.func.jacrev(f)(x * 0)]).astype(np.float16)
+        return (1 - np.tanh(a @ z) ** 2)[:, None].astype(np.float64) * a * 1.1
+
+    assert ds.check_jacobian(lambda x: f(x) * 1.1, x, by_numpy).verdict is not Verdict.FAIL

@@ -106,6 +106,10 @@ class JaxAdapter:
         compiled_one = self._compiled[name]
         return (compiled_one or function)(*lists)
 
+    def running(self) -> Any:
+        """Return a context for what is called in float64."""
+        return jax.enable_x64(True)
+
     def look_for_casts(self, arrays: Arrays, leave_out: bool = True) -> None:
         """See `Adapter`; nothing is compiled, nor computed."""
         self.known = None

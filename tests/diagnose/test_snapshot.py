@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
@@ -113,3 +114,118 @@ def test_the_order_of_a_loader_is_given_back():
     assert [batch.tolist() for batch in loader] != order
     first.restore()
     assert [batch.tolist() for batch in loader] == order
+
+
+class Meter:
+    def __init__(self):
+        self.total, self.seen, self.recent = 0.0, torch.zeros(2), deque(maxlen=2)
+
+
+class Holding(nn.Linear):
+    """A module that keeps what it sees in every way but a buffer; one that it has is replaced."""
+
+    def __init__(self):
+        super().__init__(6, 2)
+        self.mean, self.scale, self.count, self.name = torch.zeros(6), torch.ones(6), 0, "new"
+        self.array, self.history, self.sizes = np.zeros(3), [torch.zeros(1)], {"a": [1, 2], "b": {3}}
+        self.recent, self.pair, self.cache = deque([1.0], maxlen=2), (torch.zeros(2), [0]), None
+        self.tables, self.meter = defaultdict(list), Meter()
+        self.aside = [nn.Linear(6, 2)]
+        self.draw = random.Random(1)
+        self.generator = torch.Generator().manual_seed(1)
+        self.numpy = np.random.default_rng(1)
+        self.register_buffer("moving", torch.zeros(6))
+
+    def forward(self, x):
+        seen = x.detach().mean(0)
+        self.mean.add_(seen)  # in place
+        self.scale = 0.9 * self.scale + seen  # another tensor
+        self.moving = 0.9 * self.moving + seen
+        self.count += 1
+        self.name = f"pass {self.count}"
+        self.array += self.count
+        self.history[0].add_(1)
+        self.history.append(seen)
+        self.sizes["a"].append(self.count)
+        self.sizes["b"].add(self.count)
+        self.sizes["c"] = self.count
+        self.recent.append(float(self.count))
+        self.pair[0].add_(1)
+        self.pair[1][0] += 1
+        self.cache = seen if self.cache is None else self.cache
+        self.later = self.count
+        self.tables[self.count].append(1)
+        self.meter.total += 1.0
+        self.meter.seen += 1
+        self.meter.recent.append(self.count)
+        with torch.no_grad():
+            self.aside[0].weight.add_(1)
+        noise = self.draw.random() + self.numpy.random() + torch.rand(1, generator=self.generator)
+        return super().forward(x) + noise
+
+
+def holdings(model):
+    kept = {k: v for k, v in vars(model).items() if k not in ("_parameters", "meter", "aside")}
+    generators = {k: kept.pop(k) for k in ("draw", "generator", "numpy")}
+    kept["_buffers"] = dict(kept["_buffers"])
+    drawn = [
+        generators["draw"].getstate(), generators["generator"].get_state(),
+        str(generators["numpy"].bit_generator.state),
+    ]  # fmt: skip
+    return copy.deepcopy([kept, vars(model.meter), model.aside[0].state_dict(), drawn])
+
+
+def same_holdings(a, b):
+    if isinstance(a, dict | OrderedDict):
+        return a.keys() == b.keys() and all(same_holdings(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple | deque):
+        return len(a) == len(b) and all(map(same_holdings, a, b))
+    return same(a, b)
+
+
+def test_what_modules_hold_outside_of_buffers_is_given_back():
+    torch.manual_seed(0)
+    model = nn.Sequential(Holding(), nn.Tanh())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    before, mean, moving = holdings(model[0]), model[0].mean, model[0].moving
+    kept = Snapshot(model, optimizer)
+    for _ in range(2):  # as often as wanted
+        for _ in range(3):
+            step(model, optimizer)
+        assert not same_holdings(holdings(model[0]), before)
+        kept.restore()
+        assert same_holdings(holdings(model[0]), before)
+    assert model[0].mean is mean
+    assert model[0].moving is moving
+    del model[0].later
+    fresh = Snapshot(model, optimizer)
+    step(model, optimizer)
+    fresh.restore()
+    assert "later" not in vars(model[0])
+
+
+def test_what_a_graph_needs_of_an_attribute_stays_usable():
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            self.last = super().forward(x).exp()
+            return self.last
+
+    model = Keeps(6, 2)
+    out = model(torch.ones(1, 6))
+    with undone(model):
+        model(torch.zeros(1, 6))
+    assert model.last is out
+    out.sum().backward()  # exp needs its result as it was
+
+
+def test_hooks_put_on_or_taken_off_meanwhile_stay_so():
+    model = nn.Linear(6, 2)
+    seen = []
+    off = model.register_forward_hook(lambda *_: seen.append("off"))
+    kept = Snapshot(model)
+    off.remove()
+    model.register_forward_hook(lambda *_: seen.append("on"))
+    kept.restore()
+    model(torch.zeros(1, 6))
+    assert seen == ["on"]

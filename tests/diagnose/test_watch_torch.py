@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import math
+import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Thread
+from threading import Barrier, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -423,3 +428,231 @@ def test_a_model_that_is_compiled_later() -> None:
         torch.compile(model, backend="aot_eager")(batch())
     assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.FORWARD, "log")]
     assert not [w for w in said if "Dynamo" in str(w.message)]
+
+
+def at_once(*functions: Callable[[], object]) -> None:
+    """Run each in a thread of its own, by the names 0, 1, …; what they raise is raised."""
+    raised: list[BaseException] = []
+
+    def run(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [Thread(target=run, args=(f,), name=str(i)) for i, f in enumerate(functions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if raised:
+        raise raised[0]
+
+
+def test_forward_passes_at_once_are_told_apart() -> None:
+    meet = Barrier(2, timeout=30)
+
+    def last(h: Tensor) -> Tensor:
+        meet.wait()  # both are within the model, and have been through its layers
+        h = (h - h).log() if current_thread().name == "1" else h
+        meet.wait()
+        return h
+
+    model = Tail(last)
+    with watch(model, on_finding="collect") as doctor:
+        outputs: dict[str, Tensor] = {}
+
+        def forward() -> None:
+            outputs[current_thread().name] = model(batch())
+
+        at_once(forward, forward)
+        assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.FORWARD, "log")]
+        outputs["1"].sum().backward()  # known to be ill
+        assert len(doctor.findings) == 1
+        (outputs["0"].sum() * math.inf).backward()
+    assert [f.ailment for f in doctor.findings] == [Ailment.FORWARD, Ailment.LOSS]
+    assert doctor.passes == 2
+
+
+def test_backward_passes_at_once_are_told_apart() -> None:
+    meet = Barrier(2, timeout=30)
+
+    def wait(_: Tensor) -> None:
+        meet.wait()
+
+    def last(h: Tensor) -> Tensor:
+        if current_thread().name == "1":
+            h = h.abs().mul(0).sqrt()
+        h.register_hook(wait)
+        return h * 2
+
+    model = Tail(last)
+    with watch(model, on_finding="collect") as doctor:
+        outputs: dict[str, Tensor] = {}
+
+        def forward() -> None:
+            outputs[current_thread().name] = model(batch())
+
+        at_once(forward, forward)
+        # each in the other's thread: a pass belongs to its graph
+        at_once(*[outputs[i].sum().backward for i in ("1", "0")])
+        assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.BACKWARD, "SqrtBackward0")]
+        assert not doctor._backward._tasks
+        assert not doctor._backward._threads
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_threads_that_train_are_found_healthy(models: int) -> None:
+    nets = [Tail(torch.tanh) for _ in range(models)]
+    doctors = [watch(net, on_finding="raise") for net in nets]
+
+    def train() -> None:
+        net = nets[int(current_thread().name) % models]
+        for _ in range(20):
+            net(batch()).square().sum().backward()
+        assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+    at_once(train, train, train)
+    assert sum(doctor.passes for doctor in doctors) == 60
+    for doctor in doctors:
+        assert str(doctor).startswith("nothing found")
+        doctor.close()
+
+
+def replica(model: nn.Module) -> nn.Module:
+    """Return a copy as `torch.nn.parallel.replicate` makes it, which is to be had on GPUs only."""
+    copies = {m: m._replicate_for_data_parallel() for m in model.modules()}
+    for module, copied in copies.items():
+        for key, child in module._modules.items():
+            setattr(copied, key, copies[child])
+        copied._former_parameters = {key: p.clone() for key, p in module._parameters.items()}
+        for key, p in copied._former_parameters.items():
+            setattr(copied, key, p)
+    return copies[model]
+
+
+def test_replicas_of_data_parallel() -> None:
+    class Cut(Tail):
+        def __init__(self) -> None:
+            super().__init__(lambda h: (h - h).log() if current_thread().name == "1" else h)
+            self.aside = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.aside(x).detach()
+
+    model, outputs = Cut(), {}
+    with watch(model, on_finding="collect") as doctor:
+        copies = [replica(model), replica(model)]
+
+        def forward() -> None:
+            outputs[i] = copies[(i := int(current_thread().name))](batch())
+
+        at_once(forward, forward)
+        outputs[0].sum().backward()
+        outputs[1].sum().backward()
+    assert doctor.passes == 2
+    assert {(f.ailment, f.where, f.operation) for f in doctor.findings} == {
+        (Ailment.FORWARD, "", "log"),
+        (Ailment.DETACHED, "aside.weight", ""),
+        (Ailment.DETACHED, "aside.bias", ""),
+    }
+
+
+def test_what_another_thread_of_the_pass_makes_is_not_called_a_constant() -> None:
+    def last(h: Tensor) -> Tensor:
+        made: list[Tensor] = []
+        at_once(lambda: made.append((h.detach() - h.detach()).log()))
+        return h + made[0]
+
+    (finding,) = found(Tail(last), batch())
+    assert finding.ailment is Ailment.CONSTANT
+    assert "another thread" in finding.text
+
+
+def test_a_backward_pass_that_fails_does_not_end_the_watch() -> None:
+    model = Tail(lambda h: h.abs().mul(0).sqrt())
+
+    def fail(_: Tensor) -> None:
+        raise RuntimeError("stop")
+
+    with watch(model, on_finding="collect") as doctor:
+        out = model(batch())
+        out.grad_fn.next_functions[0][0].register_prehook(fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            out.sum().backward()
+        model(batch()).sum().backward()
+    assert [f.operation for f in doctor.findings] == ["SqrtBackward0"]
+    assert not doctor._backward._tasks
+
+
+def test_a_checkpoint_within_the_model_belongs_to_its_pass() -> None:
+    class Kept(Tail):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.head(checkpoint(self.body, x, use_reentrant=True)))
+
+    findings = found(Kept(lambda h: h.abs().mul(0).sqrt()), batch().requires_grad_())
+    assert [(f.ailment, f.operation) for f in findings] == [(Ailment.BACKWARD, "SqrtBackward0")]
+
+
+def saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+class Deep(nn.Sequential):
+    """A module that copies itself, as some do."""
+
+    def __deepcopy__(self, memo: dict) -> nn.Module:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+
+@pytest.mark.parametrize("make", [Tail, Deep], ids=["module", "of its own"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_a_copy_is_as_that_of_a_model_that_is_not_watched(
+    make: Callable[..., nn.Module], copied: Callable[[nn.Module], nn.Module]
+) -> None:
+    body = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 2)))
+    model = Deep(body) if make is Deep else body
+    names, kept = list(model.state_dict()), model.state_dict()
+    with watch(model, on_finding="collect") as doctor:
+        model(batch()).sum().backward()
+        twin = copied(model)
+        assert list(model.state_dict()) == names
+        assert doctor.passes == 1
+        out = twin(batch() * math.nan)
+        out.sum().backward()
+        assert (doctor.passes, doctor.findings) == (1, [])  # it has nothing to do with the copy
+        assert torch.equal(twin(batch()), model(batch()))
+        assert doctor.passes == 2
+    twin.load_state_dict(kept)
+    with watch(twin, on_finding="collect") as doctor:
+        twin(batch() * math.nan)
+    assert [f.ailment for f in doctor.findings] == [Ailment.INPUT]
+
+
+def test_a_file_of_a_watched_model_loads_without_this_package() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    with watch(model):
+        file = pickle.dumps(model)
+    load = (
+        "import pickle, sys, torch; m = pickle.load(sys.stdin.buffer); m(torch.ones(1, 4)).sum().backward()"
+    )
+    check = "; assert not any(name.startswith('downslope') for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", load + check], input=file, check=True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_copy_is_compiled_in_one_piece() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Tanh())
+    with watch(model):
+        twin = copy.deepcopy(model)
+    assert torch.equal(torch.compile(twin, backend="eager", fullgraph=True)(batch()), model(batch()))

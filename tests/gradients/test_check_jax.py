@@ -265,3 +265,57 @@ def test_a_function_that_cannot_be_differentiated_is_told_in_a_line(fun: Any, ra
     with pytest.raises(UsageError, match=said) as told:
         ds.check_gradient(fun, jnp.ones(3))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, jnp.linspace(-1, 1, 4))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert ds.check_hvp(lambda x: number, jnp.linspace(-1, 1, 4)).verdict is Verdict.PASS
+    hinge = ds.check_gradient(lambda x: max(0, x.sum() - 9), jnp.linspace(-1, 1, 4))  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), jnp.array(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, jnp.linspace(-1, 1, 4))
+
+
+def test_a_surrogate_gradient_of_steps_is_called_one() -> None:
+    @jax.custom_vjp
+    def spike(x: Any) -> Any:
+        return (x > 0).astype(x.dtype)
+
+    spike.defvjp(lambda x: (spike(x), x), lambda x, g: (g / (1 + jnp.abs(x)) ** 2,))
+    x = jax.random.normal(jax.random.key(0), (6, 5))
+    report = ds.check_gradient(lambda x: jnp.sum((spike(x) - 0.3) ** 2 * 0.7), x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert "The gradient is a surrogate" in report.reasons[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_jacobian_of_bfloat16_is_judged_in_float64(seed: int) -> None:
+    one, two = jax.random.split(jax.random.key(seed))
+    a, x = jax.random.normal(one, (4, 6)) / 2, jax.random.normal(two, (6,), jnp.bfloat16)
+    jacobian = jax.jacobian(lambda x: jnp.tanh(a.astype(x.dtype) @ x))
+
+    def f(x: Any) -> Any:
+        return jnp.tanh(a.astype(x.dtype) @ x) * jnp.asarray(1.1, x.dtype)
+
+    def right(x: Any) -> Any:
+        return jacobian(x) * jnp.asarray(1.1, x.dtype)
+
+    def wrong(x: Any) -> Any:
+        made = right(x)
+        return made.at[jnp.unravel_index(jnp.argmax(jnp.abs(made)), made.shape)].multiply(1.1)
+
+    def coarse(x: Any) -> Any:  # right but for the rounding of what it casts down
+        return jacobian(x.astype(jnp.bfloat16)).astype(x.dtype) * jnp.asarray(1.1, x.dtype)
+
+    assert ds.check_jacobian(f, x, right).verdict is Verdict.PASS
+    assert ds.check_jacobian(f, x, wrong).verdict is Verdict.FAIL
+    assert ds.check_jacobian(f, x, coarse).verdict is Verdict.INCONCLUSIVE

@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 
 import downslope as ds  # noqa: E402
 from downslope.errors import UsageError  # noqa: E402
-from downslope.gradients.check.result import Verdict  # noqa: E402
+from downslope.gradients.check.result import Reason, Verdict  # noqa: E402
 
 
 def test_a_function_passes() -> None:
@@ -306,3 +306,34 @@ def test_a_model_in_mixed_precision_is_checked_in_float64_and_left_as_it_was(wro
     if wrong:  # the weights of the third unit
         assert {one.index[-1] for one in report.findings} == {2}
     assert all(np.array_equal(v.numpy(), b) for v, b in zip(model.variables, before, strict=True))
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, tf.linspace(-1.0, 1.0, 4))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert ds.check_hvp(lambda x: number, tf.linspace(-1.0, 1.0, 4)).verdict is Verdict.PASS
+    hinge = ds.check_gradient(
+        lambda x: max(0, tf.reduce_sum(x) - 9), tf.linspace(-1.0, 1.0, 4)
+    )  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), tf.constant(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, tf.linspace(-1.0, 1.0, 4))
+
+
+def test_a_surrogate_gradient_of_steps_is_called_one() -> None:
+    @tf.custom_gradient
+    def spike(x: Any) -> Any:
+        return tf.cast(x > 0, x.dtype), lambda g: g / (1 + tf.abs(x)) ** 2
+
+    x = tf.random.stateless_normal((6, 5), (1, 2), dtype=tf.float64)
+    report = ds.check_gradient(lambda x: tf.reduce_sum((spike(x) - 0.3) ** 2 * 0.7), x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    assert "The gradient is a surrogate" in report.reasons[0]

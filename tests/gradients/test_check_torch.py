@@ -394,3 +394,126 @@ def test_hooks_on_parameters_are_told_to_be_left_out() -> None:
     report = ds.check_gradient(model, torch.ones(2, 3), loss=lambda m, b: m(b).square().mean())
     assert report.passed
     assert "not looked at: what hooks do to the gradient of weight" in report.notes
+
+
+@pytest.mark.parametrize("number", [3, 2.5, True, np.int64(3), np.float32(0.5)], ids=type)
+def test_a_plain_number_is_a_constant(number: Any) -> None:
+    report = ds.check_gradient(lambda x: number, torch.linspace(-1, 1, 4, dtype=torch.float64))
+    assert (report.verdict, report.coverage.zeros) == (Verdict.PASS, 4)
+    assert any("counts as zero" in note for note in report.notes)
+    assert (
+        ds.check_hvp(lambda x: number, torch.linspace(-1, 1, 4, dtype=torch.float64)).verdict is Verdict.PASS
+    )
+    hinge = ds.check_gradient(
+        lambda x: max(0, x.sum() - 9), torch.linspace(-1, 1, 4, dtype=torch.float64)
+    )  # 0 is Python's here
+    assert hinge.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "returned", [None, "3", (3, 4), torch.tensor(3)], ids=["none", "text", "numbers", "whole"]
+)
+def test_what_is_no_number_is_refused(returned: Any) -> None:
+    with pytest.raises(UsageError, match=r"the function returned an? .*: expected"):
+        ds.check_gradient(lambda x: returned, torch.linspace(-1, 1, 4, dtype=torch.float64))
+
+
+class Spike(torch.autograd.Function):
+    """A step, with the slope of a fast sigmoid for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g / (1 + x.abs()) ** 2
+
+
+def through(x: Tensor, steps: float) -> Tensor:
+    """Round to so many steps a unit, and take the gradient straight through."""
+    return x + ((x * steps).round() / steps - x).detach()
+
+
+MIX = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+SURROGATES = {
+    "spikes": lambda x: Spike.apply(x).sum(),
+    "layers of spikes": lambda x: Spike.apply(Spike.apply(x @ MIX.to(x)) @ MIX.to(x).T).sum(),
+    "spikes and a loss": lambda x: (Spike.apply(x @ MIX.to(x)) - 0.3).square().sum().exp(),
+    "rounded": lambda x: through(x, 1).square().sum(),
+    "sixteenths": lambda x: (through(x, 16) @ MIX.to(x)).tanh().square().sum(),
+    "eight bits": lambda x: (through(x, 128) @ MIX.to(x)).tanh().square().sum(),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_surrogate_gradient_of_steps_is_called_one(name: str, dtype: torch.dtype, seed: int) -> None:
+    x = torch.randn(6, 5, dtype=dtype, generator=torch.Generator().manual_seed(seed + 1))
+    report = ds.check_gradient(SURROGATES[name], x)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.JUMP)
+    (said,) = report.reasons
+    assert "its true derivative is zero. The gradient is a surrogate" in said
+    assert "\n" not in said
+
+
+def test_the_smooth_function_in_place_of_steps_is_judged() -> None:
+    x = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    class Smooth(Spike):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x / (1 + x.abs())
+
+    assert ds.check_gradient(lambda x: Smooth.apply(x).sum(), x).verdict is Verdict.PASS
+    # of a function with slopes and steps the slopes are judged; zeros are what steps by themselves have
+    assert ds.check_gradient(lambda x: (Smooth.apply(x) * (x > 0)).sum(), x).verdict is Verdict.PASS
+    assert ds.check_gradient(lambda x: (x > 0).to(x).sum() + x.sum(), x).verdict is Verdict.PASS
+    wrong = ds.check_gradient(lambda x: Smooth.apply(x).sum() + Spike.apply(x).sum(), x)
+    assert wrong.verdict is Verdict.FAIL
+
+
+def narrow_outputs(seed: int) -> tuple[Any, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    a = (torch.randn(4, 6, generator=generator) / 2).bfloat16()
+    return lambda x: torch.tanh(a @ x), torch.randn(6, generator=generator).bfloat16()
+
+
+def largest_off(jacobian: Any) -> Any:
+    """Return a Jacobian whose largest entry is a tenth too large."""
+
+    def wrong(x: Any) -> Any:
+        made = jacobian(x).clone().contiguous()
+        made.view(-1)[made.abs().argmax()] *= 1.1
+        return made
+
+    return wrong
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jacobian_of_bfloat16_is_judged_in_float64(seed: int) -> None:
+    f, x = narrow_outputs(seed)
+    jacobian = torch.func.jacrev(f)
+    report = ds.check_jacobian(f, x, jacobian)
+    assert report.verdict is Verdict.PASS
+    assert "checked in float64, which both take in place of bfloat16" in report.notes
+    wrong = ds.check_jacobian(f, x, largest_off(jacobian))
+    place = np.unravel_index(int(jacobian(x).abs().argmax()), (4, 6))
+    assert wrong.verdict is Verdict.FAIL
+    assert wrong.findings[0].name == f"J[{place[0]}, {place[1]}]"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jacobian_made_in_few_bits_and_cast_up_is_not_called_wrong(seed: int) -> None:
+    f, x = narrow_outputs(seed)
+
+    def by_numpy(x: Tensor) -> Any:  # in float16, but for a last factor
+        z = x.float().numpy().astype(np.float16)
+        a = np.stack([f_row.float().numpy() for f_row in torch.func.jacrev(f)(x * 0)]).astype(np.float16)
+        return (1 - np.tanh(a @ z) ** 2)[:, None].astype(np.float64) * a * 1.1
+
+    assert ds.check_jacobian(lambda x: f(x) * 1.1, x, by_numpy).verdict is not Verdict.FAIL

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from downslope.diagnose.torch.held import Held, alike
+
 
 class Snapshot:
     """A model, an optimizer, their gradients and all random generators as they are now.
@@ -20,7 +22,7 @@ class Snapshot:
     a state still holds it afterwards. A state that did not exist is taken away again.
 
     Args:
-        model: parameters, buffers, gradients and modes of all its modules.
+        model: parameters, buffers, gradients and attributes of all its modules.
         optimizer: its states and the values of its groups; None where there is none yet.
         batches: a data loader whose generators are kept too.
 
@@ -35,7 +37,7 @@ class Snapshot:
             tensors |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
         self.tensors = [(t, t.detach().clone()) for t in tensors.values()]
         self.gradients = [(t, t.grad, None if t.grad is None else t.grad.clone()) for t, _ in self.tensors]
-        self.modes = [(m, m.training) for m in model.modules()]
+        self.held = Held(model, tensors.values())
         if optimizer is not None:
             self.states = {p: (state, _kept(state)) for p, state in optimizer.state.items()}
             self.groups = [
@@ -57,8 +59,7 @@ class Snapshot:
                     gradient.copy_(before)
                 tensor.grad = gradient
             self._restore_optimizer()
-        for module, training in self.modes:
-            module.training = training
+        self.held.restore()
         for generator, state in self.generators:
             generator.set_state(state)
         random.setstate(self.python)
@@ -109,16 +110,12 @@ def _give_back(place: dict[Any, Any], kept: dict[Any, Any]) -> None:
         del place[key]
     for key, value in kept.items():
         now = place.get(key)
-        if isinstance(value, Tensor) and isinstance(now, Tensor) and _alike(now, value):
+        if isinstance(value, Tensor) and isinstance(now, Tensor) and alike(now, value):
             now.copy_(value)
         elif isinstance(value, dict) and isinstance(now, dict):
             _give_back(now, value)
         else:
             place[key] = _kept(value) if key != "params" else value
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
 
 
 def _generators(batches: Any) -> list[torch.Generator]:

@@ -97,6 +97,7 @@ def problem_of(adapter: Adapter, precision: str = "auto") -> Problem:
         round=bound.rounded if narrow and wide != "float64" else (lambda v: v),
         notes=adapter.notes,
         facts=adapter.facts,
+        automatic=getattr(adapter, "given", None) is None,
         told=partial(_of_gradient, adapter),
     )
     if getattr(adapter, "lifted", False):
@@ -203,6 +204,8 @@ def _number(value: Any) -> float:
             "and its imaginary part apart"
         )
     try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
         return float(value.real if np.iscomplexobj(value) else value)
     except (TypeError, ValueError):
         raise UsageError(
@@ -354,6 +357,21 @@ def refuse_complex(said: str, found: Sequence[tuple[str, str]]) -> None:
                 f"{said} complex numbers, of dtype {dtype}{which}: expected real ones; make it a function of "
                 "the real part and the imaginary part, of real numbers"
             )
+
+
+PLAIN = "f returned a plain number, which no gradient goes through: it counts as zero"
+"""The note on a function that returned no array, as `max(0, …)` does on one side of its hinge."""
+
+
+def plain_number(returned: Any) -> float | None:
+    """Return the real number of Python or NumPy that a function returned in the place of an array, or None.
+
+    >>> plain_number(3), plain_number(np.float32(0.5)), plain_number([1.0])
+    (3.0, 0.5, None)
+
+    """
+    real = isinstance(returned, (int, float, np.integer, np.floating, np.bool_))
+    return float(returned) if real else None
 
 
 def weighting(shapes: Sequence[Any]) -> str:

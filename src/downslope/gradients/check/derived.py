@@ -69,6 +69,7 @@ def check_hvp(
         value=lambda z: float(first.gradient(z) @ u),
         gradient=lambda z: product(z, u),
         complex_value=None,
+        automatic=False,
     )
     report = examine(problem, Settings(directions, evaluations, rtol=rtol, seed=seed))
     return replace(report, what="Hessian-vector product", function=name_of(fun))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from downslope.gradients.check import grid, noise
+from downslope.gradients.check import grid, noise, surrogate
 from downslope.gradients.check.bends import Bends
 from downslope.gradients.check.line import Direction
 from downslope.gradients.check.locate import Search, Wrong
@@ -111,6 +111,9 @@ class Check:
         first = self.generator.choice((-1.0, 1.0), self.problem.size)
         known = np.where(np.isfinite(claimed), claimed, 0.0)
         seen = grid.find(self.problem, self.generator)
+        apart = np.random.default_rng(self.settings.seed)
+        if self.problem.automatic and surrogate.is_flat(self.problem, f0, claimed, apart):
+            raise Stopped(Reason.JUMP, surrogate.SAID)
         if seen:
             self.problem.notes.append(f"f casts x to {seen}: checked at points that {seen} has")
         sigma, dtype, stairs = noise.of_value(self.problem, f0, known, first)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from downslope.gradients.check.adapter import problem_of, weights_for
 from downslope.gradients.check.api import adapter_of, name_of
 from downslope.gradients.check.examine import Check, Settings, examined
 from downslope.gradients.check.measure import IMPORTANT
+from downslope.gradients.check.noise import EPS, coarsest
 from downslope.gradients.check.problem import Problem, Vector, leaves_of, undefined
 from downslope.gradients.check.result import Finding, GradientReport, Reason, Verdict
 from downslope.gradients.check.verdict import coverage_of
@@ -35,6 +37,8 @@ QUIET = 2.0**-22
 
 Weights then carry at most 2**-30 of round-off from any output into the sum.
 """
+ROUNDED = 0.05
+"""What is let pass, as a share, where the point has 16 bits: the Jacobian may hold numbers of so many."""
 
 
 def check_jacobian(
@@ -55,7 +59,8 @@ def check_jacobian(
         jacobian: `jacobian(x)` returns an array of shape (m…, …): outputs first, as `jax.jacobian` does.
         directions: random directions that all columns are tested along.
         evaluations: calls at most, beside those for the rows of wrong columns; F is called once at a point.
-        rtol: relative differences up to this are let pass.
+        rtol: relative differences up to this are let pass; 0.02 at least below float64, 0.05 where a point
+            of 16 bits is taken in float64, as it is where function and Jacobian both go through in that.
         seed: of the directions.
 
     Raises:
@@ -74,7 +79,11 @@ def check_jacobian(
         raise UsageError(f"jacobian = {jacobian!r}: expected a function of x")
     begun = time.perf_counter()
     outputs = _Outputs(fun, x, jacobian)
-    report = _Rows(outputs, Settings(directions, evaluations, rtol=rtol, seed=seed)).report()
+    outputs.widen()
+    settings = Settings(directions, evaluations, rtol=rtol, seed=seed)
+    if outputs.wide:
+        settings = replace(settings, rtol=max(rtol, ROUNDED), level=0.1)
+    report = _Rows(outputs, settings).report()
     return replace(
         report,
         what="Jacobian",
@@ -94,9 +103,10 @@ class _Outputs:
         self.adapter = adapter_of(fun, x, jacobian, None)
         self.base = problem_of(_Scalar(self.adapter), "own")
         self.leaf = self.base.leaves[0]
-        self.calls = 0
+        self.wide, self.calls = "", 0
         self._known: dict[bytes, Vector] = {}
         self._claimed: tuple[bytes, Vector] = (b"", np.zeros(0))
+        self.notes: list[str] = []
         first = _at_point("the function", lambda: self._raw(self.base.x))
         self.shape = tuple(int(n) for n in first.shape)
         self.count = int(first.size)
@@ -107,12 +117,55 @@ class _Outputs:
 
     def _array(self, z: Vector) -> Any:
         like = self.adapter.arrays[0]
-        return self.adapter.made(z.reshape(tuple(like.shape)), like, "")
+        return self.adapter.made(z.reshape(tuple(like.shape)), like, self.wide)
+
+    def _called(self, function: Callable[..., Any], z: Vector) -> Any:
+        self.calls += 1
+        with np.errstate(all="ignore"), self._running():
+            return function(self._array(z))
+
+    def _running(self) -> AbstractContextManager[Any]:
+        """Return a context for what is called in the dtype of the check."""
+        if self.wide and getattr(self.adapter, "lifted", False):
+            return self.adapter.running_lifted()  # type: ignore[no-any-return]
+        running = getattr(self.adapter, "running", None) if self.wide else None
+        return running() if running else nullcontext()
 
     def _raw(self, z: Vector) -> Any:
-        self.calls += 1
-        with np.errstate(all="ignore"):
-            return _numbers(self.fun(self._array(z)), "the function")
+        return _numbers(self._called(self.fun, z), "the function")
+
+    def widen(self) -> None:
+        """Take a point of 16 bits in float64 where function and Jacobian go through in it.
+
+        Casts and arrays of their own with them, where the framework allows it. Not where the Jacobian may
+        have been made in 16 bits and cast up: it has no more digits than before, or, where casts are not
+        taken out, an entry stays what it is when x moves by less than these show.
+        """
+        if self.leaf.dtype not in ("bfloat16", "float16"):
+            return
+        x = self.base.x
+        moved = x * (1 + 2.0**-20 * weights_for(x.size))
+        own = _at_point("jacobian", lambda: (self.at(self.base.x), self.claimed(self.base.x)))
+        self.wide = "float64"
+        for lifted in (True, False) if hasattr(self.adapter, "running_lifted") else (False,):
+            self.adapter.lifted = lifted
+            try:
+                made = [self._called(f, x) for f in (self.fun, self.jacobian)]
+                fine = [_numbers(a, "").reshape(b.shape) for a, b in zip(made, own, strict=True)]
+            except Exception:  # whatever they say to arrays of another dtype
+                continue
+            same = all(str(getattr(a, "dtype", "")).endswith("float64") for a in made)
+            same &= all(_close(a, b) for a, b in zip(fine, own, strict=True))
+            same &= all(coarsest(sorted(a.ravel())) == "float64" for a in fine)
+            if same and not (lifted and type(made[1]) is type(made[0])):
+                beside = _numbers(self._called(self.jacobian, moved), "jacobian").reshape(own[1].shape)
+                same = bool(np.all((beside != fine[1]) | (fine[1] == 0)))
+            if same:
+                self.base = replace(self.base, eps=EPS["float64"], grid=EPS["float64"], round=lambda z: z)
+                self.notes.append(f"checked in float64, which both take in place of {self.leaf.dtype}")
+                self._known, self._claimed = {}, (b"", np.zeros(0))
+                return
+        self.adapter.lifted, self.wide = False, ""
 
     def at(self, z: Vector) -> Vector:
         """Return all outputs at z, computed once."""
@@ -128,9 +181,7 @@ class _Outputs:
         """Return the claimed Jacobian at z, (outputs, entries of x)."""
         key = z.tobytes()
         if key != self._claimed[0]:
-            self.calls += 1
-            with np.errstate(all="ignore"):
-                made = _numbers(self.jacobian(self._array(z)), "jacobian")
+            made = _numbers(self._called(self.jacobian, z), "jacobian")
             expected = (*self.shape, *self.leaf.shape)
             if made.shape != expected:
                 raise UsageError(
@@ -218,7 +269,7 @@ class _Rows:
         self.suspects: set[int] = set()
         self.beside = 0
         self.findings: list[Finding] = []
-        self.notes: list[str] = []
+        self.notes = [*outputs.notes]
 
     def report(self) -> GradientReport:
         """Return the report on the claimed Jacobian."""
@@ -367,6 +418,10 @@ def _at_point(what: str, call: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         raise UsageError(f"{what} raised at the point: {one_line(error)}") from error
+
+
+def _close(a: Vector, b: Vector) -> bool:
+    return bool(np.all(np.abs(a - b) <= 0.05 * max(float(np.max(np.abs(b))), 1e-3)))
 
 
 def _numbers(array: Any, what: str) -> Any:

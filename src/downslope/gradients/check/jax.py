@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError, a_type
-from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
+from downslope.gradients.check.adapter import (
+    PLAIN,
+    Arrays,
+    labels,
+    plain_number,
+    refuse_complex,
+    spread,
+    weighting,
+    weights_for,
+)
 from downslope.gradients.check.jax_casts import Lifted
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.rounded import coarse
@@ -97,6 +106,10 @@ class JaxAdapter:
         compiled_one = self._compiled[name]
         return (compiled_one or function)(*lists)
 
+    def running(self) -> Any:
+        """Return a context for what is called in float64."""
+        return jax.enable_x64(True)
+
     def look_for_casts(self, arrays: Arrays, leave_out: bool = True) -> None:
         """See `Adapter`; nothing is compiled, nor computed."""
         self.known = None
@@ -157,6 +170,11 @@ class JaxAdapter:
     def _scalar(self, returned: Any) -> Any:
         leaves = jax.tree_util.tree_leaves(returned)
         refuse_complex("the function returned", [("", _dtype(a)) for a in leaves])
+        number = plain_number(returned)
+        if number is not None:
+            if self.given is None and PLAIN not in self.notes:
+                self.notes.append(PLAIN)
+            return jnp.asarray(number, float)
         found = [jnp.asarray(a) for a in leaves if _is_float(a)]
         if not found:
             raise UsageError(

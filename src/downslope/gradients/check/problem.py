@@ -97,6 +97,7 @@ class Problem:
         digits: unit round-off of numbers written into function and gradient, where it is more than `eps`.
         doubt: how far a right gradient at a vector may be off by numbers of 16 bits, (n,), if there are any.
         product: the claimed Hessian times a vector, (x, v) -> (n,), where there is one.
+        automatic: whether the gradient is that of automatic differentiation.
         told: what to say of an exception of the gradient: whose code raised it, and what to do.
         notes: what was decided on the way, for the report.
 
@@ -113,6 +114,7 @@ class Problem:
     digits: float = 0.0
     doubt: Callable[[Vector], Vector] | None = None
     product: Callable[[Vector, Vector], Vector] | None = None
+    automatic: bool = False
     told: Callable[[Exception], str] = lambda error: f"the gradient raised at the point: {one_line(error)}"
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError, a_type
-from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
+from downslope.gradients.check.adapter import (
+    PLAIN,
+    Arrays,
+    labels,
+    plain_number,
+    refuse_complex,
+    spread,
+    weighting,
+    weights_for,
+)
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.rounded import coarse
 from downslope.gradients.check.tensorflow_casts import Lifted
@@ -88,6 +97,11 @@ class _Common:
 
     def _scalar(self, returned: Any) -> Any:
         refuse_complex("the function returned", [("", _dtype(a)) for _, a in named(returned)])
+        number = plain_number(returned)
+        if number is not None:
+            if getattr(self, "given", None) is None and PLAIN not in self.notes:
+                self.notes.append(PLAIN)
+            return tf.constant(number, tf.float64)
         found = [tf.convert_to_tensor(a) for _, a in named(returned) if _is_float(a)]
         if not found:
             raise UsageError(
@@ -196,7 +210,7 @@ class TensorflowAdapter(_Common):
                 value = self._value(points)
             first = inner.gradient(value, points)
             terms = [tf.reduce_sum(g * v) for g, v in zip(first, vectors, strict=True) if g is not None]
-            total = tf.add_n(terms)
+            total = tf.add_n(terms) if terms else value  # a constant
         return _dense(outer.gradient(total, points), points)
 
 

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from downslope.errors import UsageError, a_type, one_line
-from downslope.gradients.check.adapter import Arrays, labels, refuse_complex, spread, weighting, weights_for
+from downslope.gradients.check.adapter import (
+    Arrays,
+    labels,
+    plain_number,
+    refuse_complex,
+    spread,
+    weighting,
+    weights_for,
+)
 from downslope.gradients.check.problem import Vector
 from downslope.gradients.check.torch_casts import Lifted
 from downslope.rules.loop import mapped, named
@@ -52,7 +60,7 @@ class _Common(ABC):
         """See `Adapter`."""
 
     @contextmanager
-    def _lifting(self) -> Iterator[None]:
+    def running_lifted(self) -> Iterator[None]:
         """Run what stands within in float64, casts and constants with it, where `lifted` says so."""
         if not self.lifted:
             yield
@@ -79,10 +87,11 @@ class _Common(ABC):
     def _scalar(self, returned: Any) -> Tensor:
         """Return the one number that is checked: the value, or a fixed weighting of all outputs."""
         refuse_complex("the function returned", [("", _name(t.dtype)) for t in _tensors(returned)])
+        number = plain_number(returned)
+        if number is not None:
+            return torch.tensor(number, dtype=torch.float64)
         found = [t for t in _tensors(returned) if t.is_floating_point()]
         if not found:
-            if isinstance(returned, (int, float)):
-                return torch.tensor(float(returned), dtype=torch.float64)
             raise UsageError(
                 f"the function returned {a_type(returned)}: expected a tensor of a floating dtype"
             )
@@ -145,14 +154,14 @@ class TorchAdapter(_Common):
 
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
-        with torch.no_grad(), self._lifting():
+        with torch.no_grad(), self.running_lifted():
             value = self._scalar(self._returned(arrays))
         return value.item(), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
         if self.given is not None:
-            with torch.no_grad(), self._lifting():
+            with torch.no_grad(), self.running_lifted():
                 made = (
                     self._call(self.fun, arrays)[1] if self.given is True else self._call(self.given, arrays)
                 )
@@ -160,7 +169,7 @@ class TorchAdapter(_Common):
             mapped(lambda _, a, g: flat.append(g), self.tree, made)
             return [flat[i] for i in self.floating]
         points = [a.requires_grad_(True) for a in arrays]
-        with torch.enable_grad(), self._lifting():
+        with torch.enable_grad(), self.running_lifted():
             return self._differentiated(self._scalar(self._returned(points)), points)
 
     def _returned(self, arrays: Arrays) -> Any:
@@ -181,13 +190,13 @@ class TorchAdapter(_Common):
     def product(self, arrays: Arrays, vectors: Arrays, wide: str) -> Arrays:
         """Return the Hessian times a vector: as `hvp` gives it, or by a second pass of autograd."""
         if self.hvp is not None:
-            with torch.no_grad(), self._lifting():
+            with torch.no_grad(), self.running_lifted():
                 made = self.hvp(self._tree(arrays), self._tree(vectors))
             flat: list[Any] = []
             mapped(lambda _, a, g: flat.append(g), self.tree, made)
             return [flat[i] for i in self.floating]
         points = [a.requires_grad_(True) for a in arrays]
-        with torch.enable_grad(), self._lifting():
+        with torch.enable_grad(), self.running_lifted():
             value = self._scalar(self._returned(points))
             if not value.requires_grad:
                 return [None] * len(points)
@@ -243,13 +252,13 @@ class ModuleAdapter(_Common):
     def value(self, arrays: Arrays, wide: str) -> tuple[Any, str]:
         """See `Adapter`."""
         self._model(wide)  # made in float64 here, so that its casts are not taken for the function's
-        with torch.no_grad(), self._lifting():
+        with torch.no_grad(), self.running_lifted():
             value = self._scalar(self._loss(arrays, wide)[0])
         return value.item(), self.dtype_of(value)
 
     def gradient(self, arrays: Arrays, wide: str) -> Arrays:
         """See `Adapter`."""
-        with torch.enable_grad(), self._lifting():
+        with torch.enable_grad(), self.running_lifted():
             returned, parameters = self._loss(arrays, wide)
             return self._differentiated(self._scalar(returned), parameters)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -22,13 +25,28 @@ from downslope.diagnose.watch.finding import (
 )
 from downslope.diagnose.watch.origin import maker
 from downslope.diagnose.watch.torch.backward import Backward, Passed, leaves_of
-from downslope.diagnose.watch.torch.forward import Observed, Watcher
+from downslope.diagnose.watch.torch.forward import Observed, Seen, Watcher
 from downslope.diagnose.watch.torch.gradients import Gradients
 from downslope.errors import UsageError, a_type
 
 __all__ = ["Doctor", "watch"]
 
 OnFinding = Literal["warn", "raise", "collect"]
+
+
+class Here(threading.local):
+    """The forward pass that is under way in a thread, and the modules that it is within."""
+
+    def __init__(self) -> None:
+        self.watcher: Watcher | None = None
+        self.stack = [""]
+
+
+class Hook(partial[None]):
+    """A hook that is not copied: in a copy of the model, or a file of it, stands one that does nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (nullcontext(), "__exit__")  # takes anything; loads where Downslope is not installed
 
 
 class Doctor:
@@ -45,21 +63,17 @@ class Doctor:
         self.passes = 0
         self._model, self._every, self._on_finding = model, every, on_finding
         self._parameters = dict(model.named_parameters())
-        self._said: set[tuple[Ailment, str, str]] = set()
-        self._calls, self._stack = 0, [""]
-        self._watcher: Watcher | None = None
-        self._last: Watcher | None = None
-        self._ill = False  # whether a forward pass was: the backward passes after it then say nothing new
-        self._gone_back = False  # whether there was a backward pass since
+        self._said: dict[tuple[Ailment, str, str], Finding] = {}
+        self._calls, self._here = 0, Here()
         self._backward = Backward(self._backward_done)
-        self._gradients = Gradients()
+        self._gradients, self._looking = Gradients(), threading.Lock()
         self._hooks: list[Any] = []
         for name, module in model.named_modules():
             before = self._start if module is model else self._enter(name)
             after = self._end if module is model else self._leave(name)
             self._hooks += [
-                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-                module.register_forward_hook(after, always_call=True),
+                module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True),
+                module.register_forward_hook(Hook(after), always_call=True),
             ]
 
     def close(self) -> None:
@@ -80,53 +94,55 @@ class Doctor:
         return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen}"
 
     def _start(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        here = self._here
         self._calls += 1
-        if self._watcher is not None or (self._calls - 1) % self._every:
+        if here.watcher is not None or (self._calls - 1) % self._every:
             return
         self.passes += 1
-        self._stack = [""]
-        if self._gone_back:
-            self._ill = self._gone_back = False
-        self._watcher = Watcher(self._parameters.items())
-        self._watcher.outside([*self._parameters.values(), *model.buffers()], _tensors((args, kwargs)))
-        self._watcher.__enter__()  # type: ignore[no-untyped-call]
+        here.stack = [""]
+        parameters = self._parameters if model is self._model else _of_replica(model)
+        here.watcher = Watcher(parameters.items(), self._calls)
+        here.watcher.outside([*parameters.values(), *model.buffers()], _tensors((args, kwargs)))
+        here.watcher.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(self, model: nn.Module, args: Any, out: Any) -> None:
-        watcher, self._watcher = self._watcher, None
+        here = self._here
+        watcher, here.watcher = here.watcher, None
         if watcher is None:
             return
         watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        self._last = watcher
         results = [t for t in _tensors(out) if t.is_floating_point() or t.is_complex()]
-        self._backward.label(results, "")
-        self._backward.outputs(results, "")
-        watcher.reached = leaves_of(results)
+        self._backward.label(results, "", watcher.seen)
+        self._backward.outputs(results, "", watcher.seen)
+        watcher.seen.reached = leaves_of(results)
         numbers = [watcher.number(t) for t in results]
         watcher.settle()
         first = next((m for n in numbers if (m := maker(watcher.operations, n)) is not None), None)
-        self._ill |= first is not None and torch.is_grad_enabled()
+        watcher.seen.ill = first is not None
         if first is not None:
             self._made(first, watcher)
         for op in watcher.operations:
             if op.name and math.isfinite(op.peak) and op.peak > op.limit:
-                self._say(Ailment.OVERFLOW, op.module, op.name, _near(op))
+                self._say(Ailment.OVERFLOW, op.module, op.name, _near(op), watcher.seen)
                 break
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if self._watcher is not None:
-                self._backward.label(_tensors((args, kwargs)), self._stack[-1])
-                self._stack.append(name)
-                self._watcher.module = name
+            here = self._here
+            if here.watcher is not None:
+                self._backward.label(_tensors((args, kwargs)), here.stack[-1], here.watcher.seen)
+                here.stack.append(name)
+                here.watcher.module = name
 
         return enter
 
     def _leave(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, out: Any) -> None:
-            if self._watcher is not None and self._stack[-1] == name:
-                self._backward.label(_tensors(out), name)
-                self._stack.pop()
-                self._watcher.module = self._stack[-1]
+            here = self._here
+            if here.watcher is not None and here.stack[-1] == name:
+                self._backward.label(_tensors(out), name, here.watcher.seen)
+                here.stack.pop()
+                here.watcher.module = here.stack[-1]
 
         return leave
 
@@ -135,47 +151,49 @@ class Doctor:
         what = "NaN" if math.isnan(op.peak) else "an infinity"
         if op.name:
             text = f"{op.name} in {_module(op.module)} makes {what} of finite numbers{likely_cause(op.name)}"
-            return self._say(Ailment.FORWARD, op.module, op.name, text)
+            return self._say(Ailment.FORWARD, op.module, op.name, text, watcher.seen)
         for name, t in [*self._parameters.items(), *self._model.named_buffers()]:
             if watcher.number(t) == number:
                 text = f"{name} holds {what} before the pass: go back to a checkpoint"
-                return self._say(Ailment.PARAMETER, name, "", text)
+                return self._say(Ailment.PARAMETER, name, "", text, watcher.seen)
         if number in watcher.inputs:
             text = f"a tensor given to {_module(op.module)} holds {what}: look at the data"
-            return self._say(Ailment.INPUT, op.module, "", text)
+            return self._say(Ailment.INPUT, op.module, "", text, watcher.seen)
         text = (
             f"a tensor in {_module(op.module)} that is no argument of the model, and that no operation of "
-            f"torch made, holds {what}: a constant, what NumPy made, or data inside of an object"
+            f"torch in this thread made, holds {what}: a constant, what NumPy or another thread made, or "
+            "data inside of an object"
         )
-        return self._say(Ailment.CONSTANT, op.module, "", text)
+        return self._say(Ailment.CONSTANT, op.module, "", text, watcher.seen)
 
-    def _backward_done(self, loss: float, passed: list[Passed]) -> None:
-        self._gone_back = True
-        if self._ill:
+    def _backward_done(self, loss: float, passed: list[Passed], forward: list[Seen]) -> None:
+        if any(seen.ill for seen in forward):
             return None
+        last = max(forward, key=lambda seen: seen.number)
         if not math.isfinite(loss):
             text = f"the loss is {'NaN' if math.isnan(loss) else 'infinite'}: it is made outside of the model"
-            return self._say(Ailment.LOSS, "", "", text)
+            return self._say(Ailment.LOSS, "", "", text, last)
         first = next((p for p in passed if not math.isfinite(p.peak)), None)
         if first is not None:
             what = "NaN" if math.isnan(first.peak) else "an infinity"
             if not first.operation:
                 text = f"the gradient that arrives at the model's output holds {what}: it is made by the loss"
-                return self._say(Ailment.LOSS, "", "", text)
+                return self._say(Ailment.LOSS, "", "", text, last)
             text = f"{first.operation} in {_module(first.module)} makes {what} of finite gradients"
             return self._say(
-                Ailment.BACKWARD, first.module, first.operation, text + likely_cause(first.operation)
+                Ailment.BACKWARD, first.module, first.operation, text + likely_cause(first.operation), last
             )
-        last, self._last = self._last, None
-        for ailment, where, text in self._gradients.look(self._parameters, last):
-            self._say(ailment, where, "", text)
+        with self._looking:
+            looked, last.looked = last.looked, True
+            found = list(self._gradients.look(self._parameters, None if looked else last))
+        for ailment, where, text in found:
+            self._say(ailment, where, "", text, last)
         return None
 
-    def _say(self, ailment: Ailment, where: str, operation: str, text: str) -> None:
-        if (ailment, where, operation) in self._said:
+    def _say(self, ailment: Ailment, where: str, operation: str, text: str, seen: Seen) -> None:
+        finding = Finding(ailment, where, operation, text, seen.number)
+        if self._said.setdefault((ailment, where, operation), finding) is not finding:
             return
-        self._said.add((ailment, where, operation))
-        finding = Finding(ailment, where, operation, text, self._calls)
         self.findings.append(finding)
         if self._on_finding == "raise" and ailment in NONFINITE:
             raise NonFiniteError(finding)
@@ -241,6 +259,16 @@ def _tensors(tree: Any) -> list[Tensor]:
         elif is_dataclass(leaf) and not isinstance(leaf, type):
             found += _tensors([getattr(leaf, f.name, None) for f in fields(leaf)])
     return found
+
+
+def _of_replica(model: nn.Module) -> dict[str, Tensor]:
+    """Return by name the tensors that a copy by DataParallel has in the place of parameters."""
+    return {
+        f"{name}.{key}".lstrip("."): tensor
+        for name, module in model.named_modules()
+        for key, tensor in getattr(module, "_former_parameters", module._parameters).items()
+        if tensor is not None
+    }
 
 
 def _module(name: str) -> str:

@@ -36,19 +36,40 @@ class Observed(Operation):
     limit: float = math.inf
 
 
-class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation between the start and the end of a forward pass."""
+@dataclass
+class Seen:
+    """What a forward pass leaves to the backward passes that go through it.
 
-    def __init__(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    Attributes:
+        number: of the call of the model, from 1.
+        ill: whether its result was not finite: then a backward pass says nothing new.
+        looked: whether the gradients of one have been looked at.
+        used: the module in which each parameter is used first, and whether with a gradient.
+        looked_up: parameters that are tables.
+        cuts: modules in which `detach` is called.
+        reached: leaves that the graph of the outputs leads to, by id.
+
+    """
+
+    number: int
+    ill: bool = False
+    looked: bool = False
+    used: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    looked_up: set[str] = field(default_factory=set)
+    cuts: list[str] = field(default_factory=list)
+    reached: frozenset[int] = frozenset()
+
+
+class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation of its thread between the start and the end of a forward pass."""
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], number: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.module = ""
         self.operations: list[Observed] = []
         self.names = {id(p): name for name, p in parameters}
-        self.used: dict[str, tuple[str, bool]] = {}
-        self.looked_up: set[str] = set()
-        self.cuts: list[str] = []
+        self.seen = Seen(number)
         self.inputs: frozenset[int] = frozenset()
-        self.reached: frozenset[int] = frozenset()  # leaves that the graph of the outputs leads to, by id
         self._writer: dict[int, int] = {}
         self._alive: list[Any] = []
 
@@ -112,14 +133,14 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, name: str, given: Sequence[Tensor]) -> None:
         if name == "detach":
-            self.cuts.append(self.module)
+            self.seen.cuts.append(self.module)
             return
         for position, t in enumerate(given):
             known = self.names.get(id(t))
             if known is not None:
-                self.used.setdefault(known, (self.module, torch.is_grad_enabled()))
+                self.seen.used.setdefault(known, (self.module, torch.is_grad_enabled()))
                 if position == 0 and name in ("embedding", "_embedding_bag", "index_select", "index"):
-                    self.looked_up.add(known)
+                    self.seen.looked_up.add(known)
 
 
 def peak_of(t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from downslope.diagnose.watch.finding import Ailment
-from downslope.diagnose.watch.torch.forward import Watcher
+from downslope.diagnose.watch.torch.forward import Seen
 
 WINDOW = 10
 """Backward passes that a unit must be without gradient to be called dead."""
@@ -38,14 +38,14 @@ class Gradients:
         self._left_out: dict[str, int] = {}
         self._passes = 0
 
-    def look(self, parameters: Mapping[str, Tensor], watcher: Watcher | None) -> Iterator[Said]:
+    def look(self, parameters: Mapping[str, Tensor], seen: Seen | None) -> Iterator[Said]:
         """Yield what is found in the gradients of one backward pass."""
         learning = {name: p for name, p in parameters.items() if p.requires_grad}
         given = {name: p for name, p in learning.items() if p.grad is not None}
         for name in given:
             self._left_out.pop(name, None)
-        if watcher is not None and given:
-            yield from self._cut_off(learning, watcher)
+        if seen is not None and given:
+            yield from self._cut_off(learning, seen)
         names = [n for n, p in given.items() if p.grad is not None and p.grad.layout is torch.strided]
         rows = {n: _row_norms(_grad(given[n])) for n in names}
         norms = dict(zip(names, _numbers([torch.linalg.vector_norm(r) for r in rows.values()]), strict=True))
@@ -55,28 +55,28 @@ class Gradients:
         yield from self._exploding(norms)
         matrices = {n: given[n] for n in names if given[n].ndim >= 2}
         for name in matrices:
-            if watcher is None or name not in watcher.looked_up:
+            if seen is None or name not in seen.looked_up:
                 yield from self._dead(name, rows[name] == 0)
         if self._passes % WINDOW == 1:
             yield from self._vanishing(matrices, norms)
 
-    def _cut_off(self, learning: Mapping[str, Tensor], watcher: Watcher) -> Iterator[Said]:
+    def _cut_off(self, learning: Mapping[str, Tensor], seen: Seen) -> Iterator[Said]:
         for name, p in learning.items():
             if p.grad is not None:
                 continue
-            if name not in watcher.used:
+            if name not in seen.used:
                 yield Ailment.UNUSED, name, f"{name} takes no part in the forward pass: it cannot learn"
                 continue
-            module, recorded = watcher.used[name]
-            if id(p) in watcher.reached:  # of another loss, which may have a backward pass of its own
+            module, recorded = seen.used[name]
+            if id(p) in seen.reached:  # of another loss, which may have a backward pass of its own
                 self._left_out[name] = self._left_out.get(name, 0) + 1
                 if self._left_out[name] < WINDOW:
                     continue
                 why = f"no loss of {WINDOW} backward passes made use of the outputs that it leads to"
             elif not recorded:
                 why = "it is used under no_grad"
-            elif watcher.cuts:
-                why = f"detach() is called in {watcher.cuts[0] or 'the model'}"
+            elif seen.cuts:
+                why = f"detach() is called in {seen.cuts[0] or 'the model'}"
             else:
                 why = "look for detach(), item(), numpy(), argmax or a cast to integers after it"
             yield (

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 
 import optuna
@@ -275,6 +276,17 @@ def test_a_worker_that_dies_is_told_with_its_log(tmp_path):
         UsageError, match=r"ended during (sgd|adamw), tuning trial 0: killed by SIGKILL.*worker-\d.log"
     ):
         compare(f"{file}:deadly", out=tmp_path / "run", **{**SMALL, "jobs": 2})
+
+
+def test_a_task_may_have_processes_of_its_own_in_a_worker(tmp_path):
+    options = {**SMALL, "trials": 1, "seeds": 1, "jobs": 2}
+    assert compare(f"{TINY}:forks", out=tmp_path / "run", **options)["verdict"]["complete"]
+
+
+def test_a_process_that_a_task_leaves_behind_holds_nobody_up(tmp_path):
+    with pytest.raises(UsageError, match="RuntimeError: broken"):
+        compare(f"{TINY}:leaves", out=tmp_path / "run", **{**SMALL, "trials": 1, "jobs": 2})
+    os.kill(int((tmp_path / "left.txt").read_text()), signal.SIGKILL)  # is there still
 
 
 def test_cores_are_shared_out_and_never_twice(monkeypatch):

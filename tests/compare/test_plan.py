@@ -142,7 +142,7 @@ def test_bad_optimizers_and_ranges_are_named(names, ranges, words):
 
 
 def test_a_range_of_the_tasks_for_no_optimizer_is_named():
-    with pytest.raises(UsageError, match="range for 'adamv'.*did you mean 'adam"):
+    with pytest.raises(UsageError, match=r"range for 'adamv'.*did you mean 'adam"):
         choose(["sgd"], {"adamv": (1e-3, 1.0)}, {})
 
 

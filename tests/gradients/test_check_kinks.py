@@ -119,8 +119,7 @@ def _noisy_bowl(x: np.ndarray) -> float:
 
 @pytest.mark.parametrize("method", ["cg", "gd", "pattern"])
 def test_noise_is_no_jump(method: str) -> None:
-    """A smooth function with noise of 1e-8: values that scatter jump everywhere, and nowhere in particular."""
-
+    """Values that scatter by 1e-8 jump everywhere, and nowhere in particular."""
     result = minimize(_noisy_bowl, np.zeros(2), method)
     assert not result.success
     assert " at t = " not in result.message

@@ -11,7 +11,6 @@ import torch
 from downslope.tasks import KNOWN, Task, digits, load, text
 from downslope.torch import partition
 
-
 PARTS = (lambda seed: None, lambda seed: iter(()), lambda model, batch: 0.0, lambda model: 0.0)
 
 

@@ -108,7 +108,7 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
 
 
 def default_folder(plan: Plan) -> Path:
-    """Return `runs/task-digest`: a folder of its own for every plan, its name no longer than systems allow."""
+    """Return `runs/task-digest`: a folder of its own for every plan, its name not too long."""
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in plan.task[:60])
     return Path("runs") / f"{name}-{plan.digest()}"
 

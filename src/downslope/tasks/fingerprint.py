@@ -60,7 +60,7 @@ def _told(value: Any, seen: dict[int, Any]) -> str:
         return told((value.__func__, value.__self__))
     if is_dataclass(value) and not isinstance(value, type):
         return told((type(value).__name__, [getattr(value, f.name) for f in fields(value)]))
-    return f"{type(value).__name__} {told(getattr(type(value), '__call__', None))}"
+    return f"{type(value).__name__} {told(vars(type(value)).get('__call__'))}"
 
 
 def _names(code: CodeType) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from downslope.compare.verdict import Estimate, Sensitivity, coverage_of_range
+from downslope.compare.verdict import Estimate, Sensitivity, chance_apart, coverage_of_range
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         chance = coverage_of_range(seeds)
         found.append(
             f"With {seeds} seeds an interval is at most the range of the runs, which holds the true "
-            f"median with a chance of {chance:.0%}: five or more seeds are better."
+            f"median with a chance of {chance:.0%}, and two optimizers that are alike lie apart with one "
+            f"of {chance_apart(seeds):.0%}: five or more seeds are better."
         )
     if under.seedless:
         found.append(

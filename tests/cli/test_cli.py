@@ -110,6 +110,24 @@ def test_a_warmup_that_is_no_share_is_refused_before_anything_is_said(capsys):
     )
 
 
+def test_brackets_in_names_are_shown_as_they_are(tmp_path, capsys):
+    """They are no markup of the terminal's."""
+    file = tmp_path / "brackets.py"
+    task = "odd = Task('a [/b]', **parts, steps=12, metric='loss [nats]')\n"
+    file.write_text(TINY.read_text() + task)
+    arguments = ["--trials", "1", "--seeds", "1", "--optimizers", "sgd", "--jobs", "1", "--threads", "1"]
+    assert run(["compare", f"{file}:odd", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert "a [/b]: SGD" in err
+    assert "final loss [nats]" in out
+
+
+def test_a_damaged_run_is_one_line(capsys, tmp_path):
+    (tmp_path / "run.json").write_text('{"schema": 1, "plan": {}}')
+    assert run(["report", str(tmp_path)]) == 2
+    assert "run.json is damaged" in capsys.readouterr().err
+
+
 def test_report_makes_the_page_again_of_one_run_or_several(capsys):
     for name in ("a", "b"):
         assert run(["compare", REGRESSION, *SMALL, "--out", name]) == 0

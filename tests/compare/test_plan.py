@@ -141,6 +141,11 @@ def test_bad_optimizers_and_ranges_are_named(names, ranges, words):
         choose(names, {}, ranges)
 
 
+def test_a_range_of_the_tasks_for_no_optimizer_is_named():
+    with pytest.raises(UsageError, match=r"range for 'adamv'.*did you mean 'adam"):
+        choose(["sgd"], {"adamv": (1e-3, 1.0)}, {})
+
+
 def test_the_users_range_goes_before_the_tasks_and_the_tasks_before_the_optimizers_own():
     task, user = {"sgd": (1.0, 2.0), "adamw": (1.0, 2.0)}, {"sgd": (3.0, 4.0)}
     chosen = {c.name: c.space.lr for c in choose(["sgd", "adamw", "muon"], task, user)}

@@ -6,8 +6,11 @@ import math
 import pytest
 
 from downslope.cli import run
-from downslope.compare.sensitivity import RATES, sentence, summary
+from downslope.compare.prepare import prepare
+from downslope.compare.sensitivity import RATES, grid_of, sentence, summary
+from downslope.compare.sensitivity import run as run_grid
 from tests.compare import tiny
+from tests.compare.test_session import Count
 
 TASK = f"{tiny.__file__}:regression"
 NAN, INF = math.nan, math.inf
@@ -95,6 +98,74 @@ def test_the_terminal_fits_80_columns(tmp_path, capsys, monkeypatch):
     assert any("×" in line or "█" in line for line in lines)
 
 
+def test_zero_and_negative_values_have_their_costs_too():
+    assert summary([1.0, 2.0], [[0.0, 0.0], [0.0, 0.0]])["row_factor"] == 1.0
+    found = summary([1.0, 2.0], [[-10.0, -9.0], [-8.0, -8.0]])
+    assert found["best"] == -9.5
+    assert found["row_factor"] == pytest.approx(1 + 1.5 / 9.5)
+    assert found["column_factor"] == pytest.approx(1.1)
+
+
+def test_equal_rooms_are_no_advantage():
+    field = {**summary([1.0, 2.0], [[1.0, 1.0], [5.0, 5.0]]), "rows": [1.0, 2.0]}
+    said = sentence([{**field, "label": "SGD"}, {**field, "label": "AdamW"}], "seed")
+    assert said.startswith("SGD and AdamW are alike: 1 of 2 rows end within 10 % of their best.")
+    assert "forgiving" not in sentence([{**field, "label": "SGD"}], "seed")
+
+
+def test_a_grid_that_is_not_finished_says_so(tmp_path):
+    session = prepare(TASK, optimizers=["sgd"], steps=6, jobs=1, threads=1, seeds=1, out=tmp_path / "run")
+    session.observer = Count(interrupt_after=3)
+    found = run_grid(session, grid_of(session, "seed", 2))
+    assert found["interrupted"]
+    assert found["sentence"].startswith("Not finished (3 of 18 runs): ")
+
+
+def test_the_median_of_an_even_number_of_columns(tmp_path, capsys):
+    """It is what the table calls the best, and not the upper of the two in the middle."""
+    arguments = ["compare", "mgh:watson", "--sensitivity", "--optimizers", "newton", "--seeds", "2"]
+    assert run([*arguments, "--out", str(tmp_path / "run")]) == 0
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["fields"][0]
+    best = found["values"][found["rows"].index(found["best_row"])]
+    assert max(best) > min(best)
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.strip().startswith("1.0 "))
+    assert row.split()[-1] == f"{sum(best) / 2:.1f}"
+
+
+def test_report_makes_the_page_of_a_grid_again(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["compare", TASK, "--sensitivity", "--optimizers", "sgd", "--seeds", "2", "--steps", "6"]
+    assert run([*arguments, "--jobs", "1", "--threads", "1", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert run(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+    assert run(["report", str(out), str(out), "--out", str(tmp_path / "two.html")]) == 2
+    assert "has a page of its own" in capsys.readouterr().err
+
+
+def test_a_solve_does_not_write_over_trainings(tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{}")
+    assert run(["compare", "rosenbrock", "--sensitivity", "--out", str(tmp_path)]) == 2
+    assert "holds trainings" in capsys.readouterr().err
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_ctrl_c_ends_a_solve_and_not_one_run_of_it(tmp_path, monkeypatch):
+    asked = []
+
+    def pressed(x):
+        asked.append(x)
+        if len(asked) == 3:  # at the first evaluation it would reach the command anyway
+            raise KeyboardInterrupt
+        return (x**2).sum(-1)
+
+    monkeypatch.setattr("downslope.tasks.problems.Problem.__call__", lambda self, x: pressed(x))
+    assert run(["compare", "rosenbrock", "--sensitivity", "--out", str(tmp_path / "run")]) == 130
+    assert len(asked) == 3
+
+
 def test_a_solve(tmp_path, capsys):
     arguments = ["compare", "rosenbrock", "--sensitivity", "--optimizers", "l-bfgs,bfgs", "--seeds", "3"]
     assert run([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
@@ -143,6 +214,7 @@ def test_the_plan_of_a_solve_is_shown_and_nothing_is_run(tmp_path, capsys, monke
         (["--seed", "-1"], "--seed -1: expected at least 0"),
         (["--optimizers", "adamv"], "did you mean 'adam'"),
         (["--optimizers", "gauss-newton"], "gauss-newton takes residuals"),
+        (["--optimizers", "bfgs,bfgs"], "'bfgs' stands twice"),
         (["--out", tiny.__file__], "cannot be a run folder"),
     ],
 )

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from downslope.compare import compare
 from downslope.compare.folder import RunFolder
 from downslope.compare.plan import Plan
-from downslope.compare.prepare import prepare
+from downslope.compare.prepare import default_folder, prepare
 from downslope.compare.results import build
 from downslope.compare.session import Silent, share
 from downslope.errors import UsageError
@@ -243,6 +246,54 @@ def test_one_seed_settles_nothing(tmp_path):
     assert found["optimizers"][0]["final"]["low"] is None
 
 
+def test_another_task_object_of_the_same_name_is_another_comparison():
+    small = {**SMALL, "trials": 1, "seeds": 1}
+
+    def halved(factor):
+        return replace(tiny.regression, loss=lambda model, batch: factor * tiny.loss(model, batch))
+
+    counter = Count()
+    compare(halved(0.5), observer=counter, **small)
+    compare(halved(0.5), observer=counter, **small)
+    assert len(counter.ended_runs) == 4  # the second found them done
+    compare(halved(1e-3), observer=counter, **small)
+    assert len(counter.ended_runs) == 8
+    compare(replace(tiny.regression, build=lambda seed: tiny.network(seed)), observer=counter, **small)
+    assert len(counter.ended_runs) == 12
+
+
+def test_seeds_that_change_nothing_are_noted(tmp_path):
+    fixed = replace(tiny.regression, build=lambda s: tiny.network(0), batches=lambda s: tiny.batches(0))
+    found = compare(fixed, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})
+    assert any("SGD: every seed gave the same run" in note for note in found["notes"])
+
+
+def test_a_task_that_exits_is_told(tmp_path):
+    def exits(model, batch):
+        raise SystemExit(0)
+
+    with pytest.raises(UsageError, match=r"loss\(model, batch\) of task 'regression' raised SystemExit"):
+        compare(replace(tiny.regression, loss=exits), out=tmp_path / "run", **SMALL)
+
+
+def test_a_long_name_makes_a_folder_all_the_same():
+    plan = replace(prepare(SPEC, **SMALL).plan, task="n" * 300)
+    default_folder(plan).mkdir(parents=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with (
+        pytest.raises(UsageError, match="cannot be a run folder: No such file or directory"),
+        RunFolder(Path("/proc/x")).locked(),
+    ):
+        pass
+
+
+def test_an_error_within_a_folder_is_not_said_of_the_folder(tmp_path):
+    with pytest.raises(PermissionError), RunFolder(tmp_path / "run").locked():
+        raise PermissionError(13, "Permission denied")
+
+
 def test_a_task_object_needs_no_file(tmp_path):
     found = compare(tiny.regression, out=tmp_path / "run", **SMALL)
     assert found["verdict"]["complete"]
@@ -277,6 +328,17 @@ def test_a_worker_that_dies_is_told_with_its_log(tmp_path):
         compare(f"{file}:deadly", out=tmp_path / "run", **{**SMALL, "jobs": 2})
 
 
+def test_a_task_may_have_processes_of_its_own_in_a_worker(tmp_path):
+    options = {**SMALL, "trials": 1, "seeds": 1, "jobs": 2}
+    assert compare(f"{TINY}:forks", out=tmp_path / "run", **options)["verdict"]["complete"]
+
+
+def test_a_process_that_a_task_leaves_behind_holds_nobody_up(tmp_path):
+    with pytest.raises(UsageError, match="RuntimeError: broken"):
+        compare(f"{TINY}:leaves", out=tmp_path / "run", **{**SMALL, "trials": 1, "jobs": 2})
+    os.kill(int((tmp_path / "left.txt").read_text()), signal.SIGKILL)  # is there still
+
+
 def test_cores_are_shared_out_and_never_twice(monkeypatch):
     monkeypatch.setattr("downslope.compare.session.cores", lambda: 8)
     assert share(None, None, 39) == (4, 2)
@@ -297,8 +359,6 @@ def test_result_is_made_again_from_the_records(tmp_path):
 
 
 def test_a_model_without_hidden_matrices_makes_muon_adamw_and_that_is_said(tmp_path):
-    from dataclasses import replace
-
     import torch
 
     def linear(seed):

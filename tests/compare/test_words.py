@@ -84,7 +84,7 @@ def test_a_quiet_comparison_has_no_notes():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seeds": 3}, "With 3 seeds .* 75%"),
+        ({"seeds": 3}, "With 3 seeds .* 75%, and two optimizers that are alike .* 10%"),
         ({"crews": 2}, "different --jobs"),
         ({"cpu_seconds": 40.0}, "had a processor only 40% of the time"),
         ({"on_cpu": False, "most_jobs": 2}, "shared a device"),

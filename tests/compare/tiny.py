@@ -1,7 +1,10 @@
 """Tasks small enough to train in milliseconds, and some that are broken."""
 
 import itertools
+import multiprocessing
+import os
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -38,6 +41,29 @@ def slow_loss(model: nn.Module, batch):
     return loss(model, batch)
 
 
+def batches_of_a_process(seed: int):
+    """Fork, as a DataLoader with workers does, and raise where that process does not end."""
+    child = multiprocessing.get_context("fork").Process(target=int)
+    child.start()
+    child.join(20)
+    if child.is_alive():
+        child.kill()
+        raise RuntimeError("the process hangs")
+    yield from batches(seed)
+
+
+def leaves_a_process(model: nn.Module, batch):
+    """Break, and leave a process behind that writes its number to a file."""
+    if torch.initial_seed() == 2 and os.fork() == 0:
+        Path("left.txt").write_text(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    while torch.initial_seed() == 2:
+        if Path("left.txt").exists():
+            raise RuntimeError("broken")
+    return loss(model, batch)
+
+
 def breaks_on_seed_2(model: nn.Module, batch):
     if torch.initial_seed() == 2:
         raise RuntimeError("seed 2")
@@ -55,6 +81,8 @@ def refuses_nan(model: nn.Module, batch):
 parts = {"build": network, "batches": batches, "loss": loss, "evaluate": evaluate}
 regression = Task("regression", **parts, steps=12, metric="squared error")
 slow = Task("slow", **{**parts, "loss": slow_loss}, steps=12)
+forks = Task("forks", **{**parts, "batches": batches_of_a_process}, steps=12)
+leaves = Task("leaves", **{**parts, "loss": leaves_a_process}, steps=12)
 late = Task("late", **{**parts, "loss": breaks_on_seed_2}, steps=12)
 touchy = Task("touchy", **{**parts, "loss": refuses_nan}, steps=12, learning_rates={"sgd": (1e20, 1e30)})
 never = Task(

@@ -54,6 +54,28 @@ def test_each_trouble_has_its_sign(records: list[Record], expected: list[Trouble
     assert judged(records) == expected
 
 
+def test_cosines_of_small_batches_that_scatter_do_not_oscillate() -> None:
+    """Of mean zero and standard deviation 0.3: the mean of five is below -0.2 in one window of fifteen."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert (
+            judged([record(i, falling(i), cosine=c) for i, c in enumerate(0.3 * rng.normal(size=40))]) == []
+        )
+
+
+def test_a_loss_whose_scatter_hides_its_fall_has_not_stalled() -> None:
+    """It falls by 2 % a window, with noise of 5 % a record: now and then two halves have the same mean."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        losses = np.exp(-np.arange(60) / 500) * (1 + 0.05 * rng.normal(size=60))
+        assert judged([record(i, v) for i, v in enumerate(losses)]) == []
+
+
+def test_a_rate_that_a_schedule_brings_down_was_not_too_low() -> None:
+    steps = [1e-3 * max(0.0, 1 - i / 40) ** 2 for i in range(40)]
+    assert judged([record(i, falling(i), 0.99, (s, s)) for i, s in enumerate(steps)]) == []
+
+
 def test_the_noise_scale_of_gradients_whose_noise_is_known() -> None:
     """Noise of variance 4 an entry on a gradient of length 5 in 100 dimensions: tr Σ / |G|² = 16."""
     rng = np.random.default_rng(0)

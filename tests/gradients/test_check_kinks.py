@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -102,3 +103,40 @@ def test_minimize_says_where_the_kink_is() -> None:
     result = minimize(f, np.array([3.0, 0.7]), gradient=g)
     assert not result.success
     assert "there is a kink at t = " in result.message
+    assert "smooth it, or try method='pattern'" in result.message
+
+
+def test_minimize_says_what_to_do_about_a_jump() -> None:
+    result = minimize(lambda x: (x**2).sum() + 3 * (x[0] < 0.5), np.array([1.3, 1.1]))
+    assert not result.success
+    assert "there is a jump at t = " in result.message
+    assert "keep to one side of it by bounds, or try method='pattern'" in result.message
+
+
+def _noisy_bowl(x: np.ndarray) -> float:
+    return float(((x - 1) ** 2).sum()) + 1e-8 * (zlib.crc32(x.tobytes()) / 2**31 - 1)
+
+
+@pytest.mark.parametrize("method", ["cg", "gd", "pattern"])
+def test_noise_is_no_jump(method: str) -> None:
+    """Values that scatter by 1e-8 jump everywhere, and nowhere in particular."""
+    result = minimize(_noisy_bowl, np.zeros(2), method)
+    assert not result.success
+    assert " at t = " not in result.message
+    assert "the function is noisy" in result.message
+
+
+def test_what_rounds_x_is_no_jump_of_a_continuous_function() -> None:
+    """Nesterov's nested kinks: near 1e-10 the points x + t d are rounded, and the values are stairs."""
+    x0 = np.random.default_rng(0).normal(size=5) + 1.3
+    result = minimize(lambda x: 0.25 * abs(x[0] - 1) + np.abs(x[1:] - 2 * np.abs(x[:-1]) + 1).sum(), x0)
+    assert not result.success
+    assert "a jump at" not in result.message
+
+
+def test_the_pattern_search_does_not_send_to_itself() -> None:
+    assert "try method='pattern'" not in minimize(_noisy_bowl, np.zeros(2), "pattern").message
+
+
+def test_two_sides_are_told_with_digits_that_differ() -> None:
+    assert str(Jump(0.0, 2.0, 2.0 + 1e-9, 1e-12)) == "a jump at t = 0: from 2 to 2.000000001"

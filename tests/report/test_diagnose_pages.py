@@ -165,6 +165,8 @@ def test_a_learning_rate_has_its_curves(show: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_grid_is_darkest_where_it_is_best(show: Any, scheme: str) -> None:
     opened = show(page([sensitivity.chapter(GRID)]), scheme=scheme)
+    # On a dark page the best cells are the brightest.
+    assert "the stronger the colour, the nearer to the best" in opened.page.locator("body").inner_text()
     cells = opened.page.locator("table.heat td")
     assert cells.count() == 6
     assert cells.nth(4).inner_text() == "×"

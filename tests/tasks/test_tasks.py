@@ -8,8 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from downslope.tasks import KNOWN, digits, load, text
+from downslope.tasks import KNOWN, Task, digits, load, text
 from downslope.torch import partition
+
+PARTS = (lambda seed: None, lambda seed: iter(()), lambda model, batch: 0.0, lambda model: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"metric": None}, "metric = None in task 'mine': expected a string"),
+        ({"description": 3}, "description = 3"),
+        ({"learning_rates": {"sgd": 0.1}}, r"learning_rates\['sgd'\] = 0.1 .*: expected \(low, high\)"),
+        ({"learning_rates": [("sgd", (0.1, 1.0))]}, r"expected {optimizer: \(low, high\)}"),
+    ],
+)
+def test_what_a_task_is_given_wrongly_is_named(given, words):
+    with pytest.raises(TypeError, match=words):
+        Task("mine", *PARTS, **given)
 
 
 @pytest.fixture(scope="module", params=list(KNOWN))

@@ -14,7 +14,7 @@ from downslope.compare import terminal
 from downslope.compare.folder import RunFolder, write_text
 from downslope.compare.prepare import cost, prepare
 from downslope.compare.results import build
-from downslope.errors import UsageError
+from downslope.errors import UsageError, one_line
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -26,7 +26,7 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     session = prepare(task, **options)
     facts = None
     for line in terminal.plan_lines(session.plan, session.jobs, session.threads):
-        told.print(line)
+        told.print(line, markup=False)
     if not session.begun:
         facts = session.look()
         told.print(f"About {terminal.duration(cost(session, facts))} in all; Ctrl-C keeps what is done.")
@@ -66,10 +66,21 @@ def show(result: dict[str, Any], page: Path) -> None:
 
 def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
     """Write the page of one run folder into it, or of several into one file, and say where."""
-    results = [stored_result(RunFolder(path)) for path in runs]
+    folders = [RunFolder(path) for path in runs]
+    grids = [stored_grid(folder) for folder in folders]
+    if any(grids):
+        if len(runs) > 1:
+            raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
+        page = write_grid(grids[0], out or folders[0].report_file)
+        return _told(page, runs, as_json=as_json)
+    results = [stored_result(folder) for folder in folders]
     if len(runs) > 1 and out is None:
         raise UsageError(f"{len(runs)} runs make one page: say where with --out page.html")
-    page = write_page(results, out or RunFolder(runs[0]).report_file)
+    page = write_page(results, out or folders[0].report_file)
+    return _told(page, runs, as_json=as_json)
+
+
+def _told(page: Path, runs: Sequence[Path], *, as_json: bool) -> int:
     if as_json:
         print_json({"report": str(page), "runs": [str(path) for path in runs]})
     else:
@@ -78,16 +89,48 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
 
 
 def stored_result(folder: RunFolder) -> dict[str, Any]:
-    """Return the result of a run folder, made anew from its records."""
-    return build(folder.read_run(), folder.read_records())
+    """Return the result of a run folder, made anew from its records.
+
+    Raises:
+        UsageError: its files are damaged.
+
+    """
+    run, records = folder.read_run(), folder.read_records()
+    try:
+        return build(run, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{folder.run_file} is damaged ({one_line(error)}): move the folder away and start again"
+        ) from error
+
+
+def stored_grid(folder: RunFolder) -> dict[str, Any]:
+    """Return the grid of `--sensitivity` that a folder holds; empty where it holds something else."""
+    try:
+        found = json.loads(folder.result_file.read_text())
+        return found if found["kind"] == "sensitivity" else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def write_page(results: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write the HTML page of these results."""
     from downslope.report import render
 
+    return _written(path, render(results[0] if len(results) == 1 else list(results)))
+
+
+def write_grid(found: dict[str, Any], path: Path) -> Path:
+    """Write the HTML page of a grid of `--sensitivity`."""
+    from downslope.report import page
+    from downslope.report.sensitivity import chapter
+
+    return _written(path, page([chapter(found)]))
+
+
+def _written(path: Path, text: str) -> Path:
     try:
-        write_text(path, render(results[0] if len(results) == 1 else list(results)))
+        write_text(path, text)
     except OSError as error:
         raise UsageError(
             f"the page cannot be written to {path}: {error.strerror}; give another --out"

@@ -44,19 +44,22 @@ class RunFolder:
         """
         import filelock
 
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            with lock:
-                yield
+            lock.acquire()
         except filelock.Timeout:
             raise UsageError(
                 f"another process is at work in {self.path}: wait for it, or give another --out"
             ) from None
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
             raise UsageError(
                 f"{self.path} cannot be a run folder: {error.strerror}; give another --out"
             ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read_run(self) -> dict[str, Any]:
         """Return what `write_run` wrote.

@@ -130,8 +130,8 @@ def choose(
     """Return the candidates of these names, searched in the user's range, or the task's, or their own.
 
     Raises:
-        UsageError: a name is unknown or stands twice, or a range names an optimizer that does not
-            take part.
+        UsageError: a name is unknown or stands twice, a range of the user's names an optimizer that
+            does not take part, or one of the task's an optimizer that there is not.
 
     """
     chosen: dict[str, Candidate] = {}
@@ -146,6 +146,12 @@ def choose(
         candidate = CANDIDATES[name]
         lr = user_ranges.get(name) or task_ranges.get(name) or candidate.space.lr
         chosen[name] = replace(candidate, space=replace(candidate.space, lr=(float(lr[0]), float(lr[1]))))
+    for name in task_ranges:
+        if name not in CANDIDATES:
+            raise UsageError(
+                f"the task has a learning-rate range for {name!r}: expected one of "
+                f"{', '.join(CANDIDATES)}{closest(name, CANDIDATES)}"
+            )
     if not chosen:
         raise UsageError(f"no optimizer to compare: name some of {', '.join(CANDIDATES)}")
     for name in user_ranges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from downslope.compare.probe import Facts
 from downslope.compare.session import Observer, Session, Silent, share
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
+from downslope.tasks.fingerprint import fingerprint
 
 
 def prepare(
@@ -41,7 +43,7 @@ def prepare(
         UsageError: an argument is wrong.
 
     """
-    loaded = load(task) if isinstance(task, str) else task
+    loaded = load(task) if isinstance(task, str) else _told_apart(task)
     candidates = choose(optimizers, loaded.learning_rates, learning_rates or {})
     length = loaded.steps if steps is None else steps
     plan = Plan(
@@ -66,6 +68,12 @@ def prepare(
     folder = RunFolder(Path(out) if out is not None else default_folder(plan))
     spec = task if isinstance(task, str) else ""
     return Session(loaded, spec, plan, folder, jobs, threads, storage, command)
+
+
+def _told_apart(task: Task) -> Task:
+    """Return a task with a fingerprint of its functions, where nobody gave it one."""
+    functions = (task.build, task.batches, task.loss, task.evaluate, task.example)
+    return task if task.fingerprint else replace(task, fingerprint=fingerprint(functions))
 
 
 def compare(task: Task | str, *, observer: Observer | None = None, **options: Any) -> dict[str, Any]:
@@ -100,8 +108,8 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
 
 
 def default_folder(plan: Plan) -> Path:
-    """Return `runs/task-digest`: a folder of its own for every plan."""
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in plan.task)
+    """Return `runs/task-digest`: a folder of its own for every plan, its name not too long."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in plan.task[:60])
     return Path("runs") / f"{name}-{plan.digest()}"
 
 

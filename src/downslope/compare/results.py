@@ -81,6 +81,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
         on_cpu=run["environment"]["device"] == "cpu",
         seconds=sum(r.seconds for r in records),
         cpu_seconds=sum(r.cpu_seconds for r in records),
+        seedless=[c.label for c in order if _same_runs(finals[c.name])],
         no_matrices=_tracer_without_matrices(plan, run["partition"]),
     )
     return {
@@ -113,6 +114,12 @@ def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:
         )
         for c in plan.candidates
     }
+
+
+def _same_runs(finals: Sequence[Record]) -> bool:
+    """Whether several runs that ended well have the same curve."""
+    curves = {tuple(r.curve.loss) for r in finals if not r.diverged}
+    return len(curves) == 1 and len(finals) > 1 and not any(r.diverged for r in finals)
 
 
 def _tracer_without_matrices(plan: Plan, partition: Mapping[str, Any] | None) -> str | None:

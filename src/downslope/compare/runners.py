@@ -109,6 +109,7 @@ class Worker:
         for line in self.process.stdout:
             heard.put((self, json.loads(line)))
         heard.put((self, None))
+        self.process.stdout.close()
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message; a worker that is gone is noticed by the one who listens."""
@@ -178,9 +179,9 @@ class Workers:
             worker.process.kill()
         for worker in self.workers:
             worker.process.wait()
-            for stream in (worker.process.stdin, worker.process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
+            # Its output is left to the thread that listens: a process of the task's may still hold it.
+            assert worker.process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                worker.process.stdin.close()
             if worker.log.stat().st_size == 0:
                 worker.log.unlink()

@@ -18,6 +18,7 @@ import numpy as np
 from downslope.compare.plan import RunSpec
 from downslope.compare.run import Record, finite
 from downslope.compare.session import Observer, Session, interrupts_deferred
+from downslope.compare.words import listed
 from downslope.errors import UsageError, closest
 
 RATES = 9
@@ -130,6 +131,9 @@ def result_of(session: Session, grid: Grid, records: Sequence[Record], run: dict
                 **summary(rates, cells),
             }
         )
+    said = sentence(fields, "seed" if grid.across == "seed" else "weight decay")
+    if len(ended) < plan.total_runs():
+        said = f"Not finished ({len(ended)} of {plan.total_runs()} runs): {said}"
     return {
         "schema": 1,
         "kind": "sensitivity",
@@ -140,7 +144,7 @@ def result_of(session: Session, grid: Grid, records: Sequence[Record], run: dict
         "lost": "diverged",
         "steps": plan.steps,
         "fields": fields,
-        "sentence": sentence(fields, "seed" if grid.across == "seed" else "weight decay"),
+        "sentence": said,
         "command": session.command,
         "environment": run.get("environment") or {},
     }
@@ -183,7 +187,10 @@ def summary(rows: Sequence[float], values: Sequence[Sequence[float]]) -> dict[st
 
 
 def _ratio(a: float, b: float) -> float | None:
-    return a / b if math.isfinite(a) and b > 0 else None
+    """Return how many times worse a is than b, b's size being the unit; None where no number says it."""
+    if a == b:
+        return 1.0
+    return 1 + (a - b) / abs(b) if math.isfinite(a) and b != 0 else None
 
 
 def sentence(fields: Sequence[dict[str, Any]], column: str) -> str:
@@ -191,11 +198,16 @@ def sentence(fields: Sequence[dict[str, Any]], column: str) -> str:
     settled = [f for f in fields if f["best"] is not None]
     if not settled:
         return "Nothing that was tried ended well."
-    widest = max(settled, key=lambda f: (f["room"], -f["lost"]))
-    parts = [
-        f"{widest['label']} is the most forgiving: {widest['room']} of {len(widest['rows'])} rows end within "
-        f"10 % of its best."
-    ]
+    of = len(settled[0]["rows"])
+    most = max(f["room"] for f in settled)
+    widest = [f["label"] for f in settled if f["room"] == most]
+    rows = f"{most} of {of} rows end within 10 % of"
+    if len(settled) == 1:
+        parts = [f"{widest[0]}: {rows} its best."]
+    elif len(widest) == 1:
+        parts = [f"{widest[0]} is the most forgiving: {rows} its best."]
+    else:
+        parts = [f"{listed(widest)} are alike: {rows} their best."]
     for f in settled:
         row, other = f["row_factor"], f["column_factor"]
         said = f"{f['label']}: a row away from {f['best_row']:.2g} costs {_percent(row)}"

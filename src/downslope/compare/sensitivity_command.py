@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from downslope.compare import terminal
-from downslope.compare.command import INTERRUPTED, print_json
-from downslope.compare.folder import RunFolder, write_json, write_text
+from downslope.compare.command import INTERRUPTED, print_json, write_grid
+from downslope.compare.folder import RunFolder, write_json
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, run, summary
 from downslope.compare.words import number
@@ -83,7 +83,8 @@ def run_sensitivity(
     count = RATES * len(grid.columns) * len(grid.rates)
     told.print(
         f"{session.plan.task}: {count} runs of {session.plan.steps} steps, {RATES} learning rates × "
-        f"{len(grid.columns)} {'seeds' if across == 'seed' else 'weight decays'} of each optimizer"
+        f"{len(grid.columns)} {'seeds' if across == 'seed' else 'weight decays'} of each optimizer",
+        markup=False,
     )
     if dry_run:
         if as_json:
@@ -121,6 +122,8 @@ def _run_solve(
             raise UsageError(f"--{option} {value}: expected at least {least}")
     for method in methods:
         method_of(method)
+        if methods.count(method) > 1:
+            raise UsageError(f"method {method!r} stands twice: name each once")
         if method in SQUARES:
             raise UsageError(f"{method} takes residuals, which a solve has none of: name another method")
     told.print(
@@ -133,6 +136,8 @@ def _run_solve(
             print_json({"plan": {**plan, "directions": seeds}, "runs": len(RADII) * seeds * len(methods)})
         return 0
     folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{spec}"))
+    if folder.run_file.exists():
+        raise UsageError(f"{folder.path} holds trainings, and this is a solve: give another --out")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -181,6 +186,8 @@ def solve(
             x0 = start + radius * size * way / np.linalg.norm(way)
             for method in methods:
                 end = minimize(given.fun, x0, method=method, gradient=given.gradient, stop=Stop(steps=steps))
+                if end.status is Status.INTERRUPTED:
+                    raise KeyboardInterrupt
                 spent = end.status in (Status.STEPS, Status.EVALUATIONS)
                 rows[method].append((float(end.value), int(end.evaluations), spent))
         for method in methods:
@@ -253,11 +260,8 @@ def solve_sentence(fields: Sequence[dict[str, Any]]) -> str:
 
 
 def _finish(found: dict[str, Any], folder: RunFolder, as_json: bool) -> int:
-    from downslope.report import page as html_page
-    from downslope.report.sensitivity import chapter
-
     write_json(folder.result_file, found)
-    write_text(folder.report_file, html_page([chapter(found)]))
+    write_grid(found, folder.report_file)
     if as_json:
         print_json(found)
     else:
@@ -298,8 +302,8 @@ def map_of(field: dict[str, Any], found: dict[str, Any]) -> Table:
         field["rows"], field["values"], field["done"], shorts(field), strict=True
     ):
         cells = [_shade(v, best, d, s) for v, d, s in zip(values, done, short, strict=True)]
-        ends = sorted(math.inf if v is None else v for v, d in zip(values, done, strict=True) if d)
-        middle = ends[len(ends) // 2] if ends else math.nan
+        ends = [math.inf if v is None else v for v, d in zip(values, done, strict=True) if d]
+        middle = statistics.median(ends) if ends else math.nan
         word = found["short"] if 2 * sum(short) > len(ends) else found["lost"]
         said = number(middle) if math.isfinite(middle) else word if ends else "–"
         drawn.add_row(number(row, 2), *cells, said, style="bold" if row == field["best_row"] else "")

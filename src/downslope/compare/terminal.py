@@ -127,7 +127,7 @@ def table(result: dict[str, Any]) -> Table:
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for header in ("", "optimizer", "lr", "decay", f"final {unit}", "hit", "steps", "seconds", "lr\nroom"):
         left = header in ("optimizer", f"final {unit}")
-        shown.add_column(header, justify="left" if left else "right", overflow="fold")
+        shown.add_column(Text(header), justify="left" if left else "right", overflow="fold")
     winners = set(result["verdict"]["winners"])
     for entry in result["optimizers"]:
         shown.add_row(*_row(entry), style="bold" if entry["name"] in winners else "")

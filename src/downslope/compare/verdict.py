@@ -80,6 +80,16 @@ def coverage_of_range(count: int) -> float:
     return 1 - 2 * 0.5**count
 
 
+def chance_apart(count: int) -> float:
+    """Return the chance that the ranges of `count` runs each of two equal optimizers share no point.
+
+    >>> round(chance_apart(2), 3)
+    0.333
+
+    """
+    return 2 / math.comb(2 * count, count)
+
+
 def ranks(estimates: Mapping[str, Estimate]) -> dict[str, int]:
     """Return each name's rank, in order of rank and median: 1 + how many are better for certain.
 

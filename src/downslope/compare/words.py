@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from downslope.compare.verdict import Estimate, Sensitivity, coverage_of_range
+from downslope.compare.verdict import Estimate, Sensitivity, chance_apart, coverage_of_range
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,10 @@ def _wide_before_low(standings: Sequence[Standing]) -> list[tuple[Standing, Stan
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions the runs took place; `crews` counts the settings of jobs and threads."""
+    """Under which conditions the runs took place.
+
+    `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run.
+    """
 
     seeds: int
     crews: int
@@ -140,6 +143,7 @@ class Conditions:
     cpu_seconds: float
     on_cpu: bool
     no_matrices: str | None
+    seedless: Sequence[str] = ()
 
 
 def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
@@ -176,7 +180,13 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         chance = coverage_of_range(seeds)
         found.append(
             f"With {seeds} seeds an interval is at most the range of the runs, which holds the true "
-            f"median with a chance of {chance:.0%}: five or more seeds are better."
+            f"median with a chance of {chance:.0%}, and two optimizers that are alike lie apart with one "
+            f"of {chance_apart(seeds):.0%}: five or more seeds are better."
+        )
+    if under.seedless:
+        found.append(
+            f"{listed(under.seedless)}: every seed gave the same run, so the interval is that of one run: "
+            "build(seed) and batches(seed) should draw from their seed."
         )
     if under.crews > 1:
         found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")

@@ -136,12 +136,14 @@ class Judge:
         above its best as it had fallen.
     stalled
         over the last `WINDOW` records the loss fell by less than a thousandth, and less than its scatter
-        or a hundred-thousandth.
+        or a hundred-thousandth; where the scatter leaves open whether it fell by a hundredth, nothing is
+        said.
     oscillating
-        gradients of steps that follow each other point against each other: their mean cosine is below
-        -0.2.
+        gradients of steps that follow each other point against each other: the mean of `WINDOW` cosines is
+        below -0.2, and below zero by five of its standard errors.
     rate too low
-        they point the same way, cosine above 0.95, while steps are below 1e-4 of the parameters.
+        they point the same way, cosine above 0.95, while steps are below 1e-4 of the parameters and have
+        never been above: a schedule that ends, or a minimum, is no rate that was too low.
     one group frozen
         a group's steps, relative to its parameters, are a thousandth of the other groups' median, or zero.
     """
@@ -149,11 +151,14 @@ class Judge:
     def __init__(self) -> None:
         self._recent: deque[Record] = deque(maxlen=WINDOW)
         self._first = self._best = math.inf
+        self._largest = 0.0
         self._open: set[tuple[Trouble, str]] = set()
 
     def see(self, record: Record) -> list[Sign]:
         """Return the troubles that are new with this record."""
         self._recent.append(record)
+        steps = median(g.update_ratio for g in record.groups.values()) if record.groups else 0.0
+        self._largest = max(self._largest, steps)
         if self._first == math.inf and math.isfinite(record.loss):
             self._first = record.loss
         found = dict(self._found(record))
@@ -195,7 +200,8 @@ class Judge:
         scatter = math.sqrt((_variance(before) + _variance(after)) / half)
         fall = fmean(before) - fmean(after)
         size = abs(fmean(before))
-        if abs(fall) < 1e-3 * size and fall < max(2 * scatter, 1e-5 * size):
+        told = fall + 2 * scatter < 1e-2 * size
+        if told and abs(fall) < 1e-3 * size and fall < max(2 * scatter, 1e-5 * size):
             since = self._recent[-1].step - self._recent[0].step
             return (
                 f"the loss has stood at {fmean(after):.4g} for {since} steps: decay the learning rate, or "
@@ -204,10 +210,11 @@ class Judge:
         return ""
 
     def _oscillating(self) -> str:
-        if len(self._recent) < WINDOW // 2:
+        if len(self._recent) < WINDOW:
             return ""
-        cosine = fmean(r.cosine for r in list(self._recent)[-WINDOW // 2 :])
-        if cosine < -0.2:
+        cosines = [r.cosine for r in self._recent]
+        cosine, error = fmean(cosines), math.sqrt(_variance(cosines) / len(cosines))
+        if cosine < -0.2 and cosine + 5 * error < 0:
             return (
                 f"gradients turn around from step to step (mean cosine {cosine:.2f}): lower the learning rate"
             )
@@ -218,7 +225,7 @@ class Judge:
             return ""
         cosine = fmean(r.cosine for r in self._recent)
         ratio = median(g.update_ratio for r in self._recent for g in r.groups.values())
-        if cosine > 0.95 and 0 < ratio < 1e-4:
+        if cosine > 0.95 and ratio > 0 and self._largest < 1e-4:
             return (
                 f"steps are {ratio:.0e} of the parameters, all the same way (mean cosine {cosine:.2f}): "
                 "raise the learning rate"

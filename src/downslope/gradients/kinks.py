@@ -24,7 +24,8 @@ class Kink:
     width: float
 
     def __str__(self) -> str:
-        return f"a kink at t = {self.at:.6g}: slope {self.left:.3g} before it, {self.right:.3g} after it"
+        left, right = _told_apart(self.left, self.right, 3)
+        return f"a kink at t = {self.at:.6g}: slope {left} before it, {right} after it"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Jump:
     width: float
 
     def __str__(self) -> str:
-        return f"a jump at t = {self.at:.6g}: from {self.left:.6g} to {self.right:.6g}"
+        left, right = _told_apart(self.left, self.right, 6)
+        return f"a jump at t = {self.at:.6g}: from {left} to {right}"
 
 
 def locate(
@@ -108,6 +110,13 @@ def beside(
         if found is not None:
             return found
     return None
+
+
+def _told_apart(left: float, right: float, digits: int) -> tuple[str, str]:
+    """Return two numbers with as many digits as it takes to see that they differ."""
+    while digits < 17 and f"{left:.{digits}g}" == f"{right:.{digits}g}":
+        digits += 1
+    return f"{left:.{digits}g}", f"{right:.{digits}g}"
 
 
 def _size(one: Kink | Jump) -> tuple[bool, float]:

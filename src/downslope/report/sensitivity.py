@@ -56,7 +56,7 @@ def _map(field: Mapping[str, Any], found: Mapping[str, Any]) -> Section:
         rows,
         leads,
     )
-    caption = f"{found['metric']}; the darker, the nearer to the best. × {found['lost']}"
+    caption = f"{found['metric']}; the stronger the colour, the nearer to the best. × {found['lost']}"
     caption += f", … {found['short']}." if "short" in found else "."
     return Section(str(field["label"]), [heat], caption[:1].upper() + caption[1:], half=True)
 

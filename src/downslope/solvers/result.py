@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from downslope.gradients import Objective
-from downslope.gradients.kinks import beside
+from downslope.gradients.kinks import Kink, beside
+from downslope.gradients.noise import estimate_noise
 from downslope.solvers import spaces
 from downslope.solvers.core import Core, Limits, Problem, projected_size, tolerance
 from downslope.solvers.observe import BY_CALLBACK
@@ -148,7 +149,10 @@ def of_one(
     if error is not None:
         message = with_error(message, error)
     elif status in (Status.KINK, Status.STALLED):
-        message += _broken(f, x, g, (time.perf_counter() - began) / max(int(core.evaluations), 1))
+        if method == "pattern":
+            message = message.replace(", or try method='pattern'", "")
+        seconds = (time.perf_counter() - began) / max(int(core.evaluations), 1)
+        message += _broken(f, x, g, method, seconds)
     return Result(
         restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
         size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
@@ -156,17 +160,39 @@ def of_one(
     )  # fmt: skip
 
 
-def _broken(f: Objective, x: Any, g: Any, seconds: float) -> str:
-    """Return where f has a kink or a jump along the negative gradient; nothing where that takes long."""
-    size = float((g * g).sum()) ** 0.5
-    if not 0 < size < float("inf") or 400 * seconds > 2.0:
+def _broken(f: Objective, x: Any, g: Any, method: str, seconds: float) -> str:
+    """Return where f has a kink or a jump along the negative gradient, and what to do; or that it is noisy.
+
+    Nothing where that takes long.
+    """
+    size, length = (float((v * v).sum()) ** 0.5 for v in (g, x))
+    if not 0 < size < float("inf") or 500 * seconds > 2.0:
         return ""
-    reach = max(1.0, float((x * x).sum()) ** 0.5)
+    reach = max(1.0, length)
+
+    def phi(t: float) -> float:
+        return float(f.value(x - (t / size) * g))
+
     try:
-        found = beside(lambda t: float(f.value(x - (t / size) * g)), reach)
+        noise = _scatter(phi, reach)
+        # Where x is large and t small, what t changes is mostly how x is rounded.
+        rounded = float(np.finfo(f.structure.dtype).eps) * size * length
+        found = beside(phi, reach, noise=max(noise, rounded))
+        level = 64 * float(np.finfo(f.structure.dtype).eps) * abs(phi(0.0))
     except Exception:  # the run is over: what f says beside its best point must not end it again
         return ""
-    return f" Along the negative gradient, at distance t, there is {found}." if found else ""
+    if found is None:
+        return f" Values scatter by {noise:.1e} beside it: the function is noisy." if noise > level else ""
+    other = "" if method == "pattern" else ", or try method='pattern'"
+    do = "smooth it" if isinstance(found, Kink) else "keep to one side of it by bounds"
+    return f" Along the negative gradient, at distance t, there is {found}: {do}{other}."
+
+
+def _scatter(phi: Callable[[float], float], reach: float) -> float:
+    """Return the standard deviation of phi's noise: the least of three places, since a jump is at one."""
+    at = np.array([-0.01, 1e-5, 0.02]) * reach
+    values = lambda t: np.asarray(phi(float(t[0])))  # noqa: E731
+    return min(float(estimate_noise(values, t, np.full(1, reach))) for t in at[:, None])
 
 
 def chosen(core: Core, iterate: bool) -> tuple[Any, Any, Any]:

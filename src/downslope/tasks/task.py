@@ -77,6 +77,20 @@ class Task:
                 raise TypeError(f"task {self.name!r} lacks {part}: give {signature}")
             if not callable(value):
                 raise TypeError(f"{part} = {value!r} in task {self.name!r}: expected a function {signature}")
+        for part in ("description", "metric"):
+            value = getattr(self, part)
+            if not isinstance(value, str):
+                raise TypeError(f"{part} = {value!r} in task {self.name!r}: expected a string")
+        if not isinstance(self.learning_rates, Mapping):
+            raise TypeError(
+                f"learning_rates = {self.learning_rates!r} in task {self.name!r}: "
+                "expected {optimizer: (low, high)}"
+            )
+        for optimizer, ends in self.learning_rates.items():
+            if not isinstance(ends, tuple | list) or [isinstance(v, int | float) for v in ends] != [True] * 2:
+                raise TypeError(
+                    f"learning_rates[{optimizer!r}] = {ends!r} in task {self.name!r}: expected (low, high)"
+                )
         for part in ("example", "at_width"):
             value = getattr(self, part)
             if value is not None and not callable(value):

@@ -29,7 +29,7 @@ def part(task: Task, what: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         raise MissingPackageError(error.name or str(error), "all", f"{what} of task {task.name!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{what} of task {task.name!r} raised {one_line(error)}{where(error)}") from error
 
 

@@ -76,6 +76,50 @@ def test_a_rate_that_a_schedule_brings_down_was_not_too_low() -> None:
     assert judged([record(i, falling(i), 0.99, (s, s)) for i, s in enumerate(steps)]) == []
 
 
+def stalls(fall: float, scatter: float = 0.0) -> bool:
+    """Whether ten losses about 1 stall, of which the later five lie lower and each five scatter."""
+    around = [s * scatter for s in (-1, -1, 0, 1, 1)]  # standard deviation `scatter`
+    losses = [1 + a for a in around] + [1 - fall + a for a in around]
+    return Trouble.STALLED in judged([record(i, loss) for i, loss in enumerate(losses)])
+
+
+def test_a_stall_is_what_its_numbers_say() -> None:
+    """Of the difference of two means of five the error is scatter √(2/5) = 0.632 scatter."""
+    assert stalls(0.9e-5)
+    assert not stalls(1.1e-5)
+    assert stalls(0.9e-3, scatter=0.8e-3)  # less than a thousandth, and less than twice its error
+    assert not stalls(1.1e-3, scatter=2e-3)
+    assert not stalls(0.9e-3, scatter=0.7e-3)  # a fall of more than two errors
+    assert stalls(0.0, scatter=7.8e-3)
+    assert not stalls(0.0, scatter=8e-3)  # may have fallen by a hundredth
+
+
+def test_a_stall_says_since_how_many_steps() -> None:
+    judge = Judge()
+    signs = [s for i in range(10) for s in judge.see(record(100 + 7 * i, 2.0))]
+    assert "stood at 2 for 63 steps" in str(signs[0])
+
+
+@pytest.mark.parametrize(("loss", "diverges"), [(5.9, False), (6.1, True)])
+def test_divergence_is_three_records_above_what_was_gained_twice(loss: float, diverges: bool) -> None:
+    """It began at 2 and gained 4 on the way to -2: it diverges above -2 + 2 · 4."""
+    losses = [2.0, -2.0, *[loss] * 3]
+    assert (Trouble.DIVERGING in judged([record(i, v) for i, v in enumerate(losses)])) == diverges
+    assert Trouble.DIVERGING not in judged([record(i, v) for i, v in enumerate(losses[:-1])])
+
+
+@pytest.mark.parametrize(("ratio", "frozen"), [(0.9e-6, True), (1.1e-6, False)])
+def test_a_frozen_group_moves_a_thousandth_of_the_others(ratio: float, frozen: bool) -> None:
+    records = [record(i, falling(i), ratios=(1e-3, 1e-3, ratio)) for i in range(3)]
+    assert (Trouble.FROZEN in judged(records)) == frozen
+
+
+def test_nothing_is_too_slow_before_the_window_is_full() -> None:
+    records = [record(i, falling(i), cosine=0.99, ratios=(1e-6, 1e-6)) for i in range(10)]
+    assert Trouble.TOO_LOW in judged(records)
+    assert Trouble.TOO_LOW not in judged(records[:9])
+
+
 def test_the_noise_scale_of_gradients_whose_noise_is_known() -> None:
     """Noise of variance 4 an entry on a gradient of length 5 in 100 dimensions: tr Σ / |G|² = 16."""
     rng = np.random.default_rng(0)

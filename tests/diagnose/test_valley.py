@@ -35,6 +35,16 @@ def test_one_rate_alone_has_no_edge():
     assert edge_of(runs_of({1.0: 2.0})) == ""
 
 
+def test_what_chance_may_have_put_below_the_edge_has_its_best_there():
+    runs = runs_of({1.0: 2.6, 2.0: 2.49, 4.0: 2.52})  # ln(2.52 / 2.49) = 0.012
+    assert edge_of(runs) == edge_of(runs, 0.011) == ""
+    assert edge_of(runs, 0.013) == "highest"
+    assert edge_of(runs_of({1.0: -2.52, 2.0: -2.5, 4.0: -1.0})) == "lowest"
+    level, reasons = confidence_of(1.0, [1.0], 2, [(50, 1.0), (100, 1.0)], 1.0, near="highest")
+    assert level == "medium"
+    assert reasons[-1].endswith("by no more than chance: it may lie higher.")
+
+
 def test_the_window_grows_to_the_better_side():
     medians = {1.0: 5.0, 2.0: 3.0, 4.0: 1.0, 8.0: 2.0, 16.0: 9.0}
     scales = list(medians)

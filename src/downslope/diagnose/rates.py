@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from downslope.diagnose.lengths import estimate
+from downslope.diagnose.lengths import estimate, noise_of
 from downslope.diagnose.rungs import (
     ABOVE,
     BELOW,
@@ -245,8 +245,11 @@ def _concluded(
     if value and low and high:
         low, high = min(low, value), max(high, value)
     ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
-    short_of = edge_of([r for r in runs if r.steps == last])
-    confidence, reasons = confidence_of(value, own, len(seeds), ends, last / steps, edge_of(runs), short_of)
+    whole = [r for r in runs if r.steps == last]
+    short_of, near = edge_of(whole), edge_of(whole, math.sqrt(2) * noise_of(runs))  # of a difference of two
+    confidence, reasons = confidence_of(
+        value, own, len(seeds), ends, last / steps, edge_of(runs), short_of, near
+    )
     base = bases[0]
     return Rates(
         name=name,

@@ -120,8 +120,10 @@ def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, w
     return float(here * (scales[beyond] / here) ** share)
 
 
-def edge_of(runs: Sequence[Run]) -> str:
+def edge_of(runs: Sequence[Run], noise: float = 0.0) -> str:
     """Return "highest" or "lowest" where the best of the longest runs has that rate of all tried, else "".
+
+    With `noise`, of the logarithms, also where that rate ends above the best by no more than this.
 
     >>> [edge_of([Run(s, 0, 8, 1 / s, 9.0) for s in (1.0, 2.0)]), edge_of([])]
     ['highest', '']
@@ -131,10 +133,16 @@ def edge_of(runs: Sequence[Run]) -> str:
     medians = medians_of([r for r in runs if r.steps == longest])
     if not medians or not math.isfinite(min(medians.values())):
         return ""
-    best, tried = min(medians, key=medians.__getitem__), {r.scale for r in runs}
+    tried = {r.scale for r in runs}
     if len(tried) < 2:
         return ""
-    return "highest" if best == max(tried) else "lowest" if best == min(tried) else ""
+    best = min(medians.values())
+    ends = {
+        word: medians.get(scale, math.inf)
+        for word, scale in (("highest", max(tried)), ("lowest", min(tried)))
+    }
+    word = min(ends, key=ends.__getitem__)
+    return word if ends[word] <= best + abs(best) * math.expm1(noise) else ""
 
 
 def confidence_of(
@@ -145,6 +153,7 @@ def confidence_of(
     share: float,
     edge: str = "",
     short_of: str = "",
+    near: str = "",
 ) -> tuple[str, list[str]]:
     """Return how sure the value is, and why.
 
@@ -156,6 +165,7 @@ def confidence_of(
         share: the longest runs as a share of the training.
         edge: "highest" or "lowest" where the best rate is that of all that were tried.
         short_of: the same of those that the longest runs tried.
+        near: the same where chance explains by how much that rate ended above the best.
 
     """
     if value is None:
@@ -179,6 +189,13 @@ def confidence_of(
         level = max(level, 1)
         way = "lower" if short_of == "lowest" else "higher"
         reasons.append(f"The best of the longest runs had the {short_of} rate of theirs: it may lie {way}.")
+    elif near:
+        level = max(level, 1)
+        way = "lower" if near == "lowest" else "higher"
+        reasons.append(
+            f"The {near} rate of the longest runs ended above their best by no more than chance: "
+            f"it may lie {way}."
+        )
     if share < 0.1:
         level = max(level, 1)
         reasons.append(f"The longest runs are {share:.1%} of the training: it may want a lower rate.")

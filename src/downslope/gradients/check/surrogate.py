@@ -19,7 +19,7 @@ ASKED = 8
 """Entries that are moved to see whether f is flat in each."""
 
 STANDS = 64
-"""How many half units in the last place of the largest value are claimed for each move at least."""
+"""How many half units in the last place of the largest number are claimed for each move at least."""
 
 SAID = (
     "f is a staircase: flat but for jumps, so that its true derivative is zero. The gradient is a surrogate, "
@@ -42,7 +42,7 @@ def look(problem: Problem, f0: float, claimed: Vector, generator: np.random.Gene
     A cast is not taken for it: an entry moves by more than the digits that bfloat16 has, or, where f sees x
     on a grid, to the next point there. Where f changes, a finer step tells a slope from a jump. Nor is a
     plateau: where f has another value, it must be flat as well. Much is what stands out of the round-off of
-    the largest value seen.
+    the largest number seen.
     """
     x, size = problem.x, _sizes(problem.x)
     effect = np.abs(np.where(np.isfinite(claimed), claimed, 0.0)) * size
@@ -93,7 +93,7 @@ def stand_out(problem: Problem, f0: float, height: float, dtype: str, generator:
     """Return whether steps of f are higher than the round-off of what may have cancelled in it."""
     values = [f0, *(value for _, value in _elsewhere(problem, generator))]
     digits = max(noise.HALF[dtype], problem.eps / 2)
-    return height > STANDS * digits * _largest(values, _sizes(problem.x))
+    return height > 64 * STANDS * digits * _largest(values, _sizes(problem.x))
 
 
 def _elsewhere(problem: Problem, generator: np.random.Generator) -> list[tuple[Vector, float]]:
@@ -104,8 +104,8 @@ def _elsewhere(problem: Problem, generator: np.random.Generator) -> list[tuple[V
 
 
 def _largest(values: list[float], size: Vector) -> float:
-    """Return the size of the numbers that f is made of: the largest value, of x where all are 0."""
-    return max(map(abs, values)) or float(np.max(size))
+    """Return the size of the numbers that f is made of, as far as can be told: of its values, and of x."""
+    return max(*map(abs, values), float(np.max(size)))
 
 
 def _sizes(x: Vector) -> Vector:

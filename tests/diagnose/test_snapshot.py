@@ -1,8 +1,12 @@
 """What a search or a profile does to a training is undone bit for bit."""
 
 import copy
+import queue
 import random
-from collections import OrderedDict, defaultdict, deque
+import threading
+import time
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
 
 import numpy as np
 import pytest
@@ -229,3 +233,134 @@ def test_hooks_put_on_or_taken_off_meanwhile_stay_so():
     kept.restore()
     model(torch.zeros(1, 6))
     assert seen == ["on"]
+
+
+class Frozen(dict):
+    """A dict that nobody changes, as configurations are."""
+
+    def _refuse(self, *_):
+        raise TypeError("frozen")
+
+    __setitem__ = __reduce_ex__ = update = clear = copy = _refuse
+
+
+class Closed:
+    """An object that does not show what it holds."""
+
+    def __getattribute__(self, name):
+        if name == "__dict__":
+            raise RuntimeError("closed")
+        return object.__getattribute__(self, name)
+
+
+def nested(depth):
+    inner = [0]
+    outer = inner
+    for _ in range(depth):
+        outer = [outer]
+    return outer, inner
+
+
+def died():
+    return weakref.proxy(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("make", [lambda: Frozen(a=1), Closed, died, lambda: object(), threading.Lock])
+def test_what_does_not_let_itself_be_read_is_left_alone(make):
+    model = Holding()
+    held = make()
+    vars(model)["odd"] = held
+    before = model.history[:]
+    with undone(model):
+        model(torch.ones(2, 6))
+    assert vars(model)["odd"] is held
+    assert model.history == before
+    assert model.count == 0
+
+
+def test_what_does_not_let_itself_be_written_keeps_nothing_else_from_its_values():
+    model = nn.Sequential(nn.Linear(6, 2), Holding())
+    model[0].array = np.zeros(2)
+    kept = Snapshot(model)
+    model[1](torch.ones(2, 6))
+    model[0].array.flags.writeable = False
+    with pytest.warns(UserWarning, match="could not be given back: ValueError"):
+        kept.restore()
+    assert model[1].count == 0
+
+
+def test_containers_within_containers_are_followed_however_deep():
+    model = nn.Linear(1, 1)
+    model.outer, inner = nested(10_000)
+    with undone(model):
+        inner[0] = 1
+    assert inner == [0]
+
+
+def test_what_a_module_and_an_object_hold_is_kept_as_the_module_does():
+    model = nn.Linear(1, 1)
+    model.meter, within = Meter(), Meter()
+    model.meter.list = model.list = [within]
+    with undone(model):
+        within.total = 5.0
+    assert within.total == 0.0
+
+
+def test_containers_of_other_kinds_are_refilled_in_their_order():
+    model = nn.Linear(1, 1)
+    model.order, model.count = OrderedDict(a=1, b=2, c=3), Counter("aab")
+    model.order.move_to_end("a")
+    model.frozen = Frozen(a=1)
+    with undone(model):
+        model.order.move_to_end("b")
+        model.count["b"] += 5
+        dict.__setitem__(model.frozen, "a", 2)
+    assert list(model.order.items()) == [("b", 2), ("c", 3), ("a", 1)]
+    assert model.count == Counter("aab")
+    assert model.frozen == {"a": 1}
+
+
+def test_threads_and_queues_are_not_taken_back():
+    model = nn.Linear(1, 1)
+    model.thread, model.queue = threading.Thread(target=lambda: model.queue.get()), queue.Queue()
+    model.queue.put(1)
+    with undone(model):
+        model.thread.start()
+        model.thread.join()
+    assert not model.thread.is_alive()  # it has run, and what it took is taken
+    model.thread.join()
+    assert model.queue.empty()
+
+
+def test_buffers_made_under_inference_mode_are_given_back():
+    model = nn.Linear(1, 1)
+    with torch.inference_mode():
+        model.register_buffer("made", torch.ones(3))
+        model.plain = [torch.ones(3)]
+    with undone(model), torch.inference_mode():
+        model.made.add_(1)
+        model.plain[0].add_(1)
+    assert model.made.tolist() == model.plain[0].tolist() == [1, 1, 1]
+
+
+def test_arrays_in_files_are_not_read(tmp_path):
+    model = nn.Linear(1, 1)
+    file = tmp_path / "numbers"
+    model.numbers = np.memmap(file, mode="w+", shape=(4,), dtype=float)
+    with undone(model):
+        model.numbers[:] = 1
+    assert model.numbers.tolist() == [1, 1, 1, 1]
+
+
+def test_many_numbers_are_kept_in_little_time():
+    model = nn.Linear(1, 1)
+    model.table = [0.0] * 10**6
+
+    def seconds(f):
+        begun = time.process_time()
+        f()
+        return time.process_time() - begun
+
+    kept = min(seconds(lambda: Snapshot(model).restore()) for _ in range(3))
+    looked = min(seconds(lambda: list(map(isinstance, model.table, [float] * 10**6))) for _ in range(3))
+    assert kept < 9 * looked  # about 4; a look at each by itself takes 14

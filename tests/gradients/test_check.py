@@ -1003,6 +1003,27 @@ def test_a_rounded_function_still_shows_a_wrong_gradient(digits: int) -> None:
     assert right.passed if digits > 6 else right.verdict is not Verdict.FAIL
 
 
+@pytest.mark.parametrize("slope", [1.0, 1e-9])
+def test_a_right_gradient_of_a_value_that_rounds_to_zero_is_not_called_wrong(slope: float) -> None:
+    def loss(x: np.ndarray) -> float:
+        return float(np.log(1 + np.exp(-40 - x**2)).mean())
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        return -2 * x * np.exp(-40 - x**2) / x.size
+
+    x = np.random.default_rng(0).normal(size=5)
+    report = ds.check_gradient(loss, x, gradient=gradient)
+    assert (report.verdict, report.reason) == (Verdict.INCONCLUSIVE, Reason.ROUND_OFF)
+    # what is claimed of a constant 0 beyond its round-off is wrong, and so is what is left out beside it
+    wrong = ds.check_gradient(lambda x: 0.0, x, gradient=lambda x: slope + gradient(x))
+    assert wrong.verdict is Verdict.FAIL
+    some = np.array([1, 1, 1, 1, 0])
+    wrong = ds.check_gradient(
+        lambda z: loss(z) + slope * (z[4] - x[4]), x, gradient=lambda z: some * gradient(z)
+    )
+    assert wrong.verdict is Verdict.FAIL
+
+
 def test_flat_and_then_a_slope_is_no_staircase() -> None:
     """A clipped function does not depend on what is clipped, whatever a surrogate gradient says."""
     x = np.array([1.1, 1.3])

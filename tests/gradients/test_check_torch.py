@@ -460,6 +460,45 @@ def test_a_surrogate_gradient_of_steps_is_called_one(name: str, dtype: torch.dty
     assert "\n" not in said
 
 
+SELF = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+CANCELLED = {
+    "cross-entropy": lambda x: nn.functional.cross_entropy(1000 * x, x.argmax(1)),
+    "softplus by hand": lambda x: torch.log(1 + torch.exp(-40 - x.abs())).mean(),
+    "cosine beside 1": lambda x: (1 - torch.cos(1e-9 * x)).sum(),
+    "divergence from itself": lambda x: nn.functional.kl_div(
+        (x / 30).log_softmax(1), (SELF.to(x) / 30).softmax(1), reduction="sum"
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", CANCELLED)
+def test_a_loss_below_its_own_round_off_is_no_surrogate(name: str, dtype: torch.dtype) -> None:
+    report = ds.check_gradient(CANCELLED[name], SELF.to(dtype))
+    assert report.verdict is not Verdict.FAIL  # the gradient is right
+    assert report.reason is not Reason.JUMP
+    assert "surrogate" not in str(report)
+
+
+class Through(torch.autograd.Function):
+    """A ReLU whose backward pass has forgotten the mask."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def test_a_plateau_with_a_wrong_gradient_is_no_staircase() -> None:
+    x = -torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) - 0.1
+    report = ds.check_gradient(lambda x: Through.apply(x).sum(), x)
+    assert report.verdict is Verdict.FAIL
+    assert "surrogate" not in str(report)
+
+
 def test_the_smooth_function_in_place_of_steps_is_judged() -> None:
     x = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

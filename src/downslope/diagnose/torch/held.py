@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import deque
+import warnings
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
+from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
@@ -13,20 +17,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from downslope.errors import one_line
+
 _WRAPPERS = frozenset({"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"})
 """Modules whose attributes say how far processes have agreed, which no snapshot takes back."""
+
+_AT_WORK = frozenset(
+    {"asyncio", "concurrent", "logging", "multiprocessing", "queue", "subprocess", "threading", "weakref"}
+)
+"""Modules of Python whose objects say how far threads, processes or others have come: not taken back."""
 
 _NUMBERS = (bool, int, float, complex, str)
 _CONTAINERS = (dict, list, set, deque, tuple)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator)
-_NO_OBJECTS = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
+_WRITTEN = (*_CONTAINERS, *_GENERATORS, Tensor, np.ndarray)
+_KEPT_OF_OBJECTS = (*_NUMBERS, *_WRITTEN)
+_NO_OBJECTS = (*_NUMBERS, bytes, NoneType, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
+_PLAIN = frozenset(_NO_OBJECTS)  # most of what is held: told at once
 
 
 class Held:
     """The attributes of all modules as they are now, and what stands in them.
 
     Tensors, arrays and containers are written into, so that whoever holds one still does. Of objects of
-    other kinds the attributes that are numbers, tensors or containers are kept, and nothing deeper.
+    other kinds the attributes that are numbers, tensors or containers are kept, and nothing deeper. What
+    cannot be read is left alone, and so are arrays that lie in a file.
 
     Args:
         model: parameters and modules are left alone.
@@ -39,14 +54,29 @@ class Held:
         self._known: dict[int, Any] = {
             id(t): t for t in kept
         }  # with the things, so that none takes the id of one
+        self._waiting: list[Any] = []
+        self._of_objects: list[Any] = []
         for module in model.modules():
             self._module(module)
+        while self._waiting or self._of_objects:
+            deeper = bool(self._waiting)  # first: what both a module and an object hold is kept as a module's
+            try:
+                self._keep((self._waiting or self._of_objects).pop(), deeper)
+            except Exception:  # of whatever kind: these are others' objects
+                continue
 
     def restore(self) -> None:
-        """Make everything what it was."""
+        """Make everything what it was, but for what does not let itself be written: warn of that."""
+        failed: list[Exception] = []
         with torch.no_grad():
             for back in self._back:
-                back()
+                try:
+                    back()
+                except Exception as error:  # the rest is given back all the same
+                    failed.append(error)
+        if failed:
+            text = f"something that the model holds could not be given back: {one_line(failed[0])}"
+            warnings.warn(text, stacklevel=2)
 
     def _module(self, module: nn.Module) -> None:
         if not self._new(module) or any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__):
@@ -60,18 +90,14 @@ class Held:
             place.update(before)
 
         self._back.append(back)
-        self._all(before.values())
+        self._waiting += [v for v in before.values() if type(v) not in _PLAIN]
 
-    def _all(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self._keep(value)
-
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: Any, deeper: bool) -> None:
         if isinstance(value, nn.Module):  # in a list, where the model does not know of it
             for module in value.modules():
                 self._module(module)
-            self._all(value.parameters())
-        elif isinstance(value, (*_NUMBERS, *_NO_OBJECTS, NoneType)) or not self._new(value):
+            self._waiting += value.parameters()
+        elif isinstance(value, _NO_OBJECTS) or not self._new(value):
             pass
         elif isinstance(value, Tensor):
             self._tensor(value)
@@ -80,15 +106,12 @@ class Held:
         elif isinstance(value, _GENERATORS):
             self._generator(value)
         elif isinstance(value, _CONTAINERS):
-            self._container(value)
-        elif hasattr(value, "__dict__") and not type(value).__module__.startswith("torch"):
-            plain = (*_NUMBERS, *_CONTAINERS, *_GENERATORS, Tensor, np.ndarray)
-            own = {k: v for k, v in vars(value).items() if isinstance(v, plain)}
-            self._back.append(lambda: vars(value).update(own))
-            self._all(v for v in own.values() if not isinstance(v, _CONTAINERS))
-            for v in own.values():
-                if isinstance(v, _CONTAINERS) and self._new(v):
-                    self._container(v, deeper=False)
+            self._container(value, deeper)
+        elif hasattr(value, "__dict__") and not _at_work(value):
+            place = vars(value)
+            own = {k: v for k, v in place.items() if isinstance(v, _KEPT_OF_OBJECTS)}
+            self._back.append(partial(place.update, own))
+            self._of_objects += [v for v in own.values() if type(v) not in _PLAIN]
 
     def _new(self, value: Any) -> bool:
         if id(value) in self._known:
@@ -108,17 +131,18 @@ class Held:
             if not alike(value, before):
                 value.data = before.clone()
             elif not (ordinary and torch.equal(value, before)):  # one that is in a graph stays usable there
-                value.copy_(before)
+                write(value, before)
             if value.is_leaf:
                 value.grad = gradient
 
         self._back.append(back)
-        self._keep(gradient)
+        if gradient is not None:
+            self._waiting.append(gradient)
 
     def _array(self, value: np.ndarray[Any, Any]) -> None:
-        before = value.copy()
-        if value.flags.writeable:
-            self._back.append(lambda: np.copyto(value, before))
+        if value.flags.writeable and not isinstance(value, np.memmap):
+            before = value.copy()
+            self._back.append(partial(np.copyto, value, before))
 
     def _generator(self, value: Any) -> None:
         if isinstance(value, torch.Generator):
@@ -131,25 +155,47 @@ class Held:
             bits = copy.deepcopy(value.bit_generator.state)
             self._back.append(lambda: setattr(value.bit_generator, "state", bits))
 
-    def _container(self, value: Any, *, deeper: bool = True) -> None:
+    def _container(self, value: Any, deeper: bool) -> None:
         """Keep what stands in a container; of what belongs to an object, no more objects."""
-        inside = list(value.values() if isinstance(value, dict) else value)
-        if not isinstance(value, tuple):
-            before = copy.copy(value)
-            self._back.append(lambda: _refill(value, before))
-        for one in inside:
-            if deeper or isinstance(one, (Tensor, np.ndarray, *_GENERATORS)):
-                self._keep(one)
-            elif isinstance(one, _CONTAINERS) and self._new(one):
-                self._container(one, deeper=False)
+        kind = type(value) if type(value) in _CONTAINERS else _python_kind(value)
+        names, inside = _contents(kind, value)
+        if kind is not tuple:
+            self._back.append(partial(_refill, kind, value, names, inside))
+        (self._waiting if deeper else self._of_objects).extend(
+            [one for one in inside if type(one) not in _PLAIN and (deeper or isinstance(one, _WRITTEN))]
+        )
 
 
-def _refill(container: Any, before: Any) -> None:
-    container.clear()
-    if isinstance(container, dict | set):
-        container.update(before)
+def _python_kind(container: Any) -> Any:
+    return next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
+
+
+def _contents(kind: Any, container: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the keys of a dict and the values, as Python's own methods give them.
+
+    Of many plain numbers, tuples are what the garbage collector looks through once only.
+    """
+    inside = tuple(kind.__iter__(container))
+    return (inside, tuple(kind.values(container))) if issubclass(kind, dict) else ((), inside)
+
+
+def _refill(kind: Any, container: Any, names: tuple[Any, ...], inside: tuple[Any, ...]) -> None:
+    now = _contents(kind, container)
+    if all(len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(now, (names, inside), strict=True)):
+        return
+    kind.clear(container)
+    if issubclass(kind, dict):
+        kind.update(container, dict(zip(names, inside, strict=True)))
     else:
-        container.extend(before)
+        (set.update if kind is set else kind.extend)(container, inside)
+
+
+def _at_work(value: Any) -> bool:
+    """Return whether an object belongs to torch, or to what runs beside the model."""
+    kinds = type(value).__mro__
+    return kinds[0].__module__.startswith("torch") or any(
+        kind.__module__.partition(".")[0] in _AT_WORK for kind in kinds
+    )
 
 
 def _of_the_house(name: str) -> bool:
@@ -160,3 +206,9 @@ def _of_the_house(name: str) -> bool:
 def alike(a: Tensor, b: Tensor) -> bool:
     """Return whether the numbers of one tensor can be written into the other."""
     return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+
+
+def write(tensor: Tensor, value: Tensor) -> None:
+    """Write numbers into a tensor, also into one that was made under `inference_mode`."""
+    with torch.inference_mode() if tensor.is_inference() else nullcontext():
+        tensor.copy_(value)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downslope.diagnose.torch.held import Held, alike
+from downslope.diagnose.torch.held import Held, alike, write
 
 
 class Snapshot:
@@ -53,7 +53,7 @@ class Snapshot:
         """Make everything what it was."""
         with torch.no_grad():
             for tensor, value in self.tensors:
-                tensor.copy_(value)
+                write(tensor, value)
             for tensor, gradient, before in self.gradients:
                 if gradient is not None and before is not None:
                     gradient.copy_(before)

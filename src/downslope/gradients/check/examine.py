@@ -112,11 +112,16 @@ class Check:
         known = np.where(np.isfinite(claimed), claimed, 0.0)
         seen = grid.find(self.problem, self.generator)
         apart = np.random.default_rng(self.settings.seed)
-        if self.problem.automatic and surrogate.is_flat(self.problem, f0, claimed, apart):
-            raise Stopped(Reason.JUMP, surrogate.SAID)
+        flat = surrogate.look(self.problem, f0, claimed, apart) if self.problem.automatic or f0 == 0 else None
+        if flat is Reason.ROUND_OFF:
+            raise Stopped(flat, surrogate.HIDDEN)
+        if flat is Reason.JUMP and self.problem.automatic:
+            raise Stopped(flat, surrogate.SAID)
         if seen:
             self.problem.notes.append(f"f casts x to {seen}: checked at points that {seen} has")
         sigma, dtype, stairs = noise.of_value(self.problem, f0, known, first)
+        by_design = stairs > 0 and self.problem.automatic
+        by_design = by_design and surrogate.stand_out(self.problem, f0, stairs, dtype, apart)
         own = noise.of_gradient(self.problem, known, self.generator, dtype)
         self.precise = dtype == "float64" and self.problem.grid < 1e-12
         if not self.precise:
@@ -133,7 +138,7 @@ class Check:
         self.meter = Meter(
             self.problem,
             f0,
-            noise.Noise(sigma, own, dtype, stairs),
+            noise.Noise(sigma, own, dtype, stairs, by_design),
             known,
             self.generator,
             settings.evaluations,

@@ -39,6 +39,8 @@ class Noise:
     """The coarsest dtype whose grid all values seen lie on."""
     stairs: float = 0.0
     """Height of the steps that values were rounded to; 0 where f is no staircase."""
+    by_design: bool = False
+    """Whether f has these steps by design, with a gradient that automatic differentiation gives them."""
 
 
 def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tuple[float, str, float]:

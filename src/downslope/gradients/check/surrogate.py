@@ -13,12 +13,13 @@ import numpy as np
 from downslope.gradients.check import noise
 from downslope.gradients.check.grid import COARSE, cell
 from downslope.gradients.check.problem import Problem, Vector
+from downslope.gradients.check.result import Reason
 
 ASKED = 8
 """Entries that are moved to see whether f is flat in each."""
 
 STANDS = 64
-"""How many half units in the last place of f are claimed for each move at least."""
+"""How many half units in the last place of the largest number are claimed for each move at least."""
 
 SAID = (
     "f is a staircase: flat but for jumps, so that its true derivative is zero. The gradient is a surrogate, "
@@ -26,39 +27,87 @@ SAID = (
     "it: check the smooth function that it is the gradient of, in the place of the steps."
 )
 
+HIDDEN = (
+    "Round-off hides the gradient: f stays exactly 0 beside the point, and what is claimed is less than the "
+    "round-off of what may have cancelled in it. Check at a point where f is larger."
+)
 
-def is_flat(problem: Problem, f0: float, claimed: Vector, generator: np.random.Generator) -> bool:
-    """Return whether f stays exactly what it is where single entries move in which much is claimed.
+
+def look(problem: Problem, f0: float, claimed: Vector, generator: np.random.Generator) -> Reason | None:
+    """Return JUMP where f stays exactly what it is while single entries move in which much is claimed.
+
+    ROUND_OFF where it stays 0, as a loss that has fallen below its own round-off, and nothing claimed stands
+    out of that; None where f moves.
 
     A cast is not taken for it: an entry moves by more than the digits that bfloat16 has, or, where f sees x
-    on a grid, to the next point there. Where f changes, a finer step tells a slope from a jump.
+    on a grid, to the next point there. Where f changes, a finer step tells a slope from a jump. Nor is a
+    plateau: where f has another value, it must be flat as well. Much is what stands out of the round-off of
+    the largest number seen.
     """
-    size = np.abs(problem.x)
-    size = np.where(size > 0, size, float(np.median(size[size > 0])) if size.any() else 1.0)
+    x, size = problem.x, _sizes(problem.x)
     effect = np.abs(np.where(np.isfinite(claimed), claimed, 0.0)) * size
     asked = [int(j) for j in np.argsort(-effect)[:ASKED] if effect[j] > 0]
     coarse = problem.grid >= COARSE
-    values, still = {f0}, 0
+    values = {f0}
 
-    def stays(j: int, step: float) -> bool:
+    def stays(point: Vector, value: float, j: int, step: float) -> bool:
         for side in (step, -step):
-            near = problem.x.copy()
+            near = point.copy()
             near[j] += side
-            values.add(value := problem.f(problem.round(near)))
-            if value != f0:
+            values.add(beside := problem.f(problem.round(near)))
+            if beside != value:
                 return False
         return True
 
-    for j in asked:
-        step = float(
-            cell(problem.x[[j]], problem.grid)[0] if coarse else size[j] / 64 * generator.uniform(1, 2)
-        )
-        if stays(j, step):
-            still += 1
-        elif not coarse and not stays(j, step / 64):
-            return False
-    if not still or 2 * still < len(asked):
-        return False
-    values.add(problem.f(problem.round(problem.x * generator.uniform(0.5, 2, problem.size))))
-    digits = max(noise.HALF[noise.coarsest(sorted(v for v in values if math.isfinite(v)))], problem.eps / 2)
-    return float(effect[asked[-1]]) / 64 > STANDS * digits * abs(f0)
+    def flat_at(point: Vector, value: float) -> bool:
+        still = 0
+        for j in asked:
+            step = float(
+                cell(point[[j]], problem.grid)[0] if coarse else size[j] / 64 * generator.uniform(1, 2)
+            )
+            if stays(point, value, j, step):
+                still += 1
+            elif not coarse and not stays(point, value, j, step / 64):
+                return False
+        return still > 0 and 2 * still >= len(asked)
+
+    if not flat_at(x, f0):
+        return None
+    plateau = False
+    for elsewhere, value in _elsewhere(problem, generator):
+        values.add(value)
+        plateau = plateau or (value != f0 and not flat_at(elsewhere, value))
+    seen = sorted(v for v in values if math.isfinite(v))
+    digits = max(noise.HALF[noise.coarsest(seen)], problem.eps / 2)
+    enough = 64 * STANDS * digits * _largest(seen, size)
+    if not plateau and effect[asked[-1]] > enough:
+        return Reason.JUMP
+    if f0 != 0 or effect[asked[0]] > enough:
+        return None
+    by = size / 64 * generator.uniform(-1, 1, problem.size)  # also in what nothing is claimed of
+    still = all(problem.f(problem.round(x + way)) == 0 for way in (by, -by))
+    return Reason.ROUND_OFF if still else None
+
+
+def stand_out(problem: Problem, f0: float, height: float, dtype: str, generator: np.random.Generator) -> bool:
+    """Return whether steps of f are higher than the round-off of what may have cancelled in it."""
+    values = [f0, *(value for _, value in _elsewhere(problem, generator))]
+    digits = max(noise.HALF[dtype], problem.eps / 2)
+    return height > 64 * STANDS * digits * _largest(values, _sizes(problem.x))
+
+
+def _elsewhere(problem: Problem, generator: np.random.Generator) -> list[tuple[Vector, float]]:
+    """Return two points far from x, and f there where it is finite: with the signs of x, and with others."""
+    factors = generator.uniform(0.5, 2, problem.size), generator.standard_normal(problem.size)
+    points = [problem.round(problem.x * by) for by in factors]
+    return [(p, value) for p in points if math.isfinite(value := problem.f(p))]
+
+
+def _largest(values: list[float], size: Vector) -> float:
+    """Return the size of the numbers that f is made of, as far as can be told: of its values, and of x."""
+    return max(*map(abs, values), float(np.max(size)))
+
+
+def _sizes(x: Vector) -> Vector:
+    size = np.abs(x)
+    return np.where(size > 0, size, float(np.median(size[size > 0])) if size.any() else 1.0)

@@ -148,14 +148,14 @@ class Judge:
     @cached_property
     def cause(self) -> tuple[Reason, str] | None:
         """Return steps of f, or a kink or a jump near the point, that keep differences from converging."""
-        if self.meter.noise.stairs and self.problem.automatic:
+        if self.meter.noise.by_design:
             return Reason.JUMP, surrogate.SAID
         if self.meter.noise.stairs:
             return Reason.ROUND_OFF, (
                 f"f is a staircase: its values come in steps of about {self.meter.noise.stairs:.2g}, as of "
-                "numbers rounded, printed with few digits or read from a table, and these hide the gradient. "
-                "Give f all its digits (%.17g where it is printed); of steps by design, check the smooth "
-                "function in their place."
+                "numbers rounded, printed with few digits, read from a table or left where larger ones "
+                "cancel, and these hide the gradient. Give f all its digits (%.17g where it is printed); of "
+                "steps by design, check the smooth function in their place."
             )
         if not self.seen or self.meter.spent or self.problem.grid >= COARSE:  # all is jumps on a coarse grid
             return None

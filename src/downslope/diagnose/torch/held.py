@@ -51,9 +51,7 @@ class Held:
 
     def __init__(self, model: nn.Module, kept: Iterable[Tensor]) -> None:
         self._back: list[Callable[[], object]] = []
-        self._known: dict[int, Any] = {
-            id(t): t for t in kept
-        }  # with the things, so that none takes the id of one
+        self._known = {id(t): t for t in kept}  # with the things, so that none takes the id of one
         self._waiting: list[Any] = []
         self._of_objects: list[Any] = []
         for module in model.modules():

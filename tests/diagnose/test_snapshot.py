@@ -289,6 +289,45 @@ def test_what_does_not_let_itself_be_written_keeps_nothing_else_from_its_values(
     assert model[1].count == 0
 
 
+def test_a_tensor_that_was_resized_and_the_gradient_of_one_are_given_back():
+    model = nn.Linear(2, 2)
+    model.mean = torch.arange(3.0)
+    model.point = torch.zeros(2, requires_grad=True)
+    model.point.grad = torch.ones(2)
+    mean, gradient = model.mean, model.point.grad
+    with undone(model):
+        mean.data = torch.zeros(5)
+        gradient.fill_(7.0)
+        model.point.grad = None
+    assert model.mean is mean
+    assert mean.tolist() == [0.0, 1.0, 2.0]
+    assert model.point.grad is gradient
+    assert gradient.tolist() == [1.0, 1.0]
+
+
+def test_whoever_looks_at_a_part_of_an_attribute_sees_it_given_back():
+    model = nn.Linear(2, 2)
+    model.total = torch.arange(3.0)
+    part = model.total[1:]
+    with undone(model):
+        model.total.fill_(7.0)
+    assert part.tolist() == [1.0, 2.0]
+
+
+def test_how_far_wrappers_have_agreed_is_left_alone():
+    class DataParallel(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module, self.rounds = module, 0
+
+    inner = nn.Linear(2, 2)
+    inner.rounds = 0
+    wrapped = DataParallel(inner)
+    with undone(wrapped):
+        wrapped.rounds = inner.rounds = 3
+    assert (wrapped.rounds, inner.rounds) == (3, 0)
+
+
 def test_containers_within_containers_are_followed_however_deep():
     model = nn.Linear(1, 1)
     model.outer, inner = nested(10_000)

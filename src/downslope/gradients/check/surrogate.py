@@ -18,8 +18,11 @@ from downslope.gradients.check.result import Reason
 ASKED = 8
 """Entries that are moved to see whether f is flat in each."""
 
-STANDS = 64
-"""How many half units in the last place of the largest number are claimed for each move at least."""
+MOVED = 1 / 64
+"""By what share of its size an entry is moved: more than bfloat16's digits."""
+
+ROOM = 4096
+"""Half units in the last place of the largest number seen that round-off may be, where much has cancelled."""
 
 SAID = (
     "f is a staircase: flat but for jumps, so that its true derivative is zero. The gradient is a surrogate, "
@@ -63,7 +66,7 @@ def look(problem: Problem, f0: float, claimed: Vector, generator: np.random.Gene
         still = 0
         for j in asked:
             step = float(
-                cell(point[[j]], problem.grid)[0] if coarse else size[j] / 64 * generator.uniform(1, 2)
+                cell(point[[j]], problem.grid)[0] if coarse else size[j] * MOVED * generator.uniform(1, 2)
             )
             if stays(point, value, j, step):
                 still += 1
@@ -78,13 +81,12 @@ def look(problem: Problem, f0: float, claimed: Vector, generator: np.random.Gene
         values.add(value)
         plateau = plateau or (value != f0 and not flat_at(elsewhere, value))
     seen = sorted(v for v in values if math.isfinite(v))
-    digits = max(noise.HALF[noise.coarsest(seen)], problem.eps / 2)
-    enough = 64 * STANDS * digits * _largest(seen, size)
+    enough = _round_off(problem, seen, noise.coarsest(seen))
     if not plateau and effect[asked[-1]] > enough:
         return Reason.JUMP
     if f0 != 0 or effect[asked[0]] > enough:
         return None
-    by = size / 64 * generator.uniform(-1, 1, problem.size)  # also in what nothing is claimed of
+    by = size * MOVED * generator.uniform(-1, 1, problem.size)  # also in what nothing is claimed of
     still = all(problem.f(problem.round(x + way)) == 0 for way in (by, -by))
     return Reason.ROUND_OFF if still else None
 
@@ -92,8 +94,7 @@ def look(problem: Problem, f0: float, claimed: Vector, generator: np.random.Gene
 def stand_out(problem: Problem, f0: float, height: float, dtype: str, generator: np.random.Generator) -> bool:
     """Return whether steps of f are higher than the round-off of what may have cancelled in it."""
     values = [f0, *(value for _, value in _elsewhere(problem, generator))]
-    digits = max(noise.HALF[dtype], problem.eps / 2)
-    return height > 64 * STANDS * digits * _largest(values, _sizes(problem.x))
+    return height > _round_off(problem, values, dtype)
 
 
 def _elsewhere(problem: Problem, generator: np.random.Generator) -> list[tuple[Vector, float]]:
@@ -103,9 +104,10 @@ def _elsewhere(problem: Problem, generator: np.random.Generator) -> list[tuple[V
     return [(p, value) for p in points if math.isfinite(value := problem.f(p))]
 
 
-def _largest(values: list[float], size: Vector) -> float:
-    """Return the size of the numbers that f is made of, as far as can be told: of its values, and of x."""
-    return max(*map(abs, values), float(np.max(size)))
+def _round_off(problem: Problem, values: list[float], dtype: str) -> float:
+    """Return what round-off may be of the numbers that f is made of: its values and x, as far as is known."""
+    largest = max(*map(abs, values), float(np.max(_sizes(problem.x))))
+    return ROOM * max(noise.HALF[dtype], problem.eps / 2) * largest
 
 
 def _sizes(x: Vector) -> Vector:

@@ -42,7 +42,9 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
             (tmp_path / named[1]).write_text(text)
         elif language == "python":
             program.append(text)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as activated
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "default"}
+    env |= {"OMP_NUM_THREADS": "1"}
     if program:
         script = tmp_path / "page.py"
         script.write_text("\n".join(program))

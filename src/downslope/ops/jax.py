@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from downslope.ops.protocol import Array, bias_correction, combine, ramp
+from downslope.ops.protocol import Array, bias_correction, combine, ramp, unit
 
 
 class JaxOps:
@@ -84,6 +84,9 @@ class JaxOps:
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         return self.addmm(c, a, b, beta, alpha)
+
+    def unit(self, r: Array) -> tuple[Array, Array]:
+        return unit(self, r)
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         return combine(*terms)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.ops.protocol import Array, bias_correction, combine, ramp
+from downslope.ops.protocol import Array, bias_correction, combine, ramp, unit
 
 
 class NumpyOps:
@@ -76,6 +76,9 @@ class NumpyOps:
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         return self.addmm(c, a, b, beta, alpha)
+
+    def unit(self, r: Array) -> tuple[Array, Array]:
+        return unit(self, r)
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         return combine(*terms)

@@ -76,6 +76,9 @@ class Ops(Protocol):
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         """`beta · c + alpha · (a @ b)`, where both are symmetric in that sense."""
 
+    def unit(self, r: Array) -> tuple[Array, Array]:
+        """A Gram matrix divided by its norm, zero left as it is, and what its factor is multiplied by."""
+
     def combine(self, *terms: tuple[float, Array]) -> Array:
         """The sum of number · array, of two or more."""
 
@@ -102,6 +105,13 @@ def combine(*terms: tuple[float, Array]) -> Array:
         term = array if number == 1 else number * array
         total = term if total is None else total + term
     return total
+
+
+def unit(x: Ops, r: Array) -> tuple[Array, Array]:
+    """Return r / ‖r‖ and 1 / √‖r‖, with 1 for the norm of zero."""
+    size = x.norm(r)
+    scale = 1 / x.sqrt(x.where(size > 0, size, x.full_like(size, 1.0)))
+    return r * (scale * scale), scale
 
 
 def ramp(t: int, steps: int) -> float:

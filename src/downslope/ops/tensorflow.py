@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from downslope.ops.protocol import Array, combine, ramp
+from downslope.ops.protocol import Array, combine, ramp, unit
 
 
 class TensorflowOps:
@@ -83,6 +83,9 @@ class TensorflowOps:
 
     def addmm_symmetric(self, c: Array, a: Array, b: Array, beta: float, alpha: float) -> Array:
         return self.addmm(c, a, b, beta, alpha)
+
+    def unit(self, r: Array) -> tuple[Array, Array]:
+        return unit(self, r)
 
     def combine(self, *terms: tuple[float, Array]) -> Array:
         return combine(*terms)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downslope.ops.protocol import bias_correction, ramp
+from downslope.ops.protocol import bias_correction, ramp, unit
 
 
 class TorchOps:
@@ -96,6 +96,9 @@ class TorchOps:
     def _mirrors(self, a: Tensor) -> bool:
         """Whether half of a symmetric product is a mirror image."""
         return _is_large(a)
+
+    def unit(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        return unit(self, r)
 
     def combine(self, *terms: tuple[float, Tensor]) -> Tensor:
         (first, array), (second, other), *rest = terms

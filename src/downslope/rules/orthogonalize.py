@@ -158,9 +158,7 @@ def _iterate(x: Ops, X: Array, rows: Sequence[Step], cuts: Sequence[int], half: 
     tall = X.shape[-2] > X.shape[-1]
     R, scale = _gram(x, X, tall), None
     if rescale:
-        size = x.norm(R)
-        scale = 1 / x.sqrt(x.where(size > 0, size, x.full_like(size, 1.0)))
-        R = R * (scale * scale)
+        R, scale = x.unit(R)
     Q = None  # the product of the steps since X was multiplied
     symmetric = True  # whether R is, to the last digit
     for k, row in enumerate(rows, start=1):

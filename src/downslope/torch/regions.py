@@ -7,10 +7,11 @@ over processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 Listener = Callable[[str], AbstractContextManager[None]]
+Teller = Callable[[Mapping[str, float]], None]
 
 
 class _Unheard:
@@ -27,6 +28,7 @@ class _Unheard:
 
 _UNHEARD = _Unheard()
 _listener: Listener | None = None
+_teller: Teller | None = None
 
 
 def region(name: str) -> AbstractContextManager[None]:
@@ -34,12 +36,24 @@ def region(name: str) -> AbstractContextManager[None]:
     return _UNHEARD if _listener is None else _listener(name)
 
 
+def heard() -> bool:
+    """Whether somebody wants to be told of stretches that are timed elsewhere."""
+    return _teller is not None
+
+
+def told(parts: Mapping[str, float]) -> None:
+    """Tell of stretches that code elsewhere timed, in seconds, one after the other and the last just over."""
+    if _teller is not None:
+        _teller(parts)
+
+
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
-    """Let `listener(name)` be the context of every region, while this context lasts."""
-    global _listener
-    before, _listener = _listener, listener
+def heard_by(listener: Listener, teller: Teller | None = None) -> Iterator[None]:
+    """Let `listener(name)` be the context of every region, while this lasts, and `teller` be told."""
+    global _listener, _teller
+    before = _listener, _teller
+    _listener, _teller = listener, teller
     try:
         yield
     finally:
-        _listener = before
+        _listener, _teller = before

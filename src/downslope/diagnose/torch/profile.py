@@ -180,7 +180,7 @@ def _compose(subject: Subject, windows: Windows, clock: Clock, steps: int) -> No
     """Take steps with every part of them marked, the device idle at first as in the other windows."""
     tape = Tape(clock)
     clock.settle()
-    with heard_by(tape.part):
+    with heard_by(tape.part, tape.told):
         for _ in range(steps):
             with tape.part("step"):
                 subject.step(tape.part)

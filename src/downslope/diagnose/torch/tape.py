@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,16 @@ class Tape:
         finally:
             entry.end = self.clock.mark()
             self._path = before
+
+    def told(self, parts: Mapping[str, float]) -> None:
+        """Record parts of what is being recorded, in seconds, that something else timed just now."""
+        end = self.clock.mark()
+        if not isinstance(end, float):
+            return  # an event in a stream, where the host's seconds mean nothing
+        at = end - sum(parts.values())
+        for name, seconds in parts.items():
+            self.entries.append(Entry((*self._path, name), at, at + seconds))
+            at += seconds
 
     def spans(self) -> list[tuple[tuple[str, ...], float, float]]:
         """Return (path, start, duration) in seconds of every part, from the first mark on."""

@@ -83,3 +83,14 @@ def test_in_bfloat16_the_engines_differ_by_its_rounding(monkeypatch: pytest.Monk
         assert a.dtype == torch.bfloat16
         # 2^-8 a product or a conversion (which the interpreter cuts off), a dozen of them
         assert (a.float() - b.float()).norm() < 0.05 * (b.float() - start.float()).norm()
+
+
+def test_autograd_learns_that_parameters_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved for a backward pass is not used after a step has written over it."""
+    monkeypatch.setattr(Muon, "_engine_of", on_kernels)
+    p = torch.nn.Parameter(torch.ones(20, 12))
+    loss = (p * p).sum()
+    loss.backward(retain_graph=True)
+    Muon([p], lr=0.1, ns_dtype="float32", coefficients="keller5", ns_steps=1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
@@ -63,6 +64,8 @@ def take(
 ) -> None:
     """Take the step of a portion: momenta, stacks, directions, write."""
     assert engine.tables is not None
+    # The kernels write to addresses, of which autograd would not learn.
+    increment_version([t for item in portion for t in (item.momentum, item.p)])
     places, counts = lay(portion, stacks)
     with region("momentum"):
         made = _gather(rule, portion, places, counts, t, dtype, engine)

@@ -339,7 +339,7 @@ def test_a_copy_counts_for_itself() -> None:
 
 def test_what_runs_is_said() -> None:
     _, muon = start(OPTIMIZERS["muon"])
-    assert "plain PyTorch (no Triton kernels on cpu)" in repr(muon)
+    assert "plain PyTorch (nothing compiled for float64)" in repr(muon)
     _, muon = start(OPTIMIZERS["muon"], fused=False)
     assert "plain PyTorch (fused=False)" in repr(muon)
 

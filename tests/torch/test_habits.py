@@ -443,7 +443,9 @@ def test_repr_of_muon_says_what_runs_for_each_kind_of_parameter() -> None:
     text = repr(Muon(params, ns_dtype="auto"))
     assert "1 shapes in float64" in text
     assert "3 shapes" not in text
-    assert "stacks of 3 shapes in bfloat16, plain PyTorch" in repr(Muon(params, ns_dtype="bfloat16"))
+    assert "stacks of 3 shapes in bfloat16, plain PyTorch" in repr(
+        Muon(params, ns_dtype="bfloat16", fused=False)
+    )
     empty = Muon([{"params": []}, {"params": [params[0]], "rule": "adamw"}])
     assert "muon: 0 parameters, 0 elements" in repr(empty)
     assert "stacks of no shapes" in repr(empty)

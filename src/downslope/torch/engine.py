@@ -21,6 +21,7 @@ class Engine:
         tables: where Triton kernels update the momenta and write the steps, what they read addresses from.
         look: whether the host may read a value, which on a device would wait for it.
         ok: a bool on the device; where it is False, nothing is written.
+        native: whether stacks of float32 are orthogonalised by what was compiled for this CPU.
 
     """
 
@@ -28,6 +29,7 @@ class Engine:
     tables: Tables | None = None
     look: bool = True
     ok: Tensor | None = None
+    native: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
-from downslope.torch import kernels
+from downslope.torch import kernels, native
 from downslope.torch.engine import Engine, Write
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
@@ -285,7 +285,17 @@ class Muon(RuleOptimizer):
         device, look = job.params[0].device, not job.capturable and has_values(job.grads[0])
         if job.group["fused"] is not False and kernels.available(device):
             return Engine(kernels.ops_on(device), self._tables, look, job.ok)
-        return Engine(look=look, ok=job.ok)
+        compiled = job.group["fused"] is not False and not self._without_native(job.group, job.params[0])
+        return Engine(look=look, ok=job.ok, native=compiled and has_values(job.grads[0]))
+
+    @staticmethod
+    def _without_native(group: dict[str, Any], p: Tensor) -> str:
+        """Return why a parameter's matrices are not orthogonalised by what is compiled for this CPU."""
+        if p.device.type != "cpu":
+            return kernels.reason(p.device)
+        asked = NS_DTYPES[group["ns_dtype"]]
+        own = torch.promote_types(p.dtype, torch.float32)
+        return native.reason((fast_dtype(p) if asked is None else asked) or own)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         if field == "row_square":
@@ -318,8 +328,12 @@ class Muon(RuleOptimizer):
 
     def _engine_for(self, group: dict[str, Any], rule: MuonRule, p: Tensor, layout: Layout) -> str:
         """Return in words what steps a parameter."""
-        why = "fused=False" if group["fused"] is False else kernels.reason(p.device)
-        if why:
+        if group["fused"] is False:
+            return "plain PyTorch (fused=False)"
+        if p.device.type == "cpu":
+            why = self._without_native(group, p)
+            return f"plain PyTorch ({why})" if why else "orthogonalised by code compiled for this CPU"
+        if why := kernels.reason(p.device):
             return f"plain PyTorch ({why})"
         from downslope.torch.kernels import steps
 

@@ -24,6 +24,8 @@ from downslope.rules.orthogonalize import least_operations, newton_schulz
 from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign
+from downslope.torch.native import orthogonalise
+from downslope.torch.native import steps as native_steps
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared, within
 from downslope.torch.regions import region
@@ -84,6 +86,10 @@ def step_stacks(
         fast = steps.taken(rule, items)
         for portion, stacks in _portions(rule, fast, dtype, max_stack_bytes):
             steps.take(rule, portion, stacks, t, how, dtype or torch.float32, engine)
+    if engine.native and native_steps.takes(rule, t):
+        fast = native_steps.taken(items)
+        if fast:
+            native_steps.take(rule, fast, t, how, dtype or torch.float32)
     kept = set(map(id, fast))
     slow = [part for item in items if id(item) not in kept for part in cut(item, max_stack_bytes)]
     for portion, stacks in _portions(rule, slow, dtype, max_stack_bytes):
@@ -271,6 +277,9 @@ def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, eng
     There a few matrices are taken at a time, so that what is made on the way takes little memory. It
     also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
     """
+    if engine.native and type(stack) is Tensor and stack.dtype == torch.float32:
+        orthogonalise(stack, _sizes(stack), ns_dtype or stack.dtype, rule.coefficients, rule.ns_steps)
+        return stack
     if stack.device.type != "cpu":
         prepared = _normalised(stack, ns_dtype, engine.look)
         polar: Tensor = newton_schulz(engine.ops, prepared, rule.coefficients, rule.ns_steps)
@@ -282,24 +291,29 @@ def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, eng
 
 
 def _normalised(stack: Tensor, dtype: torch.dtype | None, look: bool = True) -> Tensor:
-    """Return each matrix divided by its Frobenius norm, rounded once; a zero matrix stays zero.
+    """Return each matrix divided by its Frobenius norm, rounded once; a zero matrix stays zero."""
+    size = _sizes(stack, look)
+    if dtype is None or dtype == stack.dtype:
+        return stack.div_(size)
+    return torch.div(stack, size, out=torch.empty_like(stack, dtype=dtype))  # cast on the way
+
+
+def _sizes(stack: Tensor, look: bool = True) -> Tensor:
+    """Return the Frobenius norm of each matrix, 1 of zero.
 
     Where the norms' squares are far from over- and underflow, which is nearly always, one pass
     finds them, row by row, since one number is found on one core; asking costs nothing on a CPU, and
     would wait for the device on a GPU. Each matrix is looked at by itself: what is beside it in the stack
     decides nothing.
     """
-    if look and stack.device.type == "cpu":
-        size = _norms(stack)
-        rest = ((size > 1e-12) & (size < 1e12)).logical_not_().flatten()
-        if bool(rest.any()):
-            size[rest] = _far_norms(stack[rest])
-    else:
+    if not look or stack.device.type != "cpu":
         size = OPS.norm(stack)
-        size = torch.where(size > 0, size, 1.0)
-    if dtype is None or dtype == stack.dtype:
-        return stack.div_(size)
-    return torch.div(stack, size, out=torch.empty_like(stack, dtype=dtype))  # cast on the way
+        return torch.where(size > 0, size, 1.0)
+    size = _norms(stack)
+    rest = ((size > 1e-12) & (size < 1e12)).logical_not_().flatten()
+    if bool(rest.any()):
+        size[rest] = _far_norms(stack[rest])
+    return size
 
 
 def _norms(stack: Tensor) -> Tensor:

@@ -1,0 +1,149 @@
+"""Compile `polar.cpp` for this CPU once, and keep what came of it in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "polar.cpp"
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+_FILES = ("polar.cpp", "products.h", "sources.h")
+_PATIENCE = 120.0  # seconds, where compiling takes three
+_DIGEST = 32  # bytes of SHA-256 at the end of a file, where loaders do not look
+
+
+class BuildError(Exception):
+    """Why there is no library, in words that end a sentence."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the library compiled for this CPU.
+
+    Raises:
+        BuildError: a system other than Linux, no compiler, or one that fails.
+
+    """
+    if sys.platform != "linux":
+        raise BuildError(f"it is done on Linux alone, this is {platform.system()}")
+    command = [*compiler(), *FLAGS, str(SOURCE), *_openmp()]
+    try:
+        name = f"polar-{_key(command)}.so"
+        with _folder() as folder:
+            path = folder / name
+            if not _is_whole(path):
+                _compile(command, path)
+            return _typed(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError) as error:  # AttributeError: a library of something else
+        raise BuildError(str(error)) from None
+
+
+def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    program = (*3 * (number,), pointer, *3 * (number,), ctypes.c_int)
+    library.orthogonalise.argtypes = (pointer, pointer, number, number, *program)
+    library.step.argtypes = (*5 * (pointer,), *program)
+    return library
+
+
+def compiler() -> list[str]:
+    """Return the command of a C++ compiler: `CXX` where it is set, or the first one found."""
+    try:
+        if asked := shlex.split(os.environ.get("CXX", "")):
+            return asked
+    except ValueError as error:
+        raise BuildError(f"CXX is no command: {error}") from None
+    for name in ("g++", "c++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise BuildError("no C++ compiler, install g++")
+
+
+def _openmp() -> list[str]:
+    """Return torch's own OpenMP library: with another, its threads would wait for the same cores."""
+    return ["-Wl,--as-needed", *sorted(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))]
+
+
+def _key(command: list[str]) -> str:
+    """Return a name for all that the outcome depends on; a home may be shared between machines."""
+    made = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in _FILES))
+    system = (platform.machine(), *platform.libc_ver())
+    about = [*command, str(shutil.which(command[0])), *system, *_abilities()]
+    made.update("\0".join(about).encode())
+    return made.hexdigest()[:16]
+
+
+def _abilities() -> list[str]:
+    """Return what /proc/cpuinfo says about the first processor's instructions."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    found = (re.search(rf"^{name}\s*:.*$", text, re.M) for name in ("model name", "flags", "Features"))
+    return [match[0] for match in found if match]
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Give the folder that libraries are kept in, or one for this program where it cannot be written."""
+    kept = None
+    with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "downslope"
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if kept and os.access(kept, os.W_OK | os.X_OK):
+        yield kept
+        return
+    with tempfile.TemporaryDirectory() as made:  # what was loaded from it stays
+        yield Path(made)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is all of what `_compile` wrote: a library that was cut off crashes whoever loads it."""
+    try:
+        held = path.read_bytes()
+    except OSError:
+        return False
+    return held[-_DIGEST:] == hashlib.sha256(held[:-_DIGEST]).digest()
+
+
+def _compile(command: list[str], path: Path) -> None:
+    """Compile to a path, which holds all of it or nothing: another process may compile the same."""
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so")
+    os.close(handle)
+    made = Path(name)
+    try:
+        done = subprocess.run(
+            [*command, "-o", name],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},  # in which errors are called so
+        )
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["it says nothing"]
+            raise BuildError(f"{command[0]} fails: {lines[0].strip()}")
+        if not (held := made.read_bytes()):
+            raise BuildError(f"{command[0]} makes nothing")
+        made.write_bytes(held + hashlib.sha256(held).digest())
+        made.replace(path)
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{command[0]} takes longer than {_PATIENCE:.0f} s") from None
+    finally:
+        made.unlink(missing_ok=True)

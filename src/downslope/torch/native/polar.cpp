@@ -1,0 +1,392 @@
+// The iterations of an orthogonalisation, one matrix after the other, as a list of products written down
+// elsewhere.
+//
+// Every matrix is kept packed, as a left operand by rows, as a right one by columns. A product writes its
+// blocks in the order in which the next ones read them, so nothing is copied in between. Of a symmetric
+// product the blocks on and below the diagonal are computed, and stored twice. Sums are rounded once.
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include <omp.h>
+
+#include "products.h"
+#include "sources.h"
+
+namespace {
+
+enum Failure : int { NONE, NO_MEMORY, UNKNOWN };
+enum Kind : int32_t { GRAM, SYMMETRIC, WHOLE, APPLY, COMBINE, UNIT };
+enum Part : int { MOMENTUM, PRODUCTS, WRITE, PARTS };
+
+}  // namespace
+
+// One product, alpha left right + beta added + identity I, or a combination of three. Operands and results
+// are the numbers of square matrices, -1 for none.
+struct Instruction {
+    int32_t kind, left, right, added;
+    int32_t by_rows, by_columns;  // where the result goes
+    int32_t scaled;               // whether APPLY multiplies by what UNIT divided by
+    float alpha, beta, identity, gamma;
+};
+
+namespace {
+
+// Adds the time that a thread takes to its three parts of `seconds`, if they are asked for.
+class Watch {
+  public:
+    Watch(double* seconds, long thread) : seconds(seconds ? seconds + PARTS * thread : nullptr) { start(); }
+    void start() {
+        if (seconds) since = omp_get_wtime();
+    }
+    void lap(Part part) {
+        if (!seconds) return;
+        const double until = omp_get_wtime();
+        seconds[part] += until - since;
+        since = until;
+    }
+
+  private:
+    double* seconds;
+    double since = 0;
+};
+
+template <class T>
+class Matrix {
+    typedef typename T::Number Number;
+
+  public:
+    Matrix(long rows, long columns, const Instruction* program, long length, long squares, long threads)
+        : rows(rows),
+          tall(rows > columns),
+          m(std::min(rows, columns)),
+          n(std::max(rows, columns)),
+          blocks((m + SIDE - 1) / SIDE),
+          along((n + SIDE - 1) / SIDE),
+          threads(threads),
+          program(program),
+          length(length) {
+        const long many =
+            squares * blocks * blocks + (2 * along + (threads == 1 ? TOGETHER : along)) * blocks;
+        memory.reset((uint32_t*)::operator new(many * WORDS<T> * 4, std::align_val_t(ALIGNED)));
+        by_rows = memory.get() + squares * blocks * blocks * WORDS<T>;
+        by_columns = by_rows + blocks * along * WORDS<T>;
+        spare = by_columns + blocks * along * WORDS<T>;
+        sums.resize((rows * columns + PIECE - 1) / PIECE);
+    }
+
+    // Take a matrix through the program. Where all threads of a parallel region call it together, they share
+    // the work.
+    template <class Source>
+    void run(Source source, Watch watch) {
+        source.begin(*this);
+        watch.lap(MOMENTUM);
+        each(along, [&](long j) { take(source, j); });
+        for (long i = 0; i < length; i++) {
+            if (i == length - 1) watch.lap(PRODUCTS);
+            const Instruction& next = program[i];
+            switch (next.kind) {
+                case GRAM: gram(next); break;
+                case SYMMETRIC: product_of_squares(next, true); break;
+                case WHOLE: product_of_squares(next, false); break;
+                case APPLY: i == length - 1 ? finish(next, source, watch) : apply(next); break;
+                case COMBINE: combine(next); break;
+                case UNIT: unit(next); break;
+            }
+        }
+    }
+
+    // The sum of what `f` returns for the pieces of a range.
+    template <class F>
+    double sum(long count, F f) {
+        each(long(sums.size()), [&](long i) { sums[i] = f(i * PIECE, std::min((i + 1) * PIECE, count)); });
+        double total = 0;
+        for (double one : sums) total += one;
+        return total;
+    }
+
+    const long rows;
+
+  private:
+    static constexpr long PIECE = 1 << 13;  // numbers
+    static constexpr long TOGETHER = 4;     // panels that are multiplied by one another's while it is near
+    struct Delete {
+        void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t(ALIGNED)); }
+    };
+
+    const bool tall;
+    const long m, n, blocks, along, threads;
+    const Instruction* program;
+    const long length;
+    std::unique_ptr<uint32_t, Delete> memory;
+    uint32_t *by_rows, *by_columns, *spare;
+    std::vector<double> sums;
+    float divided = 1;
+
+    template <class F>
+    void each(long count, F f) {
+        if (threads == 1) {
+            for (long i = 0; i < count; i++) f(i);
+        } else {
+#pragma omp for schedule(dynamic)
+            for (long i = 0; i < count; i++) f(i);
+        }
+    }
+
+    uint32_t* square(int which, long panel = 0, long block = 0) const {
+        return memory.get() + ((which * blocks + panel) * blocks + block) * WORDS<T>;
+    }
+    uint32_t* rows_of(long i, long j) const { return by_rows + (i * along + j) * WORDS<T>; }
+    uint32_t* columns_of(long j, long i) const { return by_columns + (j * blocks + i) * WORDS<T>; }
+    long steps(long k) const { return (k + T::STEP - 1) / T::STEP; }
+    static int inside(long size, long block) { return int(std::min<long>(SIDE, size - block * SIDE)); }
+
+    // A wide matrix is seen as it lies, a tall one as its transpose.
+    void keep(const Number* block, long i, long j, uint32_t* column) {
+        pack_rows<T>(block, tall ? column : rows_of(i, j));
+        pack_columns<T>(block, tall ? rows_of(i, j) : column);
+    }
+
+    template <class Source>
+    void take(const Source& source, long j) {
+        for (long i = 0; i < blocks; i++) {
+            const long top = tall ? j : i, left = tall ? i : j;
+            const int rows = inside(tall ? n : m, top), columns = inside(tall ? m : n, left);
+            alignas(ALIGNED) Number block[SIDE * SIDE] = {};
+            for (int r = 0; r < rows; r++) {
+                alignas(ALIGNED) float row[SIDE];
+                source.read(top * SIDE + r, left * SIDE, columns, row);
+                for (int s = 0; s < SIDE; s += LANES)
+                    T::store_rounded(block + r * SIDE + s, load<Floats>(row + s));
+            }
+            keep(block, i, j, columns_of(j, i));
+        }
+    }
+
+    // Do `f(i, j)` for all blocks of a grid, or of its lower half: square tiles of them, whose panels stay in
+    // reach.
+    template <class F>
+    void tiles(long height, long width, bool half, F f) {
+        long side = TOGETHER;
+        while (side > 1 && height * width < 4 * threads * side * side * (half ? 2 : 1)) side /= 2;
+        const long down = (height + side - 1) / side, across = (width + side - 1) / side;
+        each(half ? down * (down + 1) / 2 : down * across, [&](long which) {
+            long top = which / across, left = which % across;
+            if (half) {
+                for (top = 0, left = which; left > top; top++) left -= top + 1;
+            }
+            for (long j = left * side; j < std::min((left + 1) * side, width); j++)
+                for (long i = std::max(top * side, half ? j : 0); i < std::min((top + 1) * side, height); i++)
+                    f(i, j);
+        });
+    }
+
+    void gram(const Instruction& now) {
+        tiles(blocks, blocks, true,
+              [&](long i, long j) { product(now, rows_of(i, 0), rows_of(j, 0), i, j, steps(n), true); });
+    }
+
+    void product_of_squares(const Instruction& now, bool half) {
+        tiles(blocks, blocks, half, [&](long i, long j) {
+            product(now, square(now.left, i), square(now.right, j), i, j, steps(m), half);
+        });
+    }
+
+    void product(const Instruction& now, const uint32_t* a, const uint32_t* b, long i, long j, long count,
+                 bool half) {
+        alignas(ALIGNED) float totals[SIDE * SIDE];
+        multiply<T>(a, b, count, inside(m, i), inside(m, j), half && i == j, totals);
+        if (now.added >= 0 || now.alpha != 1) {
+            const uint32_t* term = now.added < 0 ? nullptr : square(now.added, j, i);
+            for (int r = 0; r < SIDE; r++)
+                for (int s = 0; s < SIDE; s += LANES) {
+                    Floats sum = load<Floats>(totals + r * SIDE + s) * now.alpha;
+                    if (term) sum += T::row(term, r, s) * now.beta;
+                    store(totals + r * SIDE + s, sum);
+                }
+        }
+        if (half && i == j) mirror(totals);  // two sums of the same terms are not always added up alike
+        if (i == j)
+            for (int r = 0; r < inside(m, i); r++) totals[r * SIDE + r] += now.identity;
+        alignas(ALIGNED) Number block[SIDE * SIDE];
+        round(totals, block);
+        if (half) {
+            pack_rows<T>(block, square(now.by_rows, i, j));
+            if (i != j) pack_columns<T>(block, square(now.by_rows, j, i));
+        } else {
+            if (now.by_rows >= 0) pack_rows<T>(block, square(now.by_rows, i, j));
+            if (now.by_columns >= 0) pack_columns<T>(block, square(now.by_columns, j, i));
+        }
+    }
+
+    static void round(const float* totals, Number* block) {
+        for (int i = 0; i < SIDE * SIDE; i += LANES) T::store_rounded(block + i, load<Floats>(totals + i));
+    }
+
+    // Multiply the matrix. Alone a thread takes a few columns and puts them back, which fits its cache;
+    // together they leave all where it is until all of it is read.
+    void apply(const Instruction& now) {
+        const auto one = [&](long i, long j, long at) {
+            alignas(ALIGNED) float totals[SIDE * SIDE];
+            alignas(ALIGNED) Number block[SIDE * SIDE];
+            multiplied(now, i, j, totals);
+            round(totals, block);
+            keep(block, i, j, spare + (at * blocks + i) * WORDS<T>);
+        };
+        if (threads > 1) {
+            tiles(blocks, along, false, [&](long i, long j) { one(i, j, j); });
+            each(1, [&](long) { std::swap(by_columns, spare); });
+            return;
+        }
+        for (long first = 0; first < along; first += TOGETHER) {
+            const long last = std::min(first + TOGETHER, along);
+            for (long i = 0; i < blocks; i++)
+                for (long j = first; j < last; j++) one(i, j, j - first);
+            memcpy(columns_of(first, 0), spare, (last - first) * blocks * WORDS<T> * 4);
+        }
+    }
+
+    // The last product goes back to where the matrix came from.
+    template <class Source>
+    void finish(const Instruction& now, const Source& source, Watch& watch) {
+        tiles(blocks, along, false, [&](long i, long j) {
+            const long top = (tall ? j : i) * SIDE, left = (tall ? i : j) * SIDE;
+            const int rows = inside(tall ? n : m, tall ? j : i), columns = inside(tall ? m : n, tall ? i : j);
+            watch.start();
+            for (int r = 0; r < rows; r++) source.expect(top + r, left);
+            alignas(ALIGNED) float totals[SIDE * SIDE];
+            multiplied(now, i, j, totals);
+            for (int r = 0; r < SIDE * SIDE; r += LANES)
+                store(totals + r, T::rounded(load<Floats>(totals + r)));
+            watch.lap(PRODUCTS);
+            for (int r = 0; r < rows; r++) source.write(top + r, left, columns, totals + r * SIDE);
+            watch.lap(WRITE);
+        });
+    }
+
+    void multiplied(const Instruction& now, long i, long j, float* totals) {
+        const uint32_t *a = square(now.left, i), *b = columns_of(j, 0);
+        const int rows = inside(tall ? n : m, tall ? j : i), columns = inside(tall ? m : n, tall ? i : j);
+        multiply<T>(tall ? b : a, tall ? a : b, steps(m), rows, columns, false, totals);
+        if (const float factor = now.scaled ? 1 / std::sqrt(divided) : 1; factor != 1)
+            for (int r = 0; r < SIDE * SIDE; r++) totals[r] *= factor;
+    }
+
+    void combine(const Instruction& now) {
+        if constexpr (T::STEP == 1) {
+            const float* a = (const float*)square(now.left);
+            const float* b = (const float*)square(now.right);
+            const float* c = now.added < 0 ? nullptr : (const float*)square(now.added);
+            float* to = (float*)square(now.by_rows);
+            each(blocks, [&](long panel) {
+                for (long i = panel * blocks * WORDS<T>; i < (panel + 1) * blocks * WORDS<T>; i++)
+                    to[i] = now.alpha * a[i] + now.beta * b[i] + (c ? now.gamma * c[i] : 0);
+            });
+        }
+    }
+
+    // Divide a square by its norm, which is kept; 1 where it is zero.
+    void unit(const Instruction& now) {
+        if constexpr (T::STEP == 1) {
+            float* a = (float*)square(now.left);
+            const long many = blocks * blocks * WORDS<T>;
+            each(1, [&](long) {
+                double total = 0;
+                for (long i = 0; i < many; i++) total += double(a[i]) * a[i];
+                divided = total > 0 ? float(std::sqrt(total)) : 1;
+                for (long i = 0; i < many; i++) a[i] /= divided;
+            });
+        }
+    }
+};
+
+// Small matrices go one to a thread, and so do those left over where sharing would not be sooner.
+template <class T, class F>
+void orthogonalise(F source, long count, long rows, long columns, const Instruction* program, long length,
+                   long squares, long threads, double* seconds) {
+    const double work = double(std::min(rows, columns)) * rows * columns;
+    if (count * work < 1e5) threads = 1;
+    const long rest = count % threads;
+    // Waiting for one another takes as long as 1e6 multiply-adds.
+    const bool shared = rest * (1.0 / threads + 1e6 / work) < 1;
+    const long alone = threads == 1 ? count : work < 2e7 ? count - (shared ? rest : 0) : 0;
+    std::vector<std::unique_ptr<Matrix<T>>> own;
+    std::unique_ptr<Matrix<T>> together;  // all memory is there before anything is written
+    const long hands = std::min(threads, alone);
+    for (long i = 0; i < hands; i++)
+        own.emplace_back(new Matrix<T>(rows, columns, program, length, squares, 1));
+    if (alone < count) together.reset(new Matrix<T>(rows, columns, program, length, squares, threads));
+    // Threads count themselves: beside torch's OpenMP library there may be the compiler's, and either may be
+    // asked for their numbers.
+    std::atomic<long> hand{0}, part{0};
+    if (alone) {
+#pragma omp parallel num_threads(hands)
+        {
+            const long mine = hand++;
+#pragma omp for schedule(dynamic)
+            for (long i = 0; i < alone; i++) own[mine]->run(source(i), Watch(seconds, mine));
+        }
+    }
+    if (together) {
+#pragma omp parallel num_threads(threads)
+        {
+            const long mine = part++;
+            for (long i = alone; i < count; i++) together->run(source(i), Watch(seconds, mine));
+        }
+    }
+}
+
+template <class F>
+int orthogonalise_in(int half, F source, long count, long rows, long columns, const Instruction* program,
+                     long length, long squares, long threads, double* seconds) {
+    try {
+        if (!half) {
+            orthogonalise<Float32>(source, count, rows, columns, program, length, squares, threads, seconds);
+            return NONE;
+        }
+#ifdef __AVX512BF16__
+        orthogonalise<Bfloat16>(source, count, rows, columns, program, length, squares, threads, seconds);
+        return NONE;
+#else
+        return UNKNOWN;
+#endif
+    } catch (const std::bad_alloc&) {
+        return NO_MEMORY;
+    }
+}
+
+}  // namespace
+
+// The program's matrices of one shape are (rows, columns); all return one of `Failure`.
+
+// Replace each of `count` matrices, divided by its size, by what the program makes of it. `step` numbers lie
+// between two matrices, `stride` between two rows.
+extern "C" int orthogonalise(float* x, const float* sizes, long step, long stride, long count, long rows,
+                             long columns, const Instruction* program, long length, long squares,
+                             long threads, int half) {
+    const auto source = [=](long i) { return Stacked{x + i * step, stride, sizes[i]}; };
+    return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, nullptr);
+}
+
+// Step each of `count` parameters, of which the addresses are given. `seconds`, unless it is null, is for the
+// three parts of each thread's time.
+extern "C" int step(const float* const* g, float* const* m, float* const* p, const How* how, double* seconds,
+                    long count, long rows, long columns, const Instruction* program, long length,
+                    long squares, long threads, int half) {
+    const auto source = [=](long i) { return Stepped{g[i], m[i], p[i], columns, how}; };
+    return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, seconds);
+}
+
+extern "C" int lanes() {
+    return LANES;
+}
+
+extern "C" int has_bfloat16() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}

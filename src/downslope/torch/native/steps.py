@@ -1,0 +1,96 @@
+"""Muon's whole step compiled for this CPU: momentum, orthogonalisation and write, matrix after matrix.
+
+Each is read from memory once and written once, where a stack is gone over five times. Taken are parameters
+whose memory is, in order, one stack of their matrices; the others are left to plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from downslope.rules.muon import Muon
+from downslope.torch.engine import Write
+from downslope.torch.kernel import OPS
+from downslope.torch.native import run
+from downslope.torch.native.build import library
+from downslope.torch.places import Item, Shape
+from downslope.torch.regions import heard, told
+from downslope.torch.writing import scale_of
+
+_PARTS = ("momentum", "orthogonalise", "write")
+
+
+class _How(ctypes.Structure):
+    """How parameters are stepped, as `polar.cpp` reads it."""
+
+    _fields_ = (
+        ("momentum", ctypes.c_float),
+        ("fresh", ctypes.c_float),
+        ("nesterov", ctypes.c_int32),
+        ("rate", ctypes.c_float),
+        ("decay", ctypes.c_float),
+        ("cautious", ctypes.c_int32),
+    )
+
+
+def takes(rule: Muon, t: Any) -> bool:
+    """Whether steps of a rule are compiled as a whole."""
+    return not (rule.l2 or rule.normuon or isinstance(t, Tensor))
+
+
+def taken(items: Sequence[Item]) -> list[Item]:
+    """Return the items that whole steps are taken of."""
+    return [item for item in items if item.in_place and all(map(_is_plain, (item.p, item.g, item.momentum)))]
+
+
+def _is_plain(t: Tensor) -> bool:
+    """Whether a tensor's memory holds its numbers, as what reads it by its address takes for granted."""
+    fits = type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 and t.is_contiguous()
+    return fits and not t.is_neg() and not t._is_zerotensor()
+
+
+def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
+    """Take the steps of items, those of one shape and scale together."""
+    alike: dict[tuple[Shape, float], list[Item]] = {}
+    for item in items:
+        ((_, fan_out, fan_in),) = item.matrices
+        alike.setdefault(((fan_out, fan_in), scale_of(rule, item.leading)), []).append(item)
+    momentum = rule.momentum_at(OPS, items[0].momentum, t)
+    for (shape, scale), own in alike.items():
+        decay = how.weight_decay / scale if scale else 0.0
+        how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * scale, decay, how.cautious)
+        tensors = ([item.g for item in own], [item.momentum for item in own], [item.p for item in own])
+        addresses = [_addresses(column, shape) for column in tensors]
+        # It writes to addresses, of which autograd would not learn.
+        increment_version([t for item in own for t in (item.momentum, item.p)])
+        with _timed() as seconds:
+            where = (*addresses, ctypes.byref(how_), seconds)
+            run(library().step, where, (len(addresses[0]), *shape), dtype, rule.coefficients, rule.ns_steps)
+
+
+@contextmanager
+def _timed() -> Iterator[ctypes.Array[ctypes.c_double] | None]:
+    """Give memory for the parts of each thread's time, and tell how the time that passed was spent."""
+    if not heard():
+        yield None
+        return
+    seconds = (ctypes.c_double * (len(_PARTS) * torch.get_num_threads()))()
+    start = time.perf_counter()
+    yield seconds
+    passed, spent = time.perf_counter() - start, sum(seconds)
+    told({name: passed * sum(seconds[i :: len(_PARTS)]) / spent for i, name in enumerate(_PARTS)})
+
+
+def _addresses(tensors: Sequence[Tensor], shape: Shape) -> ctypes.Array[ctypes.c_void_p]:
+    """Return where each matrix of some tensors begins."""
+    size = shape[0] * shape[1]
+    starts = [t.data_ptr() + 4 * i for t in tensors for i in range(0, t.numel(), size)]
+    return (ctypes.c_void_p * len(starts))(*starts)

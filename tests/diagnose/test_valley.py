@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from downslope.diagnose.rates import Rates
-from downslope.diagnose.rungs import window
-from downslope.diagnose.valley import Run, confidence_of, edge_of, optimum, safe_range
+from downslope.diagnose.rungs import climbed, window
+from downslope.diagnose.valley import Outcome, Run, confidence_of, edge_of, optimum, safe_range
 from downslope.diagnose.widths import CONFIDENCE, check
 
 
@@ -23,6 +23,45 @@ def test_losses_that_are_not_positive_have_the_best_rate_that_was_tried():
 def test_neighbours_of_the_best_count_however_much_worse_they_are():
     ends = {1.0: 8.0, 2.0: 1.0, 4.0: 4.0, 8.0: 50.0}  # the parabola through ln 8, 0, ln 4 at -ln 2, 0, ln 2
     assert optimum(ends) == pytest.approx(2 * math.exp(math.log(2) * (3 - 2) / (2 * (3 + 2))))
+
+
+def test_a_cliff_far_above_the_floor_does_not_push_the_minimum_away():
+    """A slope of 3 to 4 % an octave, and 22 % up beyond its end: a plain parabola has its minimum at 4.0."""
+    slope = {0.5: 0.14, 1.0: 0.1, 2.0: 0.07, 4.0: 0.042, 8.0: 0.0, 16.0: 0.22}
+    x, y = np.log2(list(slope)), np.array(list(slope.values()))
+    bend, tilt, _ = np.polyfit(x, y, 2)
+    assert 2 ** (-tilt / (2 * bend)) < 4.05
+    assert 6 < optimum({scale: math.exp(above) for scale, above in slope.items()}) < 8 * math.sqrt(2)
+
+
+def test_past_the_middle_to_a_neighbour_it_lies_only_where_chance_may_have_put_that_above():
+    slope = {2.0**k: 0.04 * (3 - k) for k in range(-2, 4)}
+    for above, most in ((0.30, math.sqrt(2)), (0.02, 2.0)):
+        ends = {scale: math.exp(y) for scale, y in (slope | {16.0: above}).items()}
+        assert optimum(ends) <= 8 * most * (1 + 1e-9)
+    assert optimum({scale: math.exp(y) for scale, y in (slope | {16.0: 0.30}).items()}) == pytest.approx(
+        8 * math.sqrt(2)
+    ), "the fit alone would go further"
+
+
+class Ends:
+    """A bench whose runs end as it is told."""
+
+    def __init__(self, ends):
+        self.ends = ends
+
+    def run(self, scale, seed, steps):
+        return Outcome(self.ends[scale], 9.0)
+
+
+@pytest.mark.parametrize(
+    ("noise", "room", "tried"), [(0.0, 100, 3), (0.009, 100, 3), (0.011, 100, 4), (0.011, 9, 3)]
+)
+def test_a_rate_is_added_where_chance_may_have_put_the_edge_above_the_best(noise, room, tried):
+    """ln(2.5166 / 2.4924) = 0.0097, as of a training whose best rate was two octaves higher."""
+    bench = Ends({1.0: 2.6091, 2.0: 2.4924, 4.0: 2.5166, 8.0: 2.55})
+    runs, scales = climbed(bench, [1.0, 2.0, 4.0], [0], 10, room, (0.1, 100.0), lambda _: None, noise)
+    assert len(scales) == len(runs) == tried
 
 
 def test_the_safe_range_ends_where_a_line_between_the_rates_reaches_ten_percent():

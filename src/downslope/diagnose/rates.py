@@ -24,8 +24,9 @@ from downslope.diagnose.lengths import estimate, noise_of
 from downslope.diagnose.rungs import (
     ABOVE,
     BELOW,
+    EXTRA,
     LONGEST,
-    MORE,
+    MOST,
     RUNGS,
     SHORTEST,
     SWEEP_SEEDS,
@@ -188,15 +189,18 @@ def search(
     tried = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
     runs: list[Run] = []
     found: list[Run] = []
-    room = MORE * longest
+    planned = sum(r.length(longest) * r.rates * (len(seeds) if r.every_seed else 1) for r in RUNGS)
+    room = max(EXTRA * longest, MOST * longest - planned - sum(len(losses) for _, losses in sweeps))
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds if rung.every_seed else seeds[:1]
+        noise = 0.0
         if rung.share < 1:
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
             scales = around(tried, runs, longest, rung.rates)
-        found, tried = climbed(bench, scales, own, length, room, (low, high), told)
+            noise = math.sqrt(2) * noise_of(runs)  # of a difference of two
+        found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
         runs += found
     return _concluded(name, label, steps, runs, sweeps, bases, metric)

@@ -14,7 +14,7 @@ from downslope.compare.folder import require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
-from downslope.diagnose.rungs import LONGEST, MORE, RUNGS, SHORTEST, SWEEP_SEEDS, sweep_steps
+from downslope.diagnose.rungs import EXTRA, LONGEST, MOST, RUNGS, SHORTEST, SWEEP_SEEDS, sweep_steps
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -99,13 +99,13 @@ def plan_line(steps: int, longest: int, seeds: int, searches: int) -> str:
     """Return what a search takes, in steps.
 
     >>> plan_line(200, 1000, 2, 1)
-    '1 search of 1,450 to 1,750 steps, as much as 7.2 to 8.8 trainings of 200 steps'
+    '1 search of 1,450 to 1,900 steps, as much as 7.2 to 9.5 trainings of 200 steps'
 
     """
     longest = min(longest, steps)
     runs = sum(r.rates * (seeds if r.every_seed else 1) * r.length(longest) for r in RUNGS)
     least = SWEEP_SEEDS * sweep_steps(longest) + runs
-    most = round(least + MORE * longest)
+    most = round(max(least + EXTRA * longest, MOST * longest))
     word = "search" if searches == 1 else "searches"
     as_much = f"as much as {least / steps:.1f} to {most / steps:.1f} trainings of {steps} steps"
     return f"{searches} {word} of {least:,} to {most:,} steps, {as_much}"

@@ -30,11 +30,11 @@ class Rung(NamedTuple):
 
 
 RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False), Rung(1 / 4, 5, True), Rung(1, 3, False))
-MORE = 1.5
-"""Where the best rate lies at the edge, others are added, in all for so many times the longest run.
+MOST, EXTRA = 9.5, 1.5
+"""Where the best rate lies at the edge, others are added, until all takes so many times the longest run.
 
-With two seeds the rungs take 6.5 times its steps and the sweeps at most 1.5. With the added ones that is 9.5,
-less than a quarter of a grid of 13 rates on three seeds.
+That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6.5 times its
+steps, and the sweeps 1.5 at most. With more seeds 1.5 times its steps may still be added.
 """
 
 LONGEST = 2000
@@ -67,8 +67,12 @@ def climbed(
     room: float,
     within: tuple[float, float],
     told: Callable[[str], None],
+    noise: float = 0.0,
 ) -> tuple[list[Run], list[float]]:
-    """Run every rate on every seed, and where the best is at the edge further ones, in `room` steps."""
+    """Run every rate on every seed, and where the best is at the edge further ones, in `room` steps.
+
+    With `noise`, of the logarithms, also where a rate at the edge ends above the best by no more than this.
+    """
     waiting, runs, planned = sorted(scales), [], len(scales) * len(seeds)
     tried = list(waiting)
     while waiting:
@@ -78,6 +82,9 @@ def climbed(
         medians = medians_of(runs)
         best = min(tried, key=lambda s: (medians[s], s))
         trained = math.isfinite(medians[best])
+        edge = min((tried[0], tried[-1]), key=lambda s: (medians[s], s))
+        if trained and medians[edge] <= medians[best] + abs(medians[best]) * math.expm1(noise):
+            best = edge
         lower, upper = tried[0] / STEP, tried[-1] * STEP
         waiting = []
         if length * (len(runs) + len(seeds) - planned) > room:

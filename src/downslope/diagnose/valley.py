@@ -16,6 +16,12 @@ STEP = 2.0
 NEAR = 1.5
 """Rates that end within this factor of the best say where the valley lies."""
 
+FLAT = 0.05
+"""How well ends follow a parabola, as a share of them: within this, and what they are above the lowest.
+
+Valleys are parabolas near their floor alone; some end in a cliff, which would push the minimum away.
+"""
+
 SAFE = 0.10
 """How much above the best a rate may end and still be safe."""
 
@@ -55,8 +61,10 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     """Return the minimum of a parabola through what rates end with, in the logarithms.
 
     It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
-    neighbours: fitted to these alone it would follow the noise of a flat valley. It stays within a
-    step of the best rate and within those that were tried. None where no rate ended well.
+    neighbours: fitted to these alone it would follow the noise of a flat valley. The further one ends above
+    the best, the less it counts. The minimum stays within those that were tried, and within a step of the
+    best rate, or half a step where the neighbour there ends more than `FLAT` above. None where no rate ended
+    well.
 
     >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
     (1.0, 1.0)
@@ -73,11 +81,15 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     if len(near) < 3:
         return scales[at]
     x = np.log([scales[i] / scales[at] for i in near])
-    bend, slope, _ = np.polyfit(x, np.log([medians[scales[i]] for i in near]), 2)
+    above = np.log([medians[scales[i]] / lowest for i in near])
+    bend, slope, _ = np.polyfit(x, above, 2, w=1 / np.hypot(FLAT, above))
     if bend <= 0:
         return scales[at]
-    reach = math.log(STEP)
-    shift = max(-reach, min(reach, -slope / (2 * bend)))
+    down, up = (
+        math.log(STEP) * (1 if medians.get(scales[i], math.inf) <= (1 + FLAT) * lowest else 0.5)
+        for i in (max(0, at - 1), min(len(scales) - 1, at + 1))
+    )
+    shift = max(-down, min(up, -slope / (2 * bend)))
     return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
 
 

@@ -84,7 +84,7 @@ def test_a_fall_that_only_the_whole_length_has_is_followed_and_told():
     [(0.03, 0.15, 1.2), (0.07, 0.15, 1.2), (0.05, 0.04, 0.9), (0.005, 0.005, 1.2)],
 )
 def test_a_rate_that_stays_is_left_but_for_noise(noise, sharp, share):
-    """Where the valley is as flat as that of `digits`, the whole runs alone are worse, though four or five."""
+    """Where the valley is as flat as that of `digits`, the whole runs alone are worse."""
     found, whole, _ = repeated(lambda d: 0.0, noise=noise, sharp=sharp)
     alone = [math.log2(optimum(of_length(f.runs, STEPS)) / BEST) for f in found]
     assert max(abs(whole)) < 1

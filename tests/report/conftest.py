@@ -53,7 +53,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         file = tmp_path / f"report-{len(opened)}.html"
         file.write_text(html, "utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(30_000)  # a busy machine takes its time
         one = Opened(context.new_page(), file.as_uri())
         one.page.on("console", lambda message: one.said.append(message.text))
         one.page.on("pageerror", lambda error: one.said.append(str(error)))

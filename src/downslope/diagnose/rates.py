@@ -24,15 +24,15 @@ from downslope.diagnose.lengths import estimate, noise_of
 from downslope.diagnose.rungs import (
     ABOVE,
     BELOW,
-    EXTRA,
     LONGEST,
-    MOST,
     RUNGS,
     SHORTEST,
     SWEEP_SEEDS,
     Bench,
     around,
     climbed,
+    planned,
+    room_for_more,
     sweep_steps,
     window,
 )
@@ -189,8 +189,7 @@ def search(
     tried = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
     runs: list[Run] = []
     found: list[Run] = []
-    planned = sum(r.length(longest) * r.rates * (len(seeds) if r.every_seed else 1) for r in RUNGS)
-    room = max(EXTRA * longest, MOST * longest - planned - sum(len(losses) for _, losses in sweeps))
+    room = room_for_more(longest, planned(longest, len(seeds)) + sum(len(losses) for _, losses in sweeps))
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds if rung.every_seed else seeds[:1]
@@ -199,7 +198,7 @@ def search(
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
             scales = around(tried, runs, longest, rung.rates)
-            noise = math.sqrt(2) * noise_of(runs)  # of a difference of two
+            noise = _noise_of_two(runs)
         found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
         runs += found
@@ -250,7 +249,7 @@ def _concluded(
         low, high = min(low, value), max(high, value)
     ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
     whole = [r for r in runs if r.steps == last]
-    short_of, near = edge_of(whole), edge_of(whole, math.sqrt(2) * noise_of(runs))  # of a difference of two
+    short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs))
     confidence, reasons = confidence_of(
         value, own, len(seeds), ends, last / steps, edge_of(runs), short_of, near
     )
@@ -273,6 +272,11 @@ def _concluded(
         base=base,
         metric=metric,
     )
+
+
+def _noise_of_two(runs: Sequence[Run]) -> float:
+    """Return how far two ends of one rate differ, of the logarithms."""
+    return math.sqrt(2) * noise_of(runs)
 
 
 def _own(runs: Sequence[Run], seeds: Collection[int], value: float) -> list[float]:

@@ -14,7 +14,7 @@ from downslope.compare.folder import require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
-from downslope.diagnose.rungs import EXTRA, LONGEST, MOST, RUNGS, SHORTEST, SWEEP_SEEDS, sweep_steps
+from downslope.diagnose.rungs import LONGEST, SHORTEST, SWEEP_SEEDS, planned, room_for_more, sweep_steps
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -103,9 +103,8 @@ def plan_line(steps: int, longest: int, seeds: int, searches: int) -> str:
 
     """
     longest = min(longest, steps)
-    runs = sum(r.rates * (seeds if r.every_seed else 1) * r.length(longest) for r in RUNGS)
-    least = SWEEP_SEEDS * sweep_steps(longest) + runs
-    most = round(max(least + EXTRA * longest, MOST * longest))
+    least = SWEEP_SEEDS * sweep_steps(longest) + planned(longest, seeds)
+    most = least + room_for_more(longest, least)
     word = "search" if searches == 1 else "searches"
     as_much = f"as much as {least / steps:.1f} to {most / steps:.1f} trainings of {steps} steps"
     return f"{searches} {word} of {least:,} to {most:,} steps, {as_much}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from downslope.diagnose.lengths import estimate
-from downslope.diagnose.valley import STEP, Outcome, Run, medians_of
+from downslope.diagnose.valley import STEP, Outcome, Run, by_chance, medians_of
 
 SWEEP_SEEDS = 3
 MOST_STEPS, FEWEST_STEPS = 50, 20
@@ -42,6 +42,16 @@ LONGEST = 2000
 
 SHORTEST = 4
 """Steps that a training, and the longest run, has at least."""
+
+
+def planned(longest: int, seeds: int) -> int:
+    """Return the steps that the rungs take where no rate is added."""
+    return sum(r.rates * (seeds if r.every_seed else 1) * r.length(longest) for r in RUNGS)
+
+
+def room_for_more(longest: int, taken: int) -> int:
+    """Return the steps that rates at an edge may take, beside those of the sweeps and what is planned."""
+    return round(max(EXTRA * longest, MOST * longest - taken))
 
 
 def sweep_steps(longest: int) -> int:
@@ -83,7 +93,7 @@ def climbed(
         best = min(tried, key=lambda s: (medians[s], s))
         trained = math.isfinite(medians[best])
         edge = min((tried[0], tried[-1]), key=lambda s: (medians[s], s))
-        if trained and medians[edge] <= medians[best] + abs(medians[best]) * math.expm1(noise):
+        if trained and by_chance(medians[edge], medians[best], noise):
             best = edge
         lower, upper = tried[0] / STEP, tried[-1] * STEP
         waiting = []

@@ -132,6 +132,11 @@ def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, w
     return float(here * (scales[beyond] / here) ** share)
 
 
+def by_chance(end: float, best: float, noise: float) -> bool:
+    """Whether an end is above the best by no more than noise, of the logarithms, explains."""
+    return end <= best + abs(best) * math.expm1(noise)
+
+
 def edge_of(runs: Sequence[Run], noise: float = 0.0) -> str:
     """Return "highest" or "lowest" where the best of the longest runs has that rate of all tried, else "".
 
@@ -154,7 +159,7 @@ def edge_of(runs: Sequence[Run], noise: float = 0.0) -> str:
         for word, scale in (("highest", max(tried)), ("lowest", min(tried)))
     }
     word = min(ends, key=ends.__getitem__)
-    return word if ends[word] <= best + abs(best) * math.expm1(noise) else ""
+    return word if by_chance(ends[word], best, noise) else ""
 
 
 def confidence_of(

@@ -282,20 +282,26 @@ class Muon(RuleOptimizer):
 
     def _engine_of(self, job: Job) -> Engine:
         """Return what a job is stepped with."""
-        device, look = job.params[0].device, not job.capturable and has_values(job.grads[0])
-        if job.group["fused"] is not False and kernels.available(device):
-            return Engine(kernels.ops_on(device), self._tables, look, job.ok)
-        compiled = job.group["fused"] is not False and not self._without_native(job.group, job.params[0])
-        return Engine(look=look, ok=job.ok, native=compiled and has_values(job.grads[0]))
+        p, look = job.params[0], not job.capturable and has_values(job.grads[0])
+        if self._plain_because(job.group, p):
+            return Engine(look=look, ok=job.ok)
+        if p.device.type == "cpu":
+            return Engine(look=look, ok=job.ok, native=True)
+        return Engine(kernels.ops_on(p.device), self._tables, look, job.ok)
 
     @staticmethod
-    def _without_native(group: dict[str, Any], p: Tensor) -> str:
-        """Return why a parameter's matrices are not orthogonalised by what is compiled for this CPU."""
-        if p.device.type != "cpu":
-            return kernels.reason(p.device)
+    def _iterates_in(group: dict[str, Any], p: Tensor) -> torch.dtype:
+        """Return what the iterations of a parameter run in."""
         asked = NS_DTYPES[group["ns_dtype"]]
-        own = torch.promote_types(p.dtype, torch.float32)
-        return native.reason((fast_dtype(p) if asked is None else asked) or own)
+        return (fast_dtype(p) if asked is None else asked) or torch.promote_types(p.dtype, torch.float32)
+
+    def _plain_because(self, group: dict[str, Any], p: Tensor) -> str:
+        """Return why a parameter is stepped in plain PyTorch, "" where code is compiled for its device."""
+        if group["fused"] is False:
+            return "fused=False"
+        if p.device.type == "cpu":
+            return native.reason(self._iterates_in(group, p))
+        return kernels.reason(p.device)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
         if field == "row_square":
@@ -306,12 +312,11 @@ class Muon(RuleOptimizer):
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
         if not isinstance(rule, MuonRule):
             return super()._engine(group, rule)
-        params, asked = group["params"], NS_DTYPES[group["ns_dtype"]]
+        params = group["params"]
         shapes: dict[torch.dtype, set[tuple[int, ...]]] = {}
         engines: dict[str, int] = {}
         for p in params:
-            own = torch.promote_types(p.dtype, torch.float32)
-            dtype = (fast_dtype(p) if asked is None else asked) or own
+            dtype = self._iterates_in(group, p)
             layout = layout_of(self._views[p], tuple(p.shape))
             shapes.setdefault(dtype, set()).update(shape[1:] for shape in layout.matrices)
             engine = self._engine_for(group, rule, p, layout)
@@ -328,13 +333,10 @@ class Muon(RuleOptimizer):
 
     def _engine_for(self, group: dict[str, Any], rule: MuonRule, p: Tensor, layout: Layout) -> str:
         """Return in words what steps a parameter."""
-        if group["fused"] is False:
-            return "plain PyTorch (fused=False)"
-        if p.device.type == "cpu":
-            why = self._without_native(group, p)
-            return f"plain PyTorch ({why})" if why else "orthogonalised by code compiled for this CPU"
-        if why := kernels.reason(p.device):
+        if why := self._plain_because(group, p):
             return f"plain PyTorch ({why})"
+        if p.device.type == "cpu":
+            return "orthogonalised by code compiled for this CPU"
         from downslope.torch.kernels import steps
 
         return "Triton kernels" if steps.takes(rule, p, layout) else "Triton kernels of products alone"

@@ -274,8 +274,8 @@ def _orthogonalise(
 def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, engine: Engine) -> Tensor:
     """Return the polar factors of a stack, on a CPU in its place.
 
-    There a few matrices are taken at a time, so that what is made on the way takes little memory. It
-    also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
+    In plain PyTorch there a few matrices are taken at a time, so that what is made on the way takes little
+    memory. It also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
     """
     if engine.native and type(stack) is Tensor and stack.dtype == torch.float32:
         orthogonalise(stack, _sizes(stack), ns_dtype or stack.dtype, rule.coefficients, rule.ns_steps)

@@ -374,6 +374,11 @@ def test_the_parts_of_a_step_are_told_apart(name: str, threads: int) -> None:
     parts = {path[-1]: seconds for path, seconds in own.items()}
     assert parts["orthogonalise"] > parts["momentum"] > 0
     assert parts["orthogonalise"] > parts["write"] > 0
+    whole = {}
+    for path, start, seconds in tape.spans():  # a part comes after the whole that it lies in
+        whole[path] = start, start + seconds
+        low, high = whole.get(path[:-1], whole[path])
+        assert low - 1e-6 <= start <= start + seconds <= high + 1e-6
     assert parts["muon"] >= 0  # what is left of it beside its parts: of small matrices most
     assert name == "convolutions" or parts["muon"] < parts["orthogonalise"]
     for p, expected in zip(listened, stepped(name)[0], strict=True):

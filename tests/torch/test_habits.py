@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition
+from downslope.torch.native import elementwise
 
 MAKERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda m: SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True),
@@ -416,20 +417,25 @@ def test_repr_says_what_runs() -> None:
     text = repr(Muon(model(), torch.zeros(2, 6)))
     assert "hidden: 1 parameters, 256 elements" in text
     assert "stacks of 1 shapes" in text
-    assert "fused kernel" in text
-    assert "cache-sized blocks" in repr(RMSProp(model().parameters(), centered=True))
+    assert "code compiled for this CPU" in text
+    assert "cache-sized blocks (fused=False)" in repr(RMSProp(model().parameters(), fused=False))
+    assert "torch's fused kernel (capturable)" in repr(RMSProp(model().parameters(), capturable=True))
 
 
 @pytest.mark.parametrize("cls", [AdamW, SGD, AdaGrad, RMSProp])
-def test_repr_says_what_runs_for_each_kind_of_parameter(cls: Any) -> None:
+def test_repr_says_what_runs_for_each_kind_of_parameter(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, half = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
     conv = nn.Parameter(torch.ones(8, 4, 3, 3).to(memory_format=torch.channels_last))
-    assert "torch's fused kernel\n" in repr(cls([plain]))
+    gaps = nn.Parameter(torch.ones(4, 8)[:, ::2])
+    for p in (plain, half, conv):
+        assert "code compiled for this CPU\n" in repr(cls([p]))
+    assert "cache-sized blocks\n" in repr(cls([gaps]))
+    mixed = cls([plain, half, conv, gaps])
+    assert "code compiled for this CPU for 3 of them, cache-sized blocks for 1 of them" in repr(mixed)
+    monkeypatch.setattr(elementwise, "step_of", lambda *_: "no compiler")
+    assert "torch's fused kernel (no compiler)\n" in repr(cls([plain]))
     for p in (half, conv):
-        assert "cache-sized blocks\n" in repr(cls([p]))
-        assert "fused kernel" not in repr(cls([p]))
-    mixed = cls([plain, half, conv])
-    assert "torch's fused kernel for 1 of them, else cache-sized blocks" in repr(mixed)
+        assert "cache-sized blocks (no compiler)\n" in repr(cls([p]))
     names = {"_fused_adamw_", "_fused_adam_", "_fused_sgd_", "_fused_adagrad_"}
     plain.grad, conv.grad = torch.ones_like(plain), torch.ones_like(conv)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:

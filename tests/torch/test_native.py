@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -405,103 +402,17 @@ def test_results_share_memory(shape: tuple[int, int], name: str, half: bool, mos
         assert not read & ({instruction.by_rows, instruction.by_columns} - {-1})
 
 
-RUN = """
-import sys, torch
-from downslope.torch import Muon
-p = torch.nn.Parameter(torch.ones(8, 16))
-p.grad = torch.ones(8, 16)
-optimizer = Muon([p])
-optimizer.step()
-assert p.isfinite().all()
-print(repr(optimizer))
-"""
-
-
-def run(tmp_path: Path, **environment: str) -> str:
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
-    return subprocess.run(
-        [sys.executable, "-c", RUN], capture_output=True, text=True, check=True, env=env
-    ).stdout
-
-
-def test_without_a_compiler_the_step_is_plain_and_says_why(tmp_path: Path) -> None:
-    assert "plain PyTorch (nothing compiled for this CPU: no C++ compiler, install g++)" in run(
-        tmp_path, PATH=str(tmp_path), CXX=""
-    )
-    assert "compiled for this CPU: false fails: it says nothing)" in run(tmp_path, CXX="false")
-    assert "No such file or directory: 'none-such'" in run(tmp_path, CXX="none-such")
-    assert "compiled for this CPU: true makes nothing)" in run(tmp_path, CXX="true")
-    assert "compiled for this CPU: CXX is no command: No closing quotation)" in run(tmp_path, CXX='g++ "')
-    babel = tmp_path / "babel"
-    babel.write_text("#!/bin/sh\n[ $LC_ALL = C ] && printf 'error: \\374ber alles\\n' >&2; exit 1\n")
-    babel.chmod(0o700)
-    assert "babel fails: error: \ufffdber alles)" in run(tmp_path, CXX=str(babel))
-    assert not list(tmp_path.glob("**/*.so")), "a build that fails leaves nothing behind"
-
-
-@compiled
-def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
-    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
-    (kept,) = tmp_path.glob("downslope/*")
-    before = kept.stat().st_mtime_ns
-    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
-    assert [kept] == list(tmp_path.glob("downslope/*"))
-    assert kept.stat().st_mtime_ns == before
-    nowhere = tmp_path / "file"
-    nowhere.touch()
-    assert "orthogonalised by code compiled for this CPU" in run(nowhere), "a folder of its own"
-
-
-@compiled
-def test_what_was_cut_off_is_compiled_anew(tmp_path: Path) -> None:
-    """As by a system that went down; loaders of such a file fail, or crash."""
-    run(tmp_path)
-    (kept,) = tmp_path.glob("downslope/*")
-    whole = kept.read_bytes()
-    for left in (0, len(whole) - 1, 5000):
-        kept.write_bytes(whole[:left])
-        assert not build._is_whole(kept)
-    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
-    assert build._is_whole(kept)
-
-
-def test_processors_that_share_a_home_keep_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = build._key(["g++"])
-    monkeypatch.setattr(build, "_abilities", lambda: ["flags: of another"])
-    assert build._key(["g++"]) != own
-
-
-@compiled
-def test_a_user_without_a_home_has_it_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(os.path, "expanduser", str)  # which leaves "~" as it is, where it finds no home
-    build.library.cache_clear()
-    assert build.library().lanes() >= 4
-
-
-def test_a_package_in_an_archive_has_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = Path(__file__) / "downslope"  # of which the folders are a file
-    monkeypatch.setattr(build, "FOLDER", archive)
-    build.library.cache_clear()
-    with pytest.raises(build.BuildError):
-        build.library()
-
-
-@compiled
-def test_a_library_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "other.cpp"
-    source.write_text("int other;\n")
-    monkeypatch.setattr(build, "SOURCE", source)
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ctypes.CDLL:
+    """Return the library as other flags make it."""
+    monkeypatch.setattr(build, "FLAGS", flags)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.library.cache_clear()
-    with pytest.raises(build.BuildError, match="orthogonalise"):
-        build.library()
-
-
-def built(tmp_path: Path, *flags: str) -> ctypes.CDLL:
-    made = tmp_path / "polar.so"
-    build._compile([*build.compiler(), *flags, str(build.SOURCE), *build._openmp()], made)
-    return build._typed(ctypes.CDLL(str(made)))
+    for found in (build.library, native.library):
+        found.cache_clear()
+    made = native.library()
+    for found in (build.library, native.library):
+        found.cache_clear()
+    monkeypatch.undo()
+    return made
 
 
 @compiled
@@ -512,7 +423,7 @@ def test_threads_of_another_openmp_library_keep_apart(
     """As clang's, which torch's library is asked about: of each that it does not know it says 0."""
     header = tmp_path / "other.h"
     header.write_text("#include <omp.h>\n#define omp_get_thread_num() 0\n")
-    other = built(tmp_path, *build.FLAGS, "-include", str(header))
+    other = built(tmp_path, monkeypatch, *build.FLAGS, "-include", str(header))
     g = random(400, 24, 40)
     expected = compiled_polar(g, torch.float32)
     monkeypatch.setattr(native, "library", lambda: other)
@@ -525,12 +436,14 @@ def test_threads_of_another_openmp_library_keep_apart(
     ("machine", "needs", "lanes"),
     [("haswell", "fma", 8), ("skylake-avx512", "avx512vl", 16), ("x86-64", "fxsr", 4)],
 )
-def test_other_processors(machine: str, needs: str, lanes: int, tmp_path: Path) -> None:
+def test_other_processors(
+    machine: str, needs: str, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same products in vectors of another length, where this processor can run them."""
     if not has(needs):
         pytest.skip(f"this processor lacks {needs}")
     flags = [f"-march={machine}" if flag == "-march=native" else flag for flag in build.FLAGS]
-    library = built(tmp_path, *flags)
+    library = built(tmp_path, monkeypatch, *flags)
     assert library.lanes() == lanes
     assert not library.has_bfloat16()
     for shape in SHAPES:

@@ -10,10 +10,8 @@ from torch._compile import _disable_dynamo
 
 from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
-from downslope.torch import fused
-from downslope.torch.blocks import for_each_block
+from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
-from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.muon import NS_DTYPES
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import fast_dtype
@@ -58,13 +56,7 @@ def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
     params, grads = [w.value for w in group], [w.g for w in group]
     states = [[part for part in w.state if part is not None] for w in group]
     columns = [list(column) for column in zip(*states, strict=True)]
-    launch = fused.kernel_for(rule, decay, cautious)
-    if launch is not None and fused.fits(params, grads, columns):
-        launch(params, grads, columns, t, lr, None)
-        return
-    kernel = elementwise_kernel(rule, t, lr, decay, cautious)
-    rows = list(zip(params, grads, *columns, strict=True))
-    for_each_block(kernel, rows, (True, False) + (True,) * len(columns))
+    step_elementwise(rule, [params, grads, *columns], t, Write(lr, decay, cautious))
 
 
 def _item(w: Work) -> Item:

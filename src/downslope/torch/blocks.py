@@ -107,6 +107,11 @@ def _order(first: Tensor) -> list[int]:
     return order if first.permute(order).is_contiguous() else list(range(first.ndim))
 
 
+def is_dense(t: Tensor) -> bool:
+    """Whether a tensor's entries lie one after the other, in whichever order of its axes."""
+    return t.permute(_order(t)).is_contiguous()
+
+
 def _flatten(row: Row, written: Sequence[bool]) -> tuple[list[Tensor], Callable[[], None]]:
     """Return 1-D views of a row in one element order, and what to call once they were written.
 

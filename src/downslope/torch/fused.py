@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
@@ -18,6 +18,7 @@ from downslope.rules.rmsprop import RMSProp
 from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
 from downslope.torch.kernel import HALF
+from downslope.torch.native.memory import are_plain, in_order
 
 Column = list[Tensor]
 Launch = Callable[[Column, Column, list[Column], Any, Any, Tensor | None], None]
@@ -62,9 +63,9 @@ def fits(params: Column, grads: Column | None = None, columns: Sequence[Column] 
     first, grads = params[0], params if grads is None else grads
     return (
         suits(first)
-        and all(type(p) is nn.Parameter or type(p) is Tensor for p in params)
+        and all(map(are_plain, (params, grads, *columns)))
         and all(g.dtype == first.dtype for g in grads)
-        and all(all(map(Tensor.is_contiguous, column)) for column in (params, grads, *columns))
+        and all(map(in_order, (params, grads, *columns)))
     )
 
 

@@ -16,10 +16,10 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels, native
-from downslope.torch.engine import Engine, Write
+from downslope.torch.engine import Engine
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
-from downslope.torch.groups import common_defaults, decoupled_decay, name_in
+from downslope.torch.groups import common_defaults, name_in
 from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
@@ -267,7 +267,7 @@ class Muon(RuleOptimizer):
         placed_all = [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
         options = {
             "t": job.t,
-            "how": Write(group["lr"], decoupled_decay(group), group["cautious"], group["fused"] is not False),
+            "how": self._how(group),
             "dtype": fast_dtype(job.params[0]) if asked is None else asked,
             "max_stack_bytes": stack_bytes(self.max_stack_bytes, job.params[0].device),
             "engine": self._engine_of(job),

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from downslope.torch.native import finite
+
 _SMALL = 1 << 14
 
 ELSEWHERE = "a parameter, in another process,"
@@ -27,12 +29,15 @@ def has_values(t: Tensor) -> bool:
     return not (t.is_meta or isinstance(t, FakeTensor))
 
 
-def nonfinite(grads: Sequence[Tensor]) -> list[int]:
+def nonfinite(grads: Sequence[Tensor], *, compiled: bool = True) -> list[int]:
     """Return the indices of the gradients, all of one dtype and on the CPU, that hold NaN or infinity.
 
-    A sum is finite only if its terms are, and reads each gradient once; the converse fails where
-    finite terms overflow together, so a sum that is not finite is followed by an exact look.
+    Where nothing is compiled for it: a sum is finite only if its terms are, and reads each gradient once; the
+    converse fails where finite terms overflow together, so a sum that is not finite is followed by an exact
+    look.
     """
+    if compiled and finite.takes(grads):
+        return finite.nonfinite(grads)
     small = [g for g in grads if g.numel() <= _SMALL]
     sums = [_wide(g) for g in grads if g.numel() > _SMALL]
     if small:

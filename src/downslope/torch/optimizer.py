@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, ClassVar, overload
 
 import torch
@@ -19,8 +18,9 @@ from torch._compile import _disable_dynamo
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
-from downslope.torch import fused, kernels
-from downslope.torch.blocks import for_each_block
+from downslope.torch import kernels
+from downslope.torch.element_step import engines_of, step_elementwise
+from downslope.torch.engine import Write
 from downslope.torch.groups import (
     ON_NONFINITE,
     capturable_on,
@@ -30,7 +30,7 @@ from downslope.torch.groups import (
     require_known_rule,
     rule_of,
 )
-from downslope.torch.kernel import HALF, elementwise_kernel, first_state, state_fields
+from downslope.torch.kernel import HALF, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import (
     ELSEWHERE,
@@ -260,7 +260,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         bad: list[tuple[Job, int]] = []
         for job in jobs:
             if _asks(job) and not job.capturable:
-                bad += [(job, i) for i in nonfinite(job.grads)]
+                compiled = job.group["fused"] is not False
+                bad += [(job, i) for i in nonfinite(job.grads, compiled=compiled)]
         to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         together = self._together()
         level = 2 if to_raise else int(bool(bad))  # to raise, to leave the step out, to go on
@@ -334,25 +335,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        group, columns = job.group, [[local(p) for p in job.params], job.grads, *job.columns]
-        weight_decay, cautious = decoupled_decay(group), group["cautious"]
-        launch = None if group["fused"] is False else fused.kernel_for(job.rule, weight_decay, cautious)
-        fit: list[list[Tensor]] = columns
-        rest: list[tuple[Tensor, ...]] = []
-        if launch is None or not fused.suits(columns[0][0]):
-            fit, rest = [], list(zip(*columns, strict=True))
-        elif not fused.fits(columns[0], columns[1], columns[2:]):
-            rows = list(zip(*columns, strict=True))
-            fits = [fused.fits([p], [g], [slots]) for p, g, *slots in rows]
-            fit = [list(column) for column in zip(*compress(rows, fits), strict=True)]
-            rest = [row for row, does in zip(rows, fits, strict=True) if not does]
-        if launch is not None and fit:
-            bad = None if job.ok is None else job.ok.logical_not().float()
-            lr = group["lr"] if job.capturable else float(group["lr"])
-            launch(fit[0], fit[1], fit[2:], job.t, lr, bad)
-        if rest:
-            kernel = elementwise_kernel(job.rule, job.t, group["lr"], weight_decay, cautious, job.ok)
-            for_each_block(kernel, rest, (True, False) + (True,) * len(job.columns))
+        columns = [[local(p) for p in job.params], job.grads, *job.columns]
+        step_elementwise(job.rule, columns, job.t, self._how(job.group), job.ok)
+
+    @staticmethod
+    def _how(group: dict[str, Any]) -> Write:
+        """Return how a group's steps are written."""
+        return Write(group["lr"], decoupled_decay(group), group["cautious"], group["fused"] is not False)
 
     # -- states ------------------------------------------------------------------------------
 
@@ -425,10 +414,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
-        launch = fused.kernel_for(rule, decoupled_decay(group), group["cautious"])
-        params = group["params"] if launch and group["fused"] is not False else []
-        fit, many = sum(fused.fits([local(p)]) for p in params), len(group["params"])
-        if not fit:
-            return "cache-sized blocks"
-        some = "" if fit == many else f" for {fit} of them, else cache-sized blocks"
-        return f"torch's fused kernel{some}"
+        params = [local(p) for p in group["params"]]
+        capturable = any(capturable_on(group, p.device) for p in params)
+        return engines_of(rule, params, self._how(group), capturable=capturable)

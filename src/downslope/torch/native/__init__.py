@@ -6,6 +6,7 @@ step first asks for it, in three seconds, and kept in the user's cache for the n
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,12 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downslope.torch.native.build import BuildError, library
+from downslope.torch.native import build
+from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.tape import program_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _LANES = 8
 """Numbers in a vector from which on the products here have been found faster than torch's."""
+
+POLAR = Source("polar", '#include "polar.cpp"\n', ("polar.cpp", "products.h", "sources.h"))
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Return the library that `polar.cpp` is compiled to.
+
+    Raises:
+        BuildError: there is none.
+
+    """
+    found = build.library(POLAR)
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    program = (*3 * (number,), pointer, *3 * (number,), ctypes.c_int)
+    found.orthogonalise.argtypes = (pointer, pointer, number, number, *program)
+    found.step.argtypes = (*5 * (pointer,), *program)
+    return found
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Compile `polar.cpp` for this CPU once, and keep what came of it in the user's cache."""
+"""Compile C++ for this CPU once, and keep what came of it in the user's cache."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "polar.cpp"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
-_FILES = ("polar.cpp", "products.h", "sources.h")
 _PATIENCE = 120.0  # seconds, where compiling takes three
 _DIGEST = 32  # bytes of SHA-256 at the end of a file, where loaders do not look
 
@@ -31,8 +30,25 @@ class BuildError(Exception):
     """Why there is no library, in words that end a sentence."""
 
 
+class Source(NamedTuple):
+    """What a library is compiled from.
+
+    Attributes:
+        name: what its file is called.
+        text: the C++, which may include files of this folder.
+        files: those files.
+        flags: of the compiler, beside `FLAGS`.
+
+    """
+
+    name: str
+    text: str
+    files: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+
+
 @cache
-def library() -> ctypes.CDLL:
+def library(source: Source) -> ctypes.CDLL:
     """Return the library compiled for this CPU.
 
     Raises:
@@ -41,24 +57,21 @@ def library() -> ctypes.CDLL:
     """
     if sys.platform != "linux":
         raise BuildError(f"it is done on Linux alone, this is {platform.system()}")
-    command = [*compiler(), *FLAGS, str(SOURCE), *_openmp()]
     try:
-        name = f"polar-{_key(command)}.so"
+        command = _command(source)
+        name = f"{source.name}-{_key(source, command)}.so"
         with _folder() as folder:
             path = folder / name
             if not _is_whole(path):
-                _compile(command, path)
-            return _typed(ctypes.CDLL(str(path)))
-    except (OSError, AttributeError) as error:  # AttributeError: a library of something else
+                _compile(source, command, path)
+            return ctypes.CDLL(str(path))
+    except OSError as error:
         raise BuildError(str(error)) from None
 
 
-def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_long
-    program = (*3 * (number,), pointer, *3 * (number,), ctypes.c_int)
-    library.orthogonalise.argtypes = (pointer, pointer, number, number, *program)
-    library.step.argtypes = (*5 * (pointer,), *program)
-    return library
+def _command(source: Source) -> list[str]:
+    """Return the command that compiles what it is given as input."""
+    return [*compiler(), *FLAGS, *source.flags, "-x", "c++", "-", "-x", "none", *_openmp()]
 
 
 def compiler() -> list[str]:
@@ -79,11 +92,11 @@ def _openmp() -> list[str]:
     return ["-Wl,--as-needed", *sorted(map(str, (Path(torch.__file__).parent / "lib").glob("libgomp*.so*")))]
 
 
-def _key(command: list[str]) -> str:
+def _key(source: Source, command: list[str]) -> str:
     """Return a name for all that the outcome depends on; a home may be shared between machines."""
-    made = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in _FILES))
+    made = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in source.files))
     system = (platform.machine(), *platform.libc_ver())
-    about = [*command, str(shutil.which(command[0])), *system, *_abilities()]
+    about = [source.text, *command, str(shutil.which(command[0])), *system, *_abilities()]
     made.update("\0".join(about).encode())
     return made.hexdigest()[:16]
 
@@ -121,14 +134,15 @@ def _is_whole(path: Path) -> bool:
     return held[-_DIGEST:] == hashlib.sha256(held[:-_DIGEST]).digest()
 
 
-def _compile(command: list[str], path: Path) -> None:
+def _compile(source: Source, command: list[str], path: Path) -> None:
     """Compile to a path, which holds all of it or nothing: another process may compile the same."""
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     made = Path(name)
     try:
         done = subprocess.run(
-            [*command, "-o", name],
+            [*command, "-I", str(FOLDER), "-o", name],
+            input=source.text,
             capture_output=True,
             text=True,
             errors="replace",

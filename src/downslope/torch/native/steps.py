@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native import run
-from downslope.torch.native.build import library
+from downslope.torch.native import library, run
+from downslope.torch.native.memory import are_plain, in_order, tell_autograd
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
 from downslope.torch.writing import scale_of
@@ -48,13 +47,11 @@ def takes(rule: Muon, t: Any) -> bool:
 
 def taken(items: Sequence[Item]) -> list[Item]:
     """Return the items that whole steps are taken of."""
-    return [item for item in items if item.in_place and all(map(_is_plain, (item.p, item.g, item.momentum)))]
+    return [item for item in items if item.in_place and _fits(item.p, item.g, item.momentum)]
 
 
-def _is_plain(t: Tensor) -> bool:
-    """Whether a tensor's memory holds its numbers, as what reads it by its address takes for granted."""
-    fits = type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 and t.is_contiguous()
-    return fits and not t.is_neg() and not t._is_zerotensor()
+def _fits(*tensors: Tensor) -> bool:
+    return are_plain(tensors) and in_order(tensors) and all(t.dtype == torch.float32 for t in tensors)
 
 
 def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
@@ -69,8 +66,7 @@ def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dty
         how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * scale, decay, how.cautious)
         tensors = ([item.g for item in own], [item.momentum for item in own], [item.p for item in own])
         addresses = [_addresses(column, shape) for column in tensors]
-        # It writes to addresses, of which autograd would not learn.
-        increment_version([t for item in own for t in (item.momentum, item.p)])
+        tell_autograd(t for item in own for t in (item.momentum, item.p))
         with _timed() as seconds:
             where = (*addresses, ctypes.byref(how_), seconds)
             run(library().step, where, (len(addresses[0]), *shape), dtype, rule.coefficients, rule.ns_steps)

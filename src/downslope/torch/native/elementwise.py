@@ -1,0 +1,168 @@
+"""The step of an element-wise rule compiled for this CPU: one pass over all tensors, whatever their sizes.
+
+The rule is run with names for its arrays (`expression`), and what it did becomes the body of a loop. Every
+number is read from memory once and written once. The code is compiled when a step first asks for it, in a
+tenth of a second, and kept in the user's cache for the next program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from downslope.rules.rule import Rule
+from downslope.torch.blocks import is_dense
+from downslope.torch.engine import Write
+from downslope.torch.kernel import HALF, state_fields
+from downslope.torch.native import build
+from downslope.torch.native.build import BuildError, Source
+from downslope.torch.native.expression import Written, written
+from downslope.torch.native.memory import addresses, are_plain, in_order, sizes, tell_autograd
+
+_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "Bfloat16",
+    torch.float16: "Float16",
+}
+FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+"""Without the first two no loop with a root or a choice in it has vectors; by the third every operation
+rounds once, as the rule has it, on processors with and without a joint product and sum."""
+
+HEADER = "elementwise.h"
+
+_CALL = """
+extern "C" void step(void* const* const* columns, const long* sizes, long tensors, const double* numbers,
+                     long threads) {{
+    share(sizes, tensors, threads, [&](long i, long from, long count) {{
+        piece({pointers}, numbers, count);
+    }});
+}}
+"""
+
+
+class Step(NamedTuple):
+    """A step that is compiled.
+
+    Attributes:
+        library: its code.
+        numbers: the hyper-parameters, as the code reads them.
+
+    """
+
+    library: ctypes.CDLL
+    numbers: tuple[float, ...]
+
+
+def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
+    """Return the step of a rule for parameters of a dtype, or why it is not compiled, in words.
+
+    Args:
+        rule: an element-wise one.
+        dtype: of the parameters and their gradients.
+        t: the number of the step, from 1.
+        how: the rate and the decay.
+
+    """
+    if dtype not in _TYPES:
+        return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
+    try:
+        made = written(rule, state_fields(rule), t, how)
+    except (AttributeError, TypeError) as error:
+        return f"nothing compiled for this rule: {error}"
+    library = _library(_text(made, dtype))
+    return library if isinstance(library, str) else Step(library, made.numbers)
+
+
+def reason(rule: Rule, dtype: torch.dtype, how: Write) -> str:
+    """Return why the steps of a rule are not compiled, "" where they are."""
+    first = step_of(rule, dtype, 1, how)
+    return first if isinstance(first, str) else ""
+
+
+def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether steps of tensors may be compiled: parameters of one dtype, gradients, parts of the state.
+
+    Those with the same index have the same shape. Without gradients, whether the parameters may be.
+    """
+    params, states = columns[0], columns[2:]
+    dtype = params[0].dtype
+    real = {torch.float32 if dtype in HALF else dtype}
+    return (
+        params[0].device.type == "cpu"
+        and all(map(are_plain, columns))
+        and all(g.dtype == dtype for column in columns[1:2] for g in column)
+        and all({t.dtype for t in column} == real for column in states)
+        and (all(map(in_order, columns)) or all(map(_lie_alike, zip(*columns, strict=True))))
+    )
+
+
+def lie_apart(params: Sequence[Tensor]) -> bool:
+    """Whether no two parameters begin at one address: the second would have to wait for the first."""
+    starts = [p.data_ptr() for p in params if p.numel()]
+    return len(set(starts)) == len(starts)
+
+
+def _lie_alike(row: tuple[Tensor, ...]) -> bool:
+    """Whether tensors have their entries in one order, without gaps."""
+    return in_order(row) or (len({t.stride() for t in row}) == 1 and is_dense(row[0]))
+
+
+def take(step: Step, columns: Sequence[Sequence[Tensor]]) -> None:
+    """Take a step of tensors that fit."""
+    tell_autograd(chain(columns[0], *columns[2:]))
+    starts = [addresses(column) for column in columns]
+    table = (ctypes.c_void_p * len(columns))(*map(ctypes.addressof, starts))
+    numbers = (ctypes.c_double * len(step.numbers))(*step.numbers)
+    step.library.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
+
+
+def _text(made: Written, dtype: torch.dtype) -> str:
+    """Return the C++ of a step."""
+    real, stored, slots = (
+        "double" if dtype == torch.float64 else "float",
+        _TYPES[dtype],
+        range(len(made.states)),
+    )
+    types = [f"{stored}*", f"const {stored}*", *(f"{real}*" for _ in slots)]
+    names = ["P", "G", *(f"S{i}" for i in slots)]
+    takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
+    many = len(made.numbers)
+    lines = [
+        f'#include "{HEADER}"',
+        f"static void piece({takes}, const double* numbers, long count) {{",
+        f"    {real} k[{max(1, many)}];",
+        f"    for (int i = 0; i < {many}; i++) k[i] = {real}(numbers[i]);",
+        "#pragma omp simd",
+        "    for (long i = 0; i < count; i++) {",
+        f"        {real} p, g;",
+        "        read(p, P[i]);",
+        "        read(g, G[i]);",
+        *(f"        const {real} s{i} = S{i}[i];" for i in slots),
+        *(f"        {line}" for line in made.lines),
+        *(f"        S{i}[i] = {name};" for i, name in enumerate(made.states) if name),
+        f"        write(P[i], {made.parameter});",
+        "    }",
+        "}",
+    ]
+    pointers = ", ".join(f"({kind})columns[{i}][i] + from" for i, kind in enumerate(types))
+    return "\n".join(lines) + _CALL.format(pointers=pointers)
+
+
+@cache
+def _library(text: str) -> ctypes.CDLL | str:
+    """Return what a text is compiled to, or why it is not."""
+    try:
+        found = build.library(Source("step", text, (HEADER,), FLAGS))
+    except BuildError as error:
+        return f"nothing compiled for this CPU: {error}"
+    pointer, number = ctypes.c_void_p, ctypes.c_long
+    found.step.argtypes = (pointer, pointer, number, pointer, number)
+    found.step.restype = None
+    return found

@@ -1,0 +1,173 @@
+"""An element-wise rule as lines of C++: its step is run with names for arrays, which write down what is done.
+
+Numbers become entries of a table, so that the lines are the same at every learning rate and every step.
+"""
+
+# ruff: noqa: D102  (the protocol says it)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from downslope.ops.protocol import bias_correction, ramp
+from downslope.rules.descent import step
+from downslope.rules.rule import Rule
+from downslope.torch.engine import Write
+
+
+class Written(NamedTuple):
+    """A step as it was written down.
+
+    Attributes:
+        lines: of C++, one a result.
+        parameter: the name of the new parameter.
+        states: the names of the new parts of the state; None for one that stays as it was.
+        numbers: what `k[0]`, `k[1]`, … are.
+
+    """
+
+    lines: tuple[str, ...]
+    parameter: str
+    states: tuple[str | None, ...]
+    numbers: tuple[float, ...]
+
+
+@dataclass(eq=False)
+class Entry:
+    """An entry of an array, or a truth about it, that the tape knows by name."""
+
+    tape: Tape = field(repr=False)
+    name: str
+
+    def __add__(self, other: Any) -> Entry:
+        return self.tape.made("{} + {}", self, other)
+
+    def __radd__(self, other: Any) -> Entry:
+        return self.tape.made("{} + {}", other, self)
+
+    def __sub__(self, other: Any) -> Entry:
+        return self.tape.made("{} - {}", self, other)
+
+    def __rsub__(self, other: Any) -> Entry:
+        return self.tape.made("{} - {}", other, self)
+
+    def __mul__(self, other: Any) -> Entry:
+        return self.tape.made("{} * {}", self, other)
+
+    def __rmul__(self, other: Any) -> Entry:
+        return self.tape.made("{} * {}", other, self)
+
+    def __truediv__(self, other: Any) -> Entry:
+        return self.tape.made("{} / {}", self, other)
+
+    def __rtruediv__(self, other: Any) -> Entry:
+        return self.tape.made("{} / {}", other, self)
+
+    def __neg__(self) -> Entry:
+        return self.tape.made("-{}", self)
+
+    def __abs__(self) -> Entry:
+        return self.tape.made("absolute({})", self)
+
+    def __lt__(self, other: Any) -> Entry:
+        return self.tape.made("{} < {}", self, other)
+
+    def __le__(self, other: Any) -> Entry:
+        return self.tape.made("{} <= {}", self, other)
+
+    def __gt__(self, other: Any) -> Entry:
+        return self.tape.made("{} > {}", self, other)
+
+    def __ge__(self, other: Any) -> Entry:
+        return self.tape.made("{} >= {}", self, other)
+
+    def __bool__(self) -> bool:
+        raise TypeError("what an entry is, is not known before the step is taken")
+
+
+class Tape:
+    """The operations of element-wise rules, written down in `lines`; a rule that needs others raises."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.numbers: list[float] = []
+
+    def made(self, form: str, *operands: Any) -> Entry:
+        """Write down an operation on entries and numbers."""
+        name = f"v{len(self.lines)}"
+        self.lines.append(f"const auto {name} = {form.format(*map(self._named, operands))};")
+        return Entry(self, name)
+
+    def _named(self, operand: Any) -> str:
+        if isinstance(operand, Entry):
+            return operand.name
+        self.numbers.append(float(operand))
+        return f"k[{len(self.numbers) - 1}]"
+
+    def zeros_like(self, a: Entry) -> Entry:
+        return self.full_like(a, 0.0)
+
+    def full_like(self, a: Entry, value: float) -> Entry:
+        return self.made("{}", value)
+
+    def sqrt(self, a: Entry) -> Entry:
+        return self.made("root({})", a)
+
+    def square(self, a: Entry) -> Entry:
+        return a * a
+
+    def maximum(self, a: Entry, b: Entry | float) -> Entry:
+        return self.made("larger({}, {})", a, b)
+
+    def where(self, condition: Entry, a: Entry | float, b: Entry | float) -> Entry:
+        return self.made("{} ? {} : {}", condition, a, b)
+
+    def ema(self, slot: Entry, value: Entry, beta: float) -> Entry:
+        return self.lerp(slot, value, 1 - beta)
+
+    def accumulate(self, slot: Entry, value: Entry, decay: float) -> Entry:
+        return (slot if decay == 1 else slot * decay) + value
+
+    def lerp(self, a: Entry, b: Entry, weight: float) -> Entry:
+        if weight < 0.5:
+            return a + weight * (b - a)
+        return b - (1 - weight) * (b - a)  # so that a weight of 1 gives b
+
+    def debias(self, a: Entry, beta: float, t: int) -> Entry:
+        return a * (1 / bias_correction(beta, t))
+
+    def ramp(self, like: Entry, t: int, steps: int) -> float:
+        return ramp(t, steps)
+
+    def combine(self, *terms: tuple[float, Entry]) -> Entry:
+        first, *rest = (a if number == 1 else a * number for number, a in terms)
+        for term in rest:
+            first = first + term
+        return first
+
+
+def written(rule: Rule, fields: Sequence[str], t: int, how: Write) -> Written:
+    """Write down a step.
+
+    Args:
+        rule: an element-wise one.
+        fields: the parts of its state that its options leave in; they are called `s0`, `s1`, …
+        t: the number of the step, from 1.
+        how: the rate and the decay.
+
+    Raises:
+        AttributeError, TypeError: the rule needs more than what can be written down.
+
+    """
+    tape = Tape()
+    ops, p, g = cast(Any, tape), Entry(tape, "p"), Entry(tape, "g")
+    old = {name: Entry(tape, f"s{i}") for i, name in enumerate(fields)}
+    empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
+    direction, new = rule.direction(ops, g, empty._replace(**old), p, t)
+    change = step(ops, p, direction, lr=float(how.lr), weight_decay=how.weight_decay, cautious=how.cautious)
+    parameter = p + change
+    parts = [getattr(new, name) for name in fields]
+    states = [None if part is old[name] else part.name for name, part in zip(fields, parts, strict=True)]
+    return Written(tuple(tape.lines), parameter.name, tuple(states), tuple(tape.numbers))

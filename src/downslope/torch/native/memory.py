@@ -1,0 +1,40 @@
+"""Tensors as compiled code sees them: where their numbers lie, and how many they are."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+_PLAIN = {Tensor, nn.Parameter}
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether the memory of tensors holds their numbers: others are made of something else, or negated."""
+    return (
+        set(map(type, tensors)) <= _PLAIN
+        and not any(map(Tensor.is_neg, tensors))
+        and not any(map(Tensor._is_zerotensor, tensors))
+    )
+
+
+def in_order(tensors: Iterable[Tensor]) -> bool:
+    """Whether the numbers of each tensor lie one after the other."""
+    return all(map(Tensor.is_contiguous, tensors))
+
+
+def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    """Return where each tensor begins."""
+    return (ctypes.c_void_p * len(tensors))(*map(Tensor.data_ptr, tensors))
+
+
+def sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_long]:
+    """Return how many numbers each tensor has."""
+    return (ctypes.c_long * len(tensors))(*map(Tensor.numel, tensors))
+
+
+def tell_autograd(tensors: Iterable[Tensor]) -> None:
+    """Say that tensors are written to at their addresses, of which autograd would not learn."""
+    increment_version([t for t in tensors if not t.is_inference()])

@@ -1,0 +1,132 @@
+"""What is compiled for this CPU: when, where it is kept, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from downslope.torch import native
+from downslope.torch.native import build
+from downslope.torch.native.build import BuildError, Source
+
+WHY = native.reason(torch.float32)
+compiled = pytest.mark.skipif(bool(WHY), reason=WHY)
+SOURCE = Source("answer", 'extern "C" int answer() { return 42; }\n', ())
+RUN = """
+import sys, torch
+from downslope.torch import Muon
+p = torch.nn.Parameter(torch.ones(8, 16))
+p.grad = torch.ones(8, 16)
+optimizer = Muon([p], on_nonfinite="ignore")
+optimizer.step()
+assert p.isfinite().all()
+print(repr(optimizer))
+"""
+
+
+@pytest.fixture(autouse=True)
+def anew() -> Iterator[None]:
+    """Compile as if nothing had been asked for yet, and forget it."""
+    build.library.cache_clear()
+    yield
+    build.library.cache_clear()
+
+
+def run(tmp_path: Path, **environment: str) -> str:
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", RUN], capture_output=True, text=True, check=True, env=env
+    ).stdout
+
+
+def test_without_a_compiler_the_step_is_plain_and_says_why(tmp_path: Path) -> None:
+    assert "plain PyTorch (nothing compiled for this CPU: no C++ compiler, install g++)" in run(
+        tmp_path, PATH=str(tmp_path), CXX=""
+    )
+    assert "compiled for this CPU: false fails: it says nothing)" in run(tmp_path, CXX="false")
+    assert "No such file or directory: 'none-such'" in run(tmp_path, CXX="none-such")
+    assert "compiled for this CPU: true makes nothing)" in run(tmp_path, CXX="true")
+    assert "compiled for this CPU: CXX is no command: No closing quotation)" in run(tmp_path, CXX='g++ "')
+    babel = tmp_path / "babel"
+    babel.write_text("#!/bin/sh\n[ $LC_ALL = C ] && printf 'error: \\374ber alles\\n' >&2; exit 1\n")
+    babel.chmod(0o700)
+    assert "babel fails: error: \ufffdber alles)" in run(tmp_path, CXX=str(babel))
+    assert not list(tmp_path.glob("**/*.so")), "a build that fails leaves nothing behind"
+
+
+@compiled
+def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
+    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
+    (kept,) = tmp_path.glob("downslope/*")
+    before = kept.stat().st_mtime_ns
+    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
+    assert [kept] == list(tmp_path.glob("downslope/*"))
+    assert kept.stat().st_mtime_ns == before
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    assert "orthogonalised by code compiled for this CPU" in run(nowhere), "a folder of its own"
+
+
+@compiled
+def test_what_was_cut_off_is_compiled_anew(tmp_path: Path) -> None:
+    """As by a system that went down; loaders of such a file fail, or crash."""
+    run(tmp_path)
+    (kept,) = tmp_path.glob("downslope/*")
+    whole = kept.read_bytes()
+    for left in (0, len(whole) - 1, 5000):
+        kept.write_bytes(whole[:left])
+        assert not build._is_whole(kept)
+    assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
+    assert build._is_whole(kept)
+
+
+def test_what_makes_another_library_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["g++"]
+    own = build._key(SOURCE, command)
+    assert build._key(SOURCE, command) == own
+    others = [
+        build._key(SOURCE._replace(text="int x;"), command),
+        build._key(SOURCE._replace(files=("elementwise.h",)), command),
+        build._key(SOURCE, [*command, "-O1"]),
+    ]
+    monkeypatch.setattr(build, "_abilities", lambda: ["flags: of another"])
+    others.append(build._key(SOURCE, command))  # processors may share a home
+    assert len({own, *others}) == 5
+    assert build._command(SOURCE._replace(flags=("-ffp-contract=off",))) != build._command(SOURCE)
+
+
+@compiled
+def test_a_user_without_a_home_has_it_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)  # which leaves "~" as it is, where it finds no home
+    assert build.library(SOURCE).answer() == 42
+
+
+def test_a_package_in_an_archive_has_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FOLDER", Path(__file__) / "downslope")  # of which the folders are a file
+    with pytest.raises(BuildError):
+        build.library(native.POLAR)
+
+
+@compiled
+def test_a_folder_with_a_strange_name_can_be_included_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a b'$(c)"
+    folder.mkdir()
+    (folder / "header.h").write_text("constexpr int THERE = 7;\n")
+    monkeypatch.setattr(build, "FOLDER", folder)
+    text = '#include "header.h"\nextern "C" int answer() { return THERE; }\n'
+    assert build.library(Source("answer", text, ("header.h",))).answer() == 7
+
+
+@compiled
+def test_an_error_of_the_compiler_is_told() -> None:
+    with pytest.raises(BuildError, match=r"error: .*nonsense"):
+        build.library(SOURCE._replace(text="nonsense\n"))

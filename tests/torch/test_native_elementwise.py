@@ -1,0 +1,371 @@
+"""Element-wise steps compiled for this CPU, against the same rules in plain PyTorch blocks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from downslope.ops.protocol import Array, Ops
+from downslope.rules.adagrad import AdaGrad
+from downslope.rules.adam import Adam
+from downslope.rules.rmsprop import RMSProp
+from downslope.rules.rule import Rule, State
+from downslope.rules.sgd import SGD
+from downslope.torch import AdamW, element_step
+from downslope.torch.element_step import step_elementwise
+from downslope.torch.engine import Write
+from downslope.torch.kernel import HALF, first_state, state_fields
+from downslope.torch.native import elementwise, finite
+from downslope.torch.native.expression import written
+from downslope.torch.nonfinite import nonfinite
+
+PLAIN = Write(0.1, 0.0, False)
+WHY = elementwise.reason(SGD(), torch.float32, PLAIN)
+pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
+
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    pytest.param(
+        torch.float16,
+        marks=pytest.mark.skipif(
+            bool(elementwise.reason(SGD(), torch.float16, PLAIN)), reason="the compiler has no float16"
+        ),
+    ),
+]
+RULES: dict[str, Rule] = {
+    "sgd": SGD(),
+    "sgd, l2": SGD(l2=0.1),
+    "momentum": SGD(momentum=0.9),
+    "nesterov": SGD(momentum=0.5, nesterov=True),
+    "adagrad": AdaGrad(initial_accumulator_value=0.1),
+    "rmsprop": RMSProp(),
+    # The larger eps keeps what rounding leaves of g + l2 p, where they cancel, from being divided by 1e-4.
+    "rmsprop, all": RMSProp(momentum=0.9, centered=True, eps_inside_root=True, l2=0.1, eps=0.1),
+    "adam": Adam(),
+    "adam, short": Adam(betas=(0.0, 0.3)),
+    "adam, plain": Adam(bias_correction=False),
+    "amsgrad": Adam(amsgrad=True),
+}
+SHAPES = [(1,), (7, 5), (), (0, 3), (64,), (130, 33), (5, 1, 4), (1 << 16,)]
+
+
+def columns_of(rule: Rule, dtype: torch.dtype, seed: int = 0) -> list[list[Tensor]]:
+    """Return parameters, gradients and the parts of a state that one step has left."""
+    generator = torch.Generator().manual_seed(seed)
+    params = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
+    grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
+    states = [first_state(rule, p) for p in params]
+    columns = [params, grads, *([state[field] for state in states] for field in state_fields(rule))]
+    step_elementwise(rule, columns, 1, Write(0.1, 0.0, False, fused=False))
+    return columns
+
+
+def copied(columns: list[list[Tensor]]) -> list[list[Tensor]]:
+    return [[t.clone() for t in column] for column in columns]
+
+
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make steps fail that are not compiled."""
+    monkeypatch.setattr(element_step, "_fused", None)
+    monkeypatch.setattr(element_step, "elementwise_kernel", None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("decay", [(0.0, False), (0.1, False), (0.1, True)], ids=str)
+@pytest.mark.parametrize("name", RULES)
+def test_steps_are_those_of_blocks(
+    name: str, decay: tuple[float, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, how = RULES[name], Write(0.1, *decay)
+    done, start = columns_of(rule, dtype), columns_of(rule, dtype)[0][-1]
+    expected, grads = copied(done), copied(done)[1]
+    for t in range(2, 5):
+        step_elementwise(rule, expected, t, Write(*(how.lr, *decay), fused=False))
+    compiled(monkeypatch)
+    for t in range(2, 5):
+        step_elementwise(rule, done, t, how)
+    assert all(map(torch.equal, done[1], grads)), "a gradient was written to"
+    for found, wanted in zip(done, expected, strict=True):
+        for a, b in zip(found, wanted, strict=True):
+            # Of three steps of some ten operations, of numbers of at most 8: torch's averages round once
+            # where these round twice, and it divides where these multiply by the inverse. Parameters of half
+            # precision round once a step, on either side of half a unit, and the penalty is made of them.
+            unit, few = (torch.finfo(dtype).eps, 3) if dtype in HALF else (torch.finfo(a.dtype).eps, 30)
+            torch.testing.assert_close(a, b, rtol=few * unit, atol=few * unit)
+    assert (done[0][-1] - start).abs().max() > 0.15, "nothing moved"
+
+
+@pytest.fixture
+def threads() -> Iterator[Any]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop, all"])
+def test_threads_and_what_is_beside_a_tensor_change_nothing(name: str, threads: Any) -> None:
+    """To the last bit: ranges begin anywhere in a tensor, vectors end anywhere in a range."""
+    rule, how = RULES[name], Write(0.1, 0.1, True)
+    together, spread, alone = (columns_of(rule, torch.float32) for _ in range(3))
+    threads(1)
+    step_elementwise(rule, together, 2, how)
+    for i in range(len(SHAPES)):
+        step_elementwise(rule, [[column[i]] for column in alone], 2, how)
+    threads(2)
+    step_elementwise(rule, spread, 2, how)
+    for other in (spread, alone):
+        for a, b in zip(together, other, strict=True):
+            assert all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 5, 7])
+def test_every_number_is_stepped_once(many: int, threads: Any) -> None:
+    threads(many)
+    for sizes in ([70_000] * 3, [1, 200_000, 0, 3, 99_999], [32_768] * 5, [5], [0]):
+        params = [torch.zeros(size) for size in sizes]
+        step_elementwise(SGD(), [params, [torch.ones(size) for size in sizes]], 1, Write(1.0, 0.0, False))
+        assert all(bool((p == -1).all()) for p in params)
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    """Halves to even, up into infinity, and down to the least: every upper half, five lower ones."""
+    upper = torch.arange(1 << 16, dtype=torch.int64) << 16
+    bits = (upper[:, None] + torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001])).flatten()
+    numbers = bits.to(torch.int32).view(torch.float32)
+    p, g = (
+        torch.zeros(numbers.numel(), dtype=torch.bfloat16),
+        torch.ones(numbers.numel(), dtype=torch.bfloat16),
+    )
+    buffer = (numbers - 1).clone()  # momentum of nearly 1 gives back what is not lost in adding
+    how = Write(-1.0, 0.0, False)
+    rule = SGD(momentum=0.5)
+    other, kept = p.clone(), buffer.clone()
+    step_elementwise(rule, [[p], [g], [buffer]], 2, how)
+    step_elementwise(rule, [[other], [g], [kept]], 2, Write(-1.0, 0.0, False, fused=False))
+    assert torch.equal(p.isnan(), other.isnan())
+    assert torch.equal(p.nan_to_num(7.0), other.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e38, 1e-45, -0.0])
+@pytest.mark.parametrize("name", RULES)
+def test_extreme_numbers_go_the_same_way(name: str, value: float) -> None:
+    rule, how = RULES[name], Write(0.1, 0.1, True)
+    done = columns_of(rule, torch.float32)
+    for column in done:
+        column[-1][3] = value
+    expected = copied(done)
+    step_elementwise(rule, done, 2, how)
+    step_elementwise(rule, expected, 2, Write(0.1, 0.1, True, fused=False))
+    for a, b in zip(done, expected, strict=True):
+        torch.testing.assert_close(a[-1], b[-1], rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+class Window(NamedTuple):
+    largest: Array
+
+
+@dataclass(frozen=True)
+class Own(Rule):
+    """A rule of the user's own: what it does to arrays is compiled too."""
+
+    state_type = Window
+    root: bool = False
+
+    def init(self, x: Ops, p: Array) -> Window:
+        return Window(x.full_like(p, 0.5))
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Window]:
+        largest = x.maximum(0.9 * state.largest, abs(g))
+        smooth = x.combine((1.0, g), (0.5, p), (-0.25, 1 - p))
+        d = x.where(g < 0, smooth / largest, x.ramp(g, t, 10) - (2.0 / largest))
+        return (x.row_rms(d) * d if self.root else x.where(p <= 0, -d, d)), Window(largest)
+
+
+def test_a_rule_of_the_users_own_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = columns_of(Own(), torch.float64)
+    expected = copied(done)
+    step_elementwise(Own(), expected, 2, Write(0.1, 0.0, False, fused=False))
+    compiled(monkeypatch)
+    step_elementwise(Own(), done, 2, Write(0.1, 0.0, False))
+    for a, b in zip(done, expected, strict=True):
+        for one, other in zip(a, b, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
+
+
+def test_a_rule_that_needs_more_runs_in_blocks_and_says_so() -> None:
+    p = nn.Parameter(torch.ones(4, 4))
+    text = element_step.engines_of(Own(root=True), [p], PLAIN, capturable=False)
+    assert (
+        text
+        == "cache-sized blocks (nothing compiled for this rule: 'Tape' object has no attribute 'row_rms')"
+    )
+    done, expected = ([[torch.ones(4, 4)], [torch.ones(4, 4)], [torch.ones(4, 4)]] for _ in range(2))
+    step_elementwise(Own(root=True), done, 2, PLAIN)
+    step_elementwise(Own(root=True), expected, 2, Write(0.1, 0.0, False, fused=False))
+    assert torch.equal(done[0][0], expected[0][0])
+
+
+def test_a_choice_that_python_makes_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Choosing(Rule):
+        def init(self, x: Ops, p: Array) -> Any:
+            return self.state_type()
+
+        def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> Any:
+            return (g if g > 0 else -g), state
+
+    assert "not known before the step is taken" in elementwise.reason(Choosing(), torch.float32, PLAIN)
+
+
+def test_the_code_of_a_rule_is_the_same_at_every_step() -> None:
+    """Otherwise a schedule would compile it anew at each."""
+    rule, fields = Adam(), ("exp_avg", "exp_avg_sq")
+    first, later = (
+        written(rule, fields, 1, Write(0.1, 0.01, True)),
+        written(rule, fields, 99, Write(3.0, 0.5, True)),
+    )
+    assert first.lines == later.lines
+    assert first.numbers != later.numbers
+    other = written(Adam(betas=(0.8, 0.99), eps=1e-3), fields, 1, Write(0.1, 0.01, True))
+    assert other.lines == first.lines
+
+
+def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take = elementwise.take
+    monkeypatch.setattr(
+        elementwise, "take", lambda s, columns: taken.append(len(columns[0])) or take(s, columns)
+    )
+
+    def stepped(p: Tensor, g: Tensor) -> Tensor:
+        taken.clear()
+        step_elementwise(SGD(), [[p], [g]], 1, Write(1.0, 0.0, False))
+        return p
+
+    ones = torch.ones(4, 6)
+    assert torch.equal(stepped(torch.zeros(4, 6), ones), -ones)
+    assert taken == [1]
+    last = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert torch.equal(
+        stepped(last, torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)), -torch.ones_like(last)
+    )
+    assert taken == [1], "one order of memory, whichever it is"
+    for p, g in (
+        (torch.zeros(6, 4).T, ones),  # another order than the gradient's
+        (torch.zeros(4, 12)[:, ::2], ones),  # gaps
+        (torch.zeros(4, 6), torch._neg_view(-ones)),  # which holds minus ones
+        (torch.zeros(4, 6), torch._efficientzerotensor((4, 6)) + 0 * ones + ones),
+        (torch.zeros(4, 6), ones.double()),
+    ):
+        assert torch.equal(stepped(p, g), -ones)
+    assert torch.equal(stepped(torch.zeros(4, 6), torch._efficientzerotensor((4, 6))), torch.zeros(4, 6))
+    assert not taken
+
+
+def test_parameters_of_one_memory_are_stepped_one_after_the_other(threads: Any) -> None:
+    """Side by side on two threads, one of the steps would be lost now and then."""
+    threads(2)
+    memory = torch.zeros(1 << 17)
+    params, grads = [memory, memory.view(-1)], [torch.ones(1 << 17), torch.ones(1 << 17)]
+    for k in range(1, 20):
+        step_elementwise(SGD(), [params, grads], 1, Write(1.0, 0.0, False))
+        assert bool((memory == -2 * k).all())
+
+
+def test_autograd_learns_that_parameters_and_states_changed() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer = AdamW([p])
+    loss = (p**3).sum()
+    loss.backward(retain_graph=True)
+    versions = p._version
+    optimizer.step()
+    assert p._version > versions
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    first = optimizer.state[p]["exp_avg"]._version
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg"]._version > first
+
+
+def test_a_step_in_inference_mode() -> None:
+    """Where tensors have no version that could be told of."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = AdamW([p], lr=0.5, weight_decay=0.0)
+    with torch.inference_mode():
+        optimizer.step()
+        optimizer.step()
+    assert torch.allclose(p, torch.zeros(3), atol=1e-6)
+
+
+LOOK = {"compiled": True, "plain": False}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("way", LOOK)
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_every_place_of_what_is_not_finite_is_seen(way: str, value: float, dtype: torch.dtype) -> None:
+    grads = [torch.full((size,), torch.finfo(dtype).max, dtype=dtype) for size in (1, 0, 40, 70_001, 2)]
+    assert finite.takes(grads)
+    assert nonfinite(grads, compiled=LOOK[way]) == []
+    for i, places in ((0, [0]), (2, [0, 17, 39]), (3, [0, 1, 32_767, 32_768, 65_536, 70_000]), (4, [1])):
+        for place in places:
+            grads[i][place] = value
+            assert nonfinite(grads, compiled=LOOK[way]) == [i]
+            grads[i][place] = -torch.finfo(dtype).tiny
+    grads[0][0] = grads[3][5] = value
+    assert nonfinite(grads, compiled=LOOK[way]) == [0, 3]
+
+
+RUN = """
+import torch
+from downslope.torch import AdamW
+p = torch.nn.Parameter(torch.ones(8, 16))
+p.grad = torch.ones(8, 16)
+optimizer = AdamW([p])
+optimizer.step()
+assert p.isfinite().all()
+p.grad[3, 4] = float("nan")
+try:
+    optimizer.step()
+except ValueError as error:
+    print(error)
+print(repr(optimizer))
+"""
+
+
+def test_without_a_compiler_it_is_torchs_kernel_and_says_why(tmp_path: Path) -> None:
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXX": "false"}
+    command = [sys.executable, "-c", RUN]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+    assert "the gradient of parameter 0 of shape (8, 16) holds NaN or infinity: nothing was changed" in said
+    assert "torch's fused kernel (nothing compiled for this CPU: false fails: it says nothing)" in said
+
+
+def test_a_library_that_cannot_be_compiled_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a compiler that fails would be started in every step."""
+    asked: list[str] = []
+
+    def fails(source: Any) -> Any:
+        asked.append(source.name)
+        raise elementwise.BuildError("no room")
+
+    monkeypatch.setattr(elementwise.build, "library", fails)
+    elementwise._library.cache_clear()
+    p = torch.zeros(3)
+    for t in (1, 2, 3):
+        step_elementwise(SGD(), [[p], [torch.ones(3)]], t, Write(1.0, 0.0, False))
+    assert torch.equal(p, torch.full((3,), -3.0))
+    assert asked == ["step"]
+    elementwise._library.cache_clear()

@@ -43,6 +43,13 @@ RULES: dict[str, tuple[Make, Make, dict[str, Any], int]] = {
     "rmsprop": (dt.RMSProp, torch.optim.RMSprop, {"lr": 1e-6}, 20),
     "adam": (dt.Adam, torch.optim.Adam, {"lr": 1e-6}, 28),
     "adamw": (dt.AdamW, torch.optim.AdamW, {"lr": 1e-6, "weight_decay": 0.1}, 28),
+    # which no kernel of torch's does, against its plain AdamW
+    "adamw-cautious": (
+        partial(dt.AdamW, cautious=True),
+        torch.optim.AdamW,
+        {"lr": 1e-6, "weight_decay": 0.1},
+        28,
+    ),
 }
 ON_CPU = [name for name in PEERS if name not in ("dion, Triton", "gram-newton-schulz")]
 """The last one iterates in float16, which takes a CPU hundreds of times longer."""

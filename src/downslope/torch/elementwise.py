@@ -25,7 +25,8 @@ class SGD(RuleOptimizer):
         decoupled_weight_decay: subtract lr · weight_decay · p instead.
         cautious: decoupled decay only where it agrees with the step in sign.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
-        fused: None uses torch's fused kernel where it is this rule; False never does.
+        fused: None uses code compiled for the CPU, or torch's fused kernel where it is this rule; False
+            neither.
         capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
             None: everywhere but on a CPU.
 

@@ -79,8 +79,8 @@ class Muon(RuleOptimizer):
         max_stack_bytes: memory that gathering matrices may take at a time; None means 16 MiB on a CPU
             (so that it stays in reach of the caches) and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
-        fused: None uses torch's fused kernels for AdamW and, on a CPU, to write Muon's steps, and Triton
-            kernels on GPUs that have them; False never does.
+        fused: None uses code compiled for the CPU, Triton kernels on GPUs that have them, and torch's fused
+            kernels for AdamW and to write Muon's steps elsewhere; False none of them.
         capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
             None: everywhere but on a CPU.
         replicas: processes that hold the same parameters and gradients, and share out the orthogonalisation;

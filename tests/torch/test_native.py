@@ -406,10 +406,10 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ctype
     """Return the library as other flags make it."""
     monkeypatch.setattr(build, "FLAGS", flags)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for found in (build.library, native.library):
+    for found in (build.made, native.library):
         found.cache_clear()
     made = native.library()
-    for found in (build.library, native.library):
+    for found in (build.made, native.library):
         found.cache_clear()
     monkeypatch.undo()
     return made

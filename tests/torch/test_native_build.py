@@ -33,9 +33,9 @@ print(repr(optimizer))
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
     """Compile as if nothing had been asked for yet, and forget it."""
-    build.library.cache_clear()
+    build.made.cache_clear()
     yield
-    build.library.cache_clear()
+    build.made.cache_clear()
 
 
 def run(tmp_path: Path, **environment: str) -> str:

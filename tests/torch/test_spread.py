@@ -35,7 +35,7 @@ from downslope.diagnose.torch.clock import HostClock
 from downslope.diagnose.torch.tape import Tape
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon as Rule
-from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition, profile
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, native, partition, profile
 from downslope.torch import replicas as replicas_module
 from downslope.torch import stacks as stacks_module
 from downslope.torch.exchange import Part, owners_of, placed
@@ -423,6 +423,7 @@ def replicas_in_half_precision(rank: int, folder: Path) -> Any:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replicas_module._Sent, "to_all", counted)
+            patch.setattr(replicas_module, "LEAST", 0)
             optimizer.step()
         assert alike_everywhere([p.detach() for p in params])
         return [p.detach() for p in params], sum(sent)
@@ -438,6 +439,48 @@ def replicas_in_half_precision(rank: int, folder: Path) -> Any:
     assert replicas_module._wire(Rule(normuon=True), remembering, torch.bfloat16) == torch.float32
     same = all(torch.equal(a, b) for a, b in zip(half, full, strict=True))
     return {"same": same, "fewer": fewer, "mixed": mixed, "more": more}
+
+
+@case
+def replicas_at_home(rank: int, folder: Path) -> Any:
+    """How many numbers were sent, and how far the steps are from those of one process."""
+    own = native.fingerprint()
+    ways: dict[str, Any] = {
+        "alike": lambda: own,
+        "another": lambda: own + b"of another" * (rank == 1),
+        "nothing": lambda: b"",
+    }
+    found: dict[str, Any] = {}
+
+    def stepped(**options: Any) -> list[Tensor]:
+        r = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape, generator=r)) for shape in ((8, 16), (300, 320), (64, 6))]
+        optimizer = Muon(params, lr=0.1, ns_dtype="float32", **options)
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=r)
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    original = replicas_module._Sent.to_all
+    for name, fingerprint in ways.items():
+        sent: list[int] = []
+
+        def counted(self: Any, sent: list[int] = sent) -> list[Tensor]:
+            sent.append(sum(self.widths))
+            return original(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replicas_module._Sent, "to_all", counted)
+            patch.setattr(native, "fingerprint", fingerprint)
+            if name == "nothing":
+                patch.setattr(native, "reason", lambda dtype: "no compiler")
+            shared = stepped(replicas=dist.group.WORLD)
+        assert alike_everywhere(shared)
+        alone = stepped(replicas=False)
+        off = max(float((a - b).abs().max()) for a, b in zip(shared, alone, strict=True))
+        found[name] = {"sent": sum(sent), "off": off}
+    return found
 
 
 @case
@@ -518,7 +561,9 @@ def memory_of_replicas(rank: int, folder: Path) -> Any:
     dist.barrier()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = kilobytes("VmRSS")
-    optimizer.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replicas_module, "LEAST", 0)
+        optimizer.step()
     return (kilobytes("VmHWM") - before) * 1024
 
 
@@ -599,6 +644,19 @@ def test_what_is_sent_between_replicas_was_rounded_already(found: dict[str, Any]
         assert one["fewer"] == 2 * others
         assert one["more"] == 4 * others
         assert one["mixed"] == one["fewer"] + 4 * blocks
+
+
+def test_small_matrices_stay_at_home_where_all_step_alike(found: dict[str, Any]) -> None:
+    """Where one has other code the last bits would differ, and with time the parameters."""
+    every = 8 * 16 + 300 * 320 + 64 * 6
+    few = 300 * 320 if not native.reason(torch.float32) else every
+    for one in found["replicas_at_home"]:
+        assert {name: seen["sent"] // 2 for name, seen in one.items()} == {
+            "alike": few,
+            "another": every,
+            "nothing": every,
+        }
+        assert all(seen["off"] < 1e-4 for seen in one.values()), "of 0.1, in float32 by other code"
 
 
 def test_replicas_share_the_work(found: dict[str, Any]) -> None:

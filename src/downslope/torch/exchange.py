@@ -190,16 +190,18 @@ def _stacked(part: Part) -> int:
     return 2 * part.elements * part.item.momentum.element_size()
 
 
+def work_of(rule: Muon, layout: Layout, dtype: torch.dtype | None) -> float:
+    """Return how many operations the iterations of a parameter's matrices take."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return sum(
+        n * least_operations(*sorted(sides), rule.coefficients, rule.ns_steps, half)
+        for n, *sides in layout.matrices
+    )
+
+
 def owners_of(rule: Muon, layouts: Sequence[Layout], processes: int, dtype: torch.dtype | None) -> list[int]:
     """Return the owner of each of some matrices: the costliest first, each goes to who has least to do."""
-    half = dtype in (torch.bfloat16, torch.float16)
-    work = [
-        sum(
-            n * least_operations(*sorted(sides), rule.coefficients, rule.ns_steps, half)
-            for n, *sides in layout.matrices
-        )
-        for layout in layouts
-    ]
+    work = [work_of(rule, layout, dtype) for layout in layouts]
     load = [0.0] * processes
     owners = [0] * len(layouts)
     for i in sorted(range(len(layouts)), key=lambda i: -work[i]):

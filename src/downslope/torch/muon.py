@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
-from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -25,7 +24,7 @@ from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas
-from downslope.torch.spread import most
+from downslope.torch.spread import agree
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -104,6 +103,7 @@ class Muon(RuleOptimizer):
 
     _kept: ClassVar[tuple[str, ...]] = ("_views", "max_stack_bytes")
     replicas: dist.ProcessGroup | None = None
+    _same_code: tuple[dist.ProcessGroup, bool] | None = None
 
     def __init__(
         self,
@@ -245,9 +245,7 @@ class Muon(RuleOptimizer):
     def _require_alike(self, group: dist.ProcessGroup) -> None:
         """Raise ValueError on all processes that share the work unless they step the same parameters."""
         has = bytes(p.grad is not None for group in self.param_groups for p in group["params"])
-        seen = crc32(has) >> 1
-        largest, least = most(torch.tensor([seen, -seen]), [group]).tolist()
-        if largest != -least:
+        if not agree(has, group):
             raise ValueError(
                 "processes that share the work of Muon have gradients of different parameters: expected the "
                 "same, as DistributedDataParallel leaves them. Nothing was changed. Average the gradients, "
@@ -274,11 +272,18 @@ class Muon(RuleOptimizer):
         }
         items = [item for item in placed_all if isinstance(item, Item)]
         if self.replicas is not None and not any(isinstance(p, DTensor) for p in job.params):
-            step_replicas(job.rule, items, self.replicas, **options)
+            home = self._steps_alike(self.replicas) and self._engine_of(job).native
+            step_replicas(job.rule, items, self.replicas, home=home, **options)
         else:
             step_stacks(job.rule, items, **options)
         if parts := [part for part in placed_all if isinstance(part, Part)]:
             step_parts(job.rule, parts, **options)
+
+    def _steps_alike(self, group: dist.ProcessGroup) -> bool:
+        """Whether all processes of a group, on CPUs, take a step to the same last bit; they ask together."""
+        if self._same_code is None or self._same_code[0] is not group:
+            self._same_code = group, self._on_cpu() and agree(native.fingerprint(), group)
+        return self._same_code[1]
 
     def _engine_of(self, job: Job) -> Engine:
         """Return what a job is stepped with."""

@@ -7,6 +7,7 @@ rules that need whole matrices.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -49,3 +50,10 @@ def most(number: Tensor, groups: Iterable[dist.ProcessGroup]) -> Tensor:
     for group in groups:
         dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
     return found
+
+
+def agree(about: bytes, group: dist.ProcessGroup) -> bool:
+    """Whether all processes of a group, which ask together, say the same."""
+    seen = crc32(about) >> 1  # of 31 bits, so that it may be negated
+    largest, least = most(torch.tensor([seen, -seen]), [group]).tolist()
+    return bool(largest == -least)

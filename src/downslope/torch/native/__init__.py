@@ -62,6 +62,18 @@ def reason(dtype: torch.dtype) -> str:
     return ""
 
 
+def fingerprint() -> bytes:
+    """Return what the last bits of a step depend on: the compiled code, torch, and the vectors that it uses.
+
+    Nothing where nothing is compiled.
+    """
+    try:
+        code = build.made(POLAR).digest
+    except BuildError:
+        return b""
+    return code + f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}".encode()
+
+
 def orthogonalise(
     stack: Tensor, sizes: Tensor, dtype: torch.dtype, coefficients: str, steps: int | None
 ) -> None:

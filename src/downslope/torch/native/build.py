@@ -47,9 +47,21 @@ class Source(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-@cache
+class Made(NamedTuple):
+    """A library, and the digest of its file."""
+
+    library: ctypes.CDLL
+    digest: bytes
+
+
 def library(source: Source) -> ctypes.CDLL:
-    """Return the library compiled for this CPU.
+    """Return the library that `made` makes."""
+    return made(source).library
+
+
+@cache
+def made(source: Source) -> Made:
+    """Return what is compiled for this CPU.
 
     Raises:
         BuildError: a system other than Linux, no compiler, or one that fails.
@@ -64,7 +76,7 @@ def library(source: Source) -> ctypes.CDLL:
             path = folder / name
             if not _is_whole(path):
                 _compile(source, command, path)
-            return ctypes.CDLL(str(path))
+            return Made(ctypes.CDLL(str(path)), path.read_bytes()[-_DIGEST:])
     except OSError as error:
         raise BuildError(str(error)) from None
 
@@ -94,11 +106,11 @@ def _openmp() -> list[str]:
 
 def _key(source: Source, command: list[str]) -> str:
     """Return a name for all that the outcome depends on; a home may be shared between machines."""
-    made = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in source.files))
+    whole = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in source.files))
     system = (platform.machine(), *platform.libc_ver())
     about = [source.text, *command, str(shutil.which(command[0])), *system, *_abilities()]
-    made.update("\0".join(about).encode())
-    return made.hexdigest()[:16]
+    whole.update("\0".join(about).encode())
+    return whole.hexdigest()[:16]
 
 
 def _abilities() -> list[str]:
@@ -138,7 +150,7 @@ def _compile(source: Source, command: list[str], path: Path) -> None:
     """Compile to a path, which holds all of it or nothing: another process may compile the same."""
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
-    made = Path(name)
+    written = Path(name)
     try:
         done = subprocess.run(
             [*command, "-I", str(FOLDER), "-o", name],
@@ -153,11 +165,11 @@ def _compile(source: Source, command: list[str], path: Path) -> None:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or ["it says nothing"]
             raise BuildError(f"{command[0]} fails: {lines[0].strip()}")
-        if not (held := made.read_bytes()):
+        if not (held := written.read_bytes()):
             raise BuildError(f"{command[0]} makes nothing")
-        made.write_bytes(held + hashlib.sha256(held).digest())
-        made.replace(path)
+        written.write_bytes(held + hashlib.sha256(held).digest())
+        written.replace(path)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{command[0]} takes longer than {_PATIENCE:.0f} s") from None
     finally:
-        made.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)

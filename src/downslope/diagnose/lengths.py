@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,8 @@ def estimate(runs: Sequence[Run], longest: int | None = None) -> Estimate | None
         best = optimum(medians)
         if best is None:
             continue
-        error = _error(medians, noise / math.sqrt(len({r.seed for r in of})))
+        counts = Counter(r.scale for r in of)
+        error = _error(medians, [noise / math.sqrt(counts[scale]) for scale in medians])
         doublings = math.log2(longest / n)
         variance = error**2 + SHAPE**2 + (DRIFT * doublings) ** 2
         witnesses.append(Witness(n, best, best * FALL**doublings, 1 / variance))
@@ -110,8 +112,8 @@ def noise_of(runs: Sequence[Run]) -> float:
     return math.sqrt(total / free) if free else NOISE
 
 
-def _error(medians: Mapping[float, float], noise: float) -> float:
-    """Return the standard error of log optimum where ends have so much noise in their logarithms.
+def _error(medians: Mapping[float, float], noise: Sequence[float]) -> float:
+    """Return the standard error of log optimum where medians have so much noise in their logarithms.
 
     It is half a step at least where fewer than three rates trained, through which no parabola goes.
     """

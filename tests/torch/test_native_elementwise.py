@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from downslope.ops.protocol import Array, Ops
 from downslope.rules.adagrad import AdaGrad
@@ -20,11 +22,11 @@ from downslope.rules.adam import Adam
 from downslope.rules.rmsprop import RMSProp
 from downslope.rules.rule import Rule, State
 from downslope.rules.sgd import SGD
-from downslope.torch import AdamW, element_step
+from downslope.torch import AdamW, Muon, element_step
 from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
 from downslope.torch.kernel import HALF, first_state, state_fields
-from downslope.torch.native import elementwise, finite
+from downslope.torch.native import elementwise, finite, steps
 from downslope.torch.native.expression import written
 from downslope.torch.nonfinite import nonfinite
 
@@ -273,14 +275,51 @@ def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) ->
     assert not taken
 
 
-def test_parameters_of_one_memory_are_stepped_one_after_the_other(threads: Any) -> None:
+@pytest.mark.parametrize("after", [0, 1000])
+def test_parameters_of_one_memory_are_stepped_one_after_the_other(after: int, threads: Any) -> None:
     """Side by side on two threads, one of the steps would be lost now and then."""
     threads(2)
     memory = torch.zeros(1 << 17)
-    params, grads = [memory, memory.view(-1)], [torch.ones(1 << 17), torch.ones(1 << 17)]
+    params = [memory, memory[after:]]
+    assert not elementwise.lie_apart(params)
     for k in range(1, 20):
-        step_elementwise(SGD(), [params, grads], 1, Write(1.0, 0.0, False))
-        assert bool((memory == -2 * k).all())
+        step_elementwise(SGD(), [params, list(map(torch.ones_like, params))], 1, Write(1.0, 0.0, False))
+        assert bool((memory[after:] == -2 * k).all())
+        assert bool((memory[:after] == -k).all())
+    assert elementwise.lie_apart([memory[after:], memory[:after], memory[:0], torch.zeros(0)])
+
+
+def test_what_torch_must_see_is_not_compiled() -> None:
+    """Of a function that is transformed or recorded the step is a part."""
+
+    def stepped(p: Tensor, g: Tensor) -> Tensor:
+        p = p.clone()
+        step_elementwise(SGD(), [[p], [g]], 1, Write(1.0, 0.0, False))
+        return p
+
+    def ahead(p: Tensor) -> Tensor:
+        with torch.no_grad():
+            return p * stepped(p, torch.ones(3))
+
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    assert torch.equal(make_fx(stepped)(zeros, ones)(ones, ones), zeros)
+    assert torch.equal(make_fx(stepped)(zeros, ones)(zeros, 2 * ones), -2 * ones)
+    assert torch.equal(torch.func.vjp(ahead, ones)[0], zeros)
+    matrix = nn.Parameter(torch.ones(2, 3))
+    matrix.grad = torch.eye(2, 3)
+    for layout in (matrix.grad, matrix.grad.T.contiguous().T):
+        matrix.grad = layout
+        with FlopCounterMode(display=False) as counter:
+            Muon([matrix]).step()
+        assert counter.get_total_flops() > 0
+
+
+def test_a_state_on_another_device_is_not_gone_to() -> None:
+    """Where the parameter was moved since, as by `module.cpu()`; its address means nothing here."""
+    p, slot = torch.zeros(3), torch.zeros(3, device="meta")
+    assert not elementwise.fits([[p], [torch.ones(3)], [slot]])
+    assert not elementwise.fits([[slot]])
+    assert not steps._fits(p.view(1, 3), torch.ones(1, 3), slot.view(1, 3))
 
 
 def test_autograd_learns_that_parameters_and_states_changed() -> None:
@@ -310,6 +349,14 @@ def test_a_step_in_inference_mode() -> None:
 
 
 LOOK = {"compiled": True, "plain": False}
+
+
+def test_gradients_of_two_dtypes_are_each_read_as_their_own() -> None:
+    """As after `p.data = p.data.double()`: read as doubles, floats would hide what they hold."""
+    nan = torch.tensor([1.0, float("nan"), 1.0])
+    assert nonfinite([torch.ones(3).double(), nan]) == [1]
+    assert nonfinite([torch.ones(3), nan.double()]) == [1]
+    assert nonfinite([torch.ones(3).double(), torch.zeros(3)]) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from downslope.torch.kernel import HALF, state_fields
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import Written, written
-from downslope.torch.native.memory import addresses, are_plain, in_order, sizes, tell_autograd
+from downslope.torch.native.memory import addresses, are_here, are_plain, in_order, sizes, tell_autograd
 
 _TYPES = {
     torch.float32: "float",
@@ -95,7 +95,7 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
     dtype = params[0].dtype
     real = {torch.float32 if dtype in HALF else dtype}
     return (
-        params[0].device.type == "cpu"
+        all(map(are_here, columns))
         and all(map(are_plain, columns))
         and all(g.dtype == dtype for column in columns[1:2] for g in column)
         and all({t.dtype for t in column} == real for column in states)
@@ -104,9 +104,9 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
 
 
 def lie_apart(params: Sequence[Tensor]) -> bool:
-    """Whether no two parameters begin at one address: the second would have to wait for the first."""
-    starts = [p.data_ptr() for p in params if p.numel()]
-    return len(set(starts)) == len(starts)
+    """Whether no two parameters share memory: the second would have to wait for the first."""
+    spans = sorted((p.data_ptr(), p.nbytes) for p in params if p.numel())
+    return all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 
 def _lie_alike(row: tuple[Tensor, ...]) -> bool:

@@ -135,7 +135,7 @@ def _text(made: Written, dtype: torch.dtype) -> str:
     takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
     many = len(made.numbers)
     lines = [
-        f'#include "{HEADER}"',
+        f"#include <{HEADER}>",
         f"static void piece({takes}, const double* numbers, long count) {{",
         f"    {real} k[{max(1, many)}];",
         f"    for (int i = 0; i < {many}; i++) k[i] = {real}(numbers[i]);",

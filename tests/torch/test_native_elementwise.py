@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -228,6 +229,73 @@ def test_a_choice_that_python_makes_is_refused() -> None:
             return (g if g > 0 else -g), state
 
     assert "not known before the step is taken" in elementwise.reason(Choosing(), torch.float32, PLAIN)
+
+
+class Past(NamedTuple):
+    last: Array
+    before: Array
+
+
+@dataclass(frozen=True)
+class Late(Rule):
+    """Goes where the gradient pointed two steps ago: parts of the state change places, and one is the way."""
+
+    state_type = Past
+
+    def init(self, x: Ops, p: Array) -> Past:
+        return Past(x.zeros_like(p), x.zeros_like(p))
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        return state.before, Past(g, state.last)
+
+
+@dataclass(frozen=True)
+class Comparing(Late):
+    """Compares in every way, and remembers what comes of it."""
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        d = x.where(g == 0, 0.5, x.where(p != 1, g, -g)) + x.where(g <= p, 1.0, x.where(g >= 2 * p, p, 4.0))
+        return d, Past(g < p, g > p)
+
+
+@dataclass(frozen=True)
+class Counting(Late):
+    """Adds truths, which in arrays makes a truth."""
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        return g * ((g < 3) + (p < 3)), state
+
+
+@pytest.mark.parametrize("rule", [Late(), Comparing(), Counting()], ids=repr)
+def test_rules_of_the_users_own_do_what_they_do_in_numpy(rule: Rule, fused: bool | None) -> None:
+    start, grads = np.array([0.0, 1.0, 1.0, -2.0]), np.array([[1.0, 0, 1, -3], [2, 1, 1, 0], [0, 5, 1, -1]])
+    expected, state = start, rule.start(start)
+    columns = [[torch.tensor(start)], [], [torch.zeros(4).double()], [torch.zeros(4).double()]]
+    for t, g in enumerate(grads, 1):
+        expected, state = rule.step(expected, g, state, lr=0.5)
+        columns[1] = [torch.tensor(g)]
+        step_elementwise(rule, columns, t, Write(0.5, 0.0, False, fused=fused is not False))
+        for (found,), wanted in zip(columns, (expected, g, *state.states), strict=True):
+            assert found.tolist() == wanted.tolist()
+
+
+@dataclass(frozen=True)
+class Huge(Own):
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Window]:
+        return g * 10**400, state
+
+
+@dataclass(frozen=True)
+class Mean(Own):
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Window]:
+        return np.mean(g) * g, state
+
+
+@pytest.mark.parametrize(("rule", "why"), [(Huge(), "too large"), (Mean(), "no array of NumPy's")], ids=repr)
+def test_where_a_rule_fails_its_own_error_is_the_reason(rule: Rule, why: str) -> None:
+    said = elementwise.reason(rule, torch.float32, PLAIN)
+    assert said.startswith("nothing compiled for this rule: ")
+    assert why in said
 
 
 def test_the_code_of_a_rule_is_the_same_at_every_step() -> None:

@@ -74,7 +74,7 @@ def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
         return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
     try:
         made = written(rule, state_fields(rule), t, how)
-    except (AttributeError, TypeError) as error:
+    except Exception as error:  # of the rule: where arrays do not help it either, the step raises it
         return f"nothing compiled for this rule: {error}"
     library = _library(_text(made, dtype))
     return library if isinstance(library, str) else Step(library, made.numbers)

@@ -331,16 +331,30 @@ def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) ->
         stepped(last, torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)), -torch.ones_like(last)
     )
     assert taken == [1], "one order of memory, whichever it is"
+    numbers, wide = torch.arange(24.0).view(4, 6), torch.zeros(2, 4, 12)
     for p, g in (
-        (torch.zeros(6, 4).T, ones),  # another order than the gradient's
-        (torch.zeros(4, 12)[:, ::2], ones),  # gaps
-        (torch.zeros(4, 6), torch._neg_view(-ones)),  # which holds minus ones
-        (torch.zeros(4, 6), torch._efficientzerotensor((4, 6)) + 0 * ones + ones),
-        (torch.zeros(4, 6), ones.double()),
+        (torch.zeros(6, 4).T, numbers),  # another order than the gradient's
+        (torch.zeros(4, 6), numbers.T.contiguous().T),
+        (wide[0, :, ::2], numbers),  # gaps
+        (wide[1, :, ::2], torch.zeros(4, 12)[:, ::2].copy_(numbers)),  # the same ones
+        (torch.zeros(4, 6), torch._neg_view(-numbers)),  # which holds the opposites
+        (torch.zeros(4, 6), numbers.double()),
     ):
-        assert torch.equal(stepped(p, g), -ones)
+        assert torch.equal(stepped(p, g), -numbers)
+        assert not taken
+    assert not wide[..., 1::2].any()
     assert torch.equal(stepped(torch.zeros(4, 6), torch._efficientzerotensor((4, 6))), torch.zeros(4, 6))
     assert not taken
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_parts_of_a_state_in_another_precision_are_left_to_others(dtype: torch.dtype) -> None:
+    p = torch.ones(3, dtype=dtype)
+    own = torch.zeros(3, dtype=torch.float32 if dtype in HALF else dtype)
+    assert elementwise.fits([[p], [p], [own], [own]])
+    for other in {torch.float32, torch.float64, torch.bfloat16} - {own.dtype}:
+        assert not elementwise.fits([[p], [p], [own.to(other)], [own]])
+        assert not elementwise.fits([[p, p], [p, p], [own, own.to(other)], [own, own]])
 
 
 @pytest.mark.parametrize("after", [0, 1000])

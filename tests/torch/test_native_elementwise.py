@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -358,9 +359,12 @@ def test_parts_of_a_state_in_another_precision_are_left_to_others(dtype: torch.d
 
 
 @pytest.mark.parametrize("after", [0, 1000])
-def test_parameters_of_one_memory_are_stepped_one_after_the_other(after: int, threads: Any) -> None:
+def test_parameters_of_one_memory_are_stepped_one_after_the_other(
+    after: int, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Side by side on two threads, one of the steps would be lost now and then."""
     threads(2)
+    monkeypatch.setattr(elementwise, "take", None)
     memory = torch.zeros(1 << 17)
     params = [memory, memory[after:]]
     assert not elementwise.lie_apart(params)
@@ -369,6 +373,34 @@ def test_parameters_of_one_memory_are_stepped_one_after_the_other(after: int, th
         assert bool((memory[after:] == -2 * k).all())
         assert bool((memory[:after] == -k).all())
     assert elementwise.lie_apart([memory[after:], memory[:after], memory[:0], torch.zeros(0)])
+
+
+def test_a_step_that_a_tensor_counts_or_decides_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elementwise, "take", None)
+    p = torch.ones(3)
+    for t in (1, torch.tensor(1.0)):
+        step_elementwise(SGD(), [[p], [torch.ones(3)]], t, PLAIN, ok=torch.tensor(False))
+        assert torch.equal(p, torch.ones(3))
+    step_elementwise(SGD(), [[p], [torch.ones(3)]], torch.tensor(1.0), PLAIN)
+    assert torch.equal(p, torch.full((3,), 0.9))
+
+
+def test_unfused_steps_and_looks_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for what, name in ((elementwise, "step_of"), (finite, "takes")):
+        monkeypatch.setattr(what, name, None)
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    AdamW([p], fused=False).step()
+    assert bool((p < 1).all())
+
+
+def test_all_threads_are_asked_for(threads: Any) -> None:
+    asked: list[int] = []
+    library: Any = SimpleNamespace(step=lambda *arguments: asked.append(arguments[-1]))
+    for many in (1, 3):
+        threads(many)
+        elementwise.take(elementwise.Step(library, ()), [[torch.ones(3)], [torch.ones(3)]])
+    assert asked == [1, 3]
 
 
 def test_what_torch_must_see_is_not_compiled() -> None:
@@ -441,10 +473,14 @@ def test_gradients_of_two_dtypes_are_each_read_as_their_own() -> None:
     assert nonfinite([torch.ones(3).double(), torch.zeros(3)]) == []
 
 
+@pytest.mark.parametrize("many", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("way", LOOK)
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
-def test_every_place_of_what_is_not_finite_is_seen(way: str, value: float, dtype: torch.dtype) -> None:
+def test_every_place_of_what_is_not_finite_is_seen(
+    way: str, value: float, dtype: torch.dtype, many: int, threads: Any
+) -> None:
+    threads(many)
     grads = [torch.full((size,), torch.finfo(dtype).max, dtype=dtype) for size in (1, 0, 40, 70_001, 2)]
     assert finite.takes(grads)
     assert nonfinite(grads, compiled=LOOK[way]) == []
@@ -455,6 +491,18 @@ def test_every_place_of_what_is_not_finite_is_seen(way: str, value: float, dtype
             grads[i][place] = -torch.finfo(dtype).tiny
     grads[0][0] = grads[3][5] = value
     assert nonfinite(grads, compiled=LOOK[way]) == [0, 3]
+
+
+def test_gradients_that_cannot_be_read_where_they_lie_are_seen_too() -> None:
+    nan = torch.ones(2, 3, 4, 5)
+    nan[1, 2, 3, 4] = float("nan")
+    zeros = torch._efficientzerotensor((3,))
+    for g in (nan.mT, nan[1, :, ::3], nan.to(memory_format=torch.channels_last), nan[1, 2, 3, 4].expand(3)):
+        assert not finite.takes([g])
+        assert nonfinite([torch.ones(3), g]) == [1]
+    assert not finite.takes([zeros])
+    assert nonfinite([zeros]) == []
+    assert not finite.takes([torch.ones(3, device="meta")])
 
 
 RUN = """

@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -105,7 +106,7 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
 
 def lie_apart(params: Sequence[Tensor]) -> bool:
     """Whether no two parameters share memory: the second would have to wait for the first."""
-    spans = sorted((p.data_ptr(), p.nbytes) for p in params if p.numel())
+    spans = sorted(zip(map(Tensor.data_ptr, params), map(attrgetter("nbytes"), params), strict=True))
     return all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 

@@ -85,8 +85,10 @@ def test_what_was_cut_off_is_compiled_anew(tmp_path: Path) -> None:
     for left in (0, len(whole) - 1, 5000):
         kept.write_bytes(whole[:left])
         assert not build._is_whole(kept)
+    cut_off = kept.stat().st_ino
     assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
     assert build._is_whole(kept)
+    assert kept.stat().st_ino != cut_off, "a file that other programs may be running is never written to"
 
 
 def test_what_makes_another_library_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from downslope.rules.sgd import SGD
 from downslope.torch import native
-from downslope.torch.native import build
+from downslope.torch.engine import Write
+from downslope.torch.native import build, elementwise, finite
 from downslope.torch.native.build import BuildError, Source
+from downslope.torch.native.expression import written
 
 WHY = native.reason(torch.float32)
 compiled = pytest.mark.skipif(bool(WHY), reason=WHY)
@@ -82,8 +85,10 @@ def test_what_was_cut_off_is_compiled_anew(tmp_path: Path) -> None:
     for left in (0, len(whole) - 1, 5000):
         kept.write_bytes(whole[:left])
         assert not build._is_whole(kept)
+    cut_off = kept.stat().st_ino
     assert "orthogonalised by code compiled for this CPU" in run(tmp_path)
     assert build._is_whole(kept)
+    assert kept.stat().st_ino != cut_off, "a file that other programs may be running is never written to"
 
 
 def test_what_makes_another_library_has_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +129,39 @@ def test_a_folder_with_a_strange_name_can_be_included_from(
     monkeypatch.setattr(build, "FOLDER", folder)
     text = '#include "header.h"\nextern "C" int answer() { return THERE; }\n'
     assert build.library(Source("answer", text, ("header.h",))).answer() == 7
+
+
+@compiled
+def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled comes from a pipe, beside which a compiler looks for quoted files."""
+    for name in ("elementwise.h", "finite.cpp", "polar.cpp"):
+        (tmp_path / name).write_text("#error of the user's\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = elementwise._text(written(SGD(), (), 1, Write(0.1, 0.0, False)), torch.float32)
+    for source in (Source("step", text, (elementwise.HEADER,)), finite.SOURCE, native.POLAR):
+        build.library(source)
+
+
+@compiled
+def test_a_folder_that_others_may_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They could have put a library there, which would be run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = tmp_path / "downslope"
+    kept.mkdir()
+
+    def is_kept(name: str) -> bool:
+        assert build.library(SOURCE._replace(name=name)).answer() == 42
+        return bool(list(kept.glob(f"{name}-*")))
+
+    for mode, used in ((0o770, False), (0o707, False), (0o755, True)):
+        kept.chmod(mode)
+        assert is_kept(f"mode{mode}") is used
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert not is_kept("other")
 
 
 @compiled

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from downslope.ops.protocol import Array, Ops
 from downslope.rules.adagrad import AdaGrad
@@ -20,11 +24,11 @@ from downslope.rules.adam import Adam
 from downslope.rules.rmsprop import RMSProp
 from downslope.rules.rule import Rule, State
 from downslope.rules.sgd import SGD
-from downslope.torch import AdamW, element_step
+from downslope.torch import AdamW, Muon, element_step
 from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
 from downslope.torch.kernel import HALF, first_state, state_fields
-from downslope.torch.native import elementwise, finite
+from downslope.torch.native import elementwise, finite, steps
 from downslope.torch.native.expression import written
 from downslope.torch.nonfinite import nonfinite
 
@@ -228,6 +232,73 @@ def test_a_choice_that_python_makes_is_refused() -> None:
     assert "not known before the step is taken" in elementwise.reason(Choosing(), torch.float32, PLAIN)
 
 
+class Past(NamedTuple):
+    last: Array
+    before: Array
+
+
+@dataclass(frozen=True)
+class Late(Rule):
+    """Goes where the gradient pointed two steps ago: parts of the state change places, and one is the way."""
+
+    state_type = Past
+
+    def init(self, x: Ops, p: Array) -> Past:
+        return Past(x.zeros_like(p), x.zeros_like(p))
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        return state.before, Past(g, state.last)
+
+
+@dataclass(frozen=True)
+class Comparing(Late):
+    """Compares in every way, and remembers what comes of it."""
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        d = x.where(g == 0, 0.5, x.where(p != 1, g, -g)) + x.where(g <= p, 1.0, x.where(g >= 2 * p, p, 4.0))
+        return d, Past(g < p, g > p)
+
+
+@dataclass(frozen=True)
+class Counting(Late):
+    """Adds truths, which in arrays makes a truth."""
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        return g * ((g < 3) + (p < 3)), state
+
+
+@pytest.mark.parametrize("rule", [Late(), Comparing(), Counting()], ids=repr)
+def test_rules_of_the_users_own_do_what_they_do_in_numpy(rule: Rule, fused: bool | None) -> None:
+    start, grads = np.array([0.0, 1.0, 1.0, -2.0]), np.array([[1.0, 0, 1, -3], [2, 1, 1, 0], [0, 5, 1, -1]])
+    expected, state = start, rule.start(start)
+    columns = [[torch.tensor(start)], [], [torch.zeros(4).double()], [torch.zeros(4).double()]]
+    for t, g in enumerate(grads, 1):
+        expected, state = rule.step(expected, g, state, lr=0.5)
+        columns[1] = [torch.tensor(g)]
+        step_elementwise(rule, columns, t, Write(0.5, 0.0, False, fused=fused is not False))
+        for (found,), wanted in zip(columns, (expected, g, *state.states), strict=True):
+            assert found.tolist() == wanted.tolist()
+
+
+@dataclass(frozen=True)
+class Huge(Own):
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Window]:
+        return g * 10**400, state
+
+
+@dataclass(frozen=True)
+class Mean(Own):
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Window]:
+        return np.mean(g) * g, state
+
+
+@pytest.mark.parametrize(("rule", "why"), [(Huge(), "too large"), (Mean(), "no array of NumPy's")], ids=repr)
+def test_where_a_rule_fails_its_own_error_is_the_reason(rule: Rule, why: str) -> None:
+    said = elementwise.reason(rule, torch.float32, PLAIN)
+    assert said.startswith("nothing compiled for this rule: ")
+    assert why in said
+
+
 def test_the_code_of_a_rule_is_the_same_at_every_step() -> None:
     """Otherwise a schedule would compile it anew at each."""
     rule, fields = Adam(), ("exp_avg", "exp_avg_sq")
@@ -261,26 +332,108 @@ def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) ->
         stepped(last, torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last)), -torch.ones_like(last)
     )
     assert taken == [1], "one order of memory, whichever it is"
+    numbers, wide = torch.arange(24.0).view(4, 6), torch.zeros(2, 4, 12)
     for p, g in (
-        (torch.zeros(6, 4).T, ones),  # another order than the gradient's
-        (torch.zeros(4, 12)[:, ::2], ones),  # gaps
-        (torch.zeros(4, 6), torch._neg_view(-ones)),  # which holds minus ones
-        (torch.zeros(4, 6), torch._efficientzerotensor((4, 6)) + 0 * ones + ones),
-        (torch.zeros(4, 6), ones.double()),
+        (torch.zeros(6, 4).T, numbers),  # another order than the gradient's
+        (torch.zeros(4, 6), numbers.T.contiguous().T),
+        (wide[0, :, ::2], numbers),  # gaps
+        (wide[1, :, ::2], torch.zeros(4, 12)[:, ::2].copy_(numbers)),  # the same ones
+        (torch.zeros(4, 6), torch._neg_view(-numbers)),  # which holds the opposites
+        (torch.zeros(4, 6), numbers.double()),
     ):
-        assert torch.equal(stepped(p, g), -ones)
+        assert torch.equal(stepped(p, g), -numbers)
+        assert not taken
+    assert not wide[..., 1::2].any()
     assert torch.equal(stepped(torch.zeros(4, 6), torch._efficientzerotensor((4, 6))), torch.zeros(4, 6))
     assert not taken
 
 
-def test_parameters_of_one_memory_are_stepped_one_after_the_other(threads: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_parts_of_a_state_in_another_precision_are_left_to_others(dtype: torch.dtype) -> None:
+    p = torch.ones(3, dtype=dtype)
+    own = torch.zeros(3, dtype=torch.float32 if dtype in HALF else dtype)
+    assert elementwise.fits([[p], [p], [own], [own]])
+    for other in {torch.float32, torch.float64, torch.bfloat16} - {own.dtype}:
+        assert not elementwise.fits([[p], [p], [own.to(other)], [own]])
+        assert not elementwise.fits([[p, p], [p, p], [own, own.to(other)], [own, own]])
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_parameters_of_one_memory_are_stepped_one_after_the_other(
+    after: int, threads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Side by side on two threads, one of the steps would be lost now and then."""
     threads(2)
+    monkeypatch.setattr(elementwise, "take", None)
     memory = torch.zeros(1 << 17)
-    params, grads = [memory, memory.view(-1)], [torch.ones(1 << 17), torch.ones(1 << 17)]
+    params = [memory, memory[after:]]
+    assert not elementwise.lie_apart(params)
     for k in range(1, 20):
-        step_elementwise(SGD(), [params, grads], 1, Write(1.0, 0.0, False))
-        assert bool((memory == -2 * k).all())
+        step_elementwise(SGD(), [params, list(map(torch.ones_like, params))], 1, Write(1.0, 0.0, False))
+        assert bool((memory[after:] == -2 * k).all())
+        assert bool((memory[:after] == -k).all())
+    assert elementwise.lie_apart([memory[after:], memory[:after], memory[:0], torch.zeros(0)])
+
+
+def test_a_step_that_a_tensor_counts_or_decides_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elementwise, "take", None)
+    p = torch.ones(3)
+    for t in (1, torch.tensor(1.0)):
+        step_elementwise(SGD(), [[p], [torch.ones(3)]], t, PLAIN, ok=torch.tensor(False))
+        assert torch.equal(p, torch.ones(3))
+    step_elementwise(SGD(), [[p], [torch.ones(3)]], torch.tensor(1.0), PLAIN)
+    assert torch.equal(p, torch.full((3,), 0.9))
+
+
+def test_unfused_steps_and_looks_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for what, name in ((elementwise, "step_of"), (finite, "takes")):
+        monkeypatch.setattr(what, name, None)
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    AdamW([p], fused=False).step()
+    assert bool((p < 1).all())
+
+
+def test_all_threads_are_asked_for(threads: Any) -> None:
+    asked: list[int] = []
+    library: Any = SimpleNamespace(step=lambda *arguments: asked.append(arguments[-1]))
+    for many in (1, 3):
+        threads(many)
+        elementwise.take(elementwise.Step(library, ()), [[torch.ones(3)], [torch.ones(3)]])
+    assert asked == [1, 3]
+
+
+def test_what_torch_must_see_is_not_compiled() -> None:
+    """Of a function that is transformed or recorded the step is a part."""
+
+    def stepped(p: Tensor, g: Tensor) -> Tensor:
+        p = p.clone()
+        step_elementwise(SGD(), [[p], [g]], 1, Write(1.0, 0.0, False))
+        return p
+
+    def ahead(p: Tensor) -> Tensor:
+        with torch.no_grad():
+            return p * stepped(p, torch.ones(3))
+
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    assert torch.equal(make_fx(stepped)(zeros, ones)(ones, ones), zeros)
+    assert torch.equal(make_fx(stepped)(zeros, ones)(zeros, 2 * ones), -2 * ones)
+    assert torch.equal(torch.func.vjp(ahead, ones)[0], zeros)
+    matrix = nn.Parameter(torch.ones(2, 3))
+    matrix.grad = torch.eye(2, 3)
+    for layout in (matrix.grad, matrix.grad.T.contiguous().T):
+        matrix.grad = layout
+        with FlopCounterMode(display=False) as counter:
+            Muon([matrix]).step()
+        assert counter.get_total_flops() > 0
+
+
+def test_a_state_on_another_device_is_not_gone_to() -> None:
+    """Where the parameter was moved since, as by `module.cpu()`; its address means nothing here."""
+    p, slot = torch.zeros(3), torch.zeros(3, device="meta")
+    assert not elementwise.fits([[p], [torch.ones(3)], [slot]])
+    assert not elementwise.fits([[slot]])
+    assert not steps._fits(p.view(1, 3), torch.ones(1, 3), slot.view(1, 3))
 
 
 def test_autograd_learns_that_parameters_and_states_changed() -> None:
@@ -312,10 +465,22 @@ def test_a_step_in_inference_mode() -> None:
 LOOK = {"compiled": True, "plain": False}
 
 
+def test_gradients_of_two_dtypes_are_each_read_as_their_own() -> None:
+    """As after `p.data = p.data.double()`: read as doubles, floats would hide what they hold."""
+    nan = torch.tensor([1.0, float("nan"), 1.0])
+    assert nonfinite([torch.ones(3).double(), nan]) == [1]
+    assert nonfinite([torch.ones(3), nan.double()]) == [1]
+    assert nonfinite([torch.ones(3).double(), torch.zeros(3)]) == []
+
+
+@pytest.mark.parametrize("many", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("way", LOOK)
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
-def test_every_place_of_what_is_not_finite_is_seen(way: str, value: float, dtype: torch.dtype) -> None:
+def test_every_place_of_what_is_not_finite_is_seen(
+    way: str, value: float, dtype: torch.dtype, many: int, threads: Any
+) -> None:
+    threads(many)
     grads = [torch.full((size,), torch.finfo(dtype).max, dtype=dtype) for size in (1, 0, 40, 70_001, 2)]
     assert finite.takes(grads)
     assert nonfinite(grads, compiled=LOOK[way]) == []
@@ -326,6 +491,18 @@ def test_every_place_of_what_is_not_finite_is_seen(way: str, value: float, dtype
             grads[i][place] = -torch.finfo(dtype).tiny
     grads[0][0] = grads[3][5] = value
     assert nonfinite(grads, compiled=LOOK[way]) == [0, 3]
+
+
+def test_gradients_that_cannot_be_read_where_they_lie_are_seen_too() -> None:
+    nan = torch.ones(2, 3, 4, 5)
+    nan[1, 2, 3, 4] = float("nan")
+    zeros = torch._efficientzerotensor((3,))
+    for g in (nan.mT, nan[1, :, ::3], nan.to(memory_format=torch.channels_last), nan[1, 2, 3, 4].expand(3)):
+        assert not finite.takes([g])
+        assert nonfinite([torch.ones(3), g]) == [1]
+    assert not finite.takes([zeros])
+    assert nonfinite([zeros]) == []
+    assert not finite.takes([torch.ones(3, device="meta")])
 
 
 RUN = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,12 +71,21 @@ def elementwise_kernel(
         state = empty._replace(**dict(zip(fields, slots, strict=True)))
         exact = p.float() if p.dtype in HALF else p
         d, new = rule.direction(ops, g.to(exact.dtype), state, exact, t)
-        for slot, field in zip(slots, fields, strict=True):
-            assign(slot, getattr(new, field), ok)
         change = step(ops, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious)
+        parts = [getattr(new, field) for field in fields]
+        for slot, part in zip(slots, _kept(parts, slots), strict=True):
+            assign(slot, part, ok)
         write(p, exact, change, ok)
 
     return kernel
+
+
+def _kept(parts: Sequence[Tensor], slots: Sequence[Tensor]) -> list[Tensor]:
+    """Return the new parts of a state, with copies of those that lie where another one is to be written."""
+    return [
+        part.clone() if any(part is other for other in slots if other is not slot) else part
+        for part, slot in zip(parts, slots, strict=True)
+    ]
 
 
 def assign(slot: Tensor, value: Tensor, ok: Tensor | None = None) -> None:

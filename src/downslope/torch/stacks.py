@@ -26,6 +26,7 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign
 from downslope.torch.native import orthogonalise
 from downslope.torch.native import steps as native_steps
+from downslope.torch.native.memory import are_here
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared, within
 from downslope.torch.regions import region
@@ -277,7 +278,7 @@ def _orthogonalised(rule: Muon, stack: Tensor, ns_dtype: torch.dtype | None, eng
     In plain PyTorch there a few matrices are taken at a time, so that what is made on the way takes little
     memory. It also fits the cache, but the time differed by less than the noise (126 convolutions, 2 cores).
     """
-    if engine.native and type(stack) is Tensor and stack.dtype == torch.float32:
+    if engine.native and type(stack) is Tensor and stack.dtype == torch.float32 and are_here([stack]):
         orthogonalise(stack, _sizes(stack), ns_dtype or stack.dtype, rule.coefficients, rule.ns_steps)
         return stack
     if stack.device.type != "cpu":

@@ -22,7 +22,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 _LANES = 8
 """Numbers in a vector from which on the products here have been found faster than torch's."""
 
-POLAR = Source("polar", '#include "polar.cpp"\n', ("polar.cpp", "products.h", "sources.h"))
+POLAR = Source("polar", "#include <polar.cpp>\n", ("polar.cpp", "products.h", "sources.h"))
 
 
 @cache

@@ -125,16 +125,22 @@ def _abilities() -> list[str]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Give the folder that libraries are kept in, or one for this program where it cannot be written."""
+    """Give the folder that libraries are kept in, or one for this program where that is not to be used."""
     kept = None
     with suppress(OSError, RuntimeError):  # RuntimeError: a user without a home
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "downslope"
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if kept and os.access(kept, os.W_OK | os.X_OK):
+    if kept and os.access(kept, os.W_OK | os.X_OK) and _is_own(kept):
         yield kept
         return
     with tempfile.TemporaryDirectory() as made:  # what was loaded from it stays
         yield Path(made)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else may write to a folder: what lies there is run."""
+    about = folder.stat()
+    return about.st_uid == os.geteuid() and not about.st_mode & 0o022
 
 
 def _is_whole(path: Path) -> bool:

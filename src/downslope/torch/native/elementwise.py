@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from downslope.torch.kernel import HALF, state_fields
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import Written, written
-from downslope.torch.native.memory import addresses, are_plain, in_order, sizes, tell_autograd
+from downslope.torch.native.memory import addresses, are_here, are_plain, in_order, sizes, tell_autograd
 
 _TYPES = {
     torch.float32: "float",
@@ -74,7 +75,7 @@ def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
         return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
     try:
         made = written(rule, state_fields(rule), t, how)
-    except (AttributeError, TypeError) as error:
+    except Exception as error:  # of the rule: where arrays do not help it either, the step raises it
         return f"nothing compiled for this rule: {error}"
     library = _library(_text(made, dtype))
     return library if isinstance(library, str) else Step(library, made.numbers)
@@ -95,7 +96,7 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
     dtype = params[0].dtype
     real = {torch.float32 if dtype in HALF else dtype}
     return (
-        params[0].device.type == "cpu"
+        all(map(are_here, columns))
         and all(map(are_plain, columns))
         and all(g.dtype == dtype for column in columns[1:2] for g in column)
         and all({t.dtype for t in column} == real for column in states)
@@ -104,9 +105,9 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
 
 
 def lie_apart(params: Sequence[Tensor]) -> bool:
-    """Whether no two parameters begin at one address: the second would have to wait for the first."""
-    starts = [p.data_ptr() for p in params if p.numel()]
-    return len(set(starts)) == len(starts)
+    """Whether no two parameters share memory: the second would have to wait for the first."""
+    spans = sorted(zip(map(Tensor.data_ptr, params), map(attrgetter("nbytes"), params), strict=True))
+    return all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 
 def _lie_alike(row: tuple[Tensor, ...]) -> bool:
@@ -135,7 +136,7 @@ def _text(made: Written, dtype: torch.dtype) -> str:
     takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
     many = len(made.numbers)
     lines = [
-        f'#include "{HEADER}"',
+        f"#include <{HEADER}>",
         f"static void piece({takes}, const double* numbers, long count) {{",
         f"    {real} k[{max(1, many)}];",
         f"    for (int i = 0; i < {many}; i++) k[i] = {real}(numbers[i]);",

@@ -36,10 +36,12 @@ class Written(NamedTuple):
 
 @dataclass(eq=False)
 class Entry:
-    """An entry of an array, or a truth about it, that the tape knows by name."""
+    """An entry of an array that the tape knows by name."""
 
     tape: Tape = field(repr=False)
     name: str
+
+    __array_ufunc__ = None  # so that numbers of NumPy leave their arithmetic to this class
 
     def __add__(self, other: Any) -> Entry:
         return self.tape.made("{} + {}", self, other)
@@ -71,20 +73,33 @@ class Entry:
     def __abs__(self) -> Entry:
         return self.tape.made("absolute({})", self)
 
-    def __lt__(self, other: Any) -> Entry:
-        return self.tape.made("{} < {}", self, other)
+    def __lt__(self, other: Any) -> Truth:
+        return self.tape.compared("<", self, other)
 
-    def __le__(self, other: Any) -> Entry:
-        return self.tape.made("{} <= {}", self, other)
+    def __le__(self, other: Any) -> Truth:
+        return self.tape.compared("<=", self, other)
 
-    def __gt__(self, other: Any) -> Entry:
-        return self.tape.made("{} > {}", self, other)
+    def __gt__(self, other: Any) -> Truth:
+        return self.tape.compared(">", self, other)
 
-    def __ge__(self, other: Any) -> Entry:
-        return self.tape.made("{} >= {}", self, other)
+    def __ge__(self, other: Any) -> Truth:
+        return self.tape.compared(">=", self, other)
+
+    def __eq__(self, other: object) -> Truth:  # type: ignore[override]
+        return self.tape.compared("==", self, other)
+
+    def __ne__(self, other: object) -> Truth:  # type: ignore[override]
+        return self.tape.compared("!=", self, other)
 
     def __bool__(self) -> bool:
         raise TypeError("what an entry is, is not known before the step is taken")
+
+    def __array__(self, *_: Any) -> Any:
+        raise TypeError("an entry is no array of NumPy's")
+
+
+class Truth(Entry):
+    """What a comparison comes to, for `where` to choose by; truths in arrays have arithmetic of their own."""
 
 
 class Tape:
@@ -96,11 +111,20 @@ class Tape:
 
     def made(self, form: str, *operands: Any) -> Entry:
         """Write down an operation on entries and numbers."""
+        return Entry(self, self._line(form.format(*map(self._named, operands))))
+
+    def compared(self, sign: str, *operands: Any) -> Truth:
+        """Write down a comparison of entries and numbers."""
+        return Truth(self, self._line(f" {sign} ".join(map(self._named, operands))))
+
+    def _line(self, text: str) -> str:
         name = f"v{len(self.lines)}"
-        self.lines.append(f"const auto {name} = {form.format(*map(self._named, operands))};")
-        return Entry(self, name)
+        self.lines.append(f"const auto {name} = {text};")
+        return name
 
     def _named(self, operand: Any) -> str:
+        if isinstance(operand, Truth):
+            raise TypeError("a truth is no number")
         if isinstance(operand, Entry):
             return operand.name
         self.numbers.append(float(operand))
@@ -121,8 +145,10 @@ class Tape:
     def maximum(self, a: Entry, b: Entry | float) -> Entry:
         return self.made("larger({}, {})", a, b)
 
-    def where(self, condition: Entry, a: Entry | float, b: Entry | float) -> Entry:
-        return self.made("{} ? {} : {}", condition, a, b)
+    def where(self, condition: Truth, a: Entry | float, b: Entry | float) -> Entry:
+        if not isinstance(condition, Truth):
+            raise TypeError("a number is no truth")
+        return self.made(f"{condition.name} ? {{}} : {{}}", a, b)
 
     def ema(self, slot: Entry, value: Entry, beta: float) -> Entry:
         return self.lerp(slot, value, 1 - beta)
@@ -158,7 +184,7 @@ def written(rule: Rule, fields: Sequence[str], t: int, how: Write) -> Written:
         how: the rate and the decay.
 
     Raises:
-        AttributeError, TypeError: the rule needs more than what can be written down.
+        Exception: the rule needs more than what can be written down, or fails with arrays too.
 
     """
     tape = Tape()

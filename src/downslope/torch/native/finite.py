@@ -12,7 +12,7 @@ from torch import Tensor
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.elementwise import FLAGS, HEADER
-from downslope.torch.native.memory import addresses, are_plain, in_order, sizes
+from downslope.torch.native.memory import addresses, are_here, are_plain, in_order, sizes
 
 _EXPONENTS = {
     torch.float32: (4, 0x7F80_0000),
@@ -22,10 +22,20 @@ _EXPONENTS = {
 }
 """Bytes of a number, and the bits of its exponent, which are all set where it is not finite."""
 
+SOURCE = Source("finite", "#include <finite.cpp>\n", ("finite.cpp", HEADER), FLAGS)
+
 
 def takes(grads: Sequence[Tensor]) -> bool:
-    """Whether gradients of one dtype, on the CPU, can be looked at."""
-    return grads[0].dtype in _EXPONENTS and are_plain(grads) and in_order(grads) and _library() is not None
+    """Whether gradients can be looked at."""
+    dtypes = {g.dtype for g in grads}
+    return (
+        len(dtypes) == 1
+        and dtypes <= _EXPONENTS.keys()
+        and are_here(grads)
+        and are_plain(grads)
+        and in_order(grads)
+        and _library() is not None
+    )
 
 
 def nonfinite(grads: Sequence[Tensor]) -> list[int]:
@@ -41,7 +51,7 @@ def nonfinite(grads: Sequence[Tensor]) -> list[int]:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        found = build.library(Source("finite", '#include "finite.cpp"\n', ("finite.cpp", HEADER), FLAGS))
+        found = build.library(SOURCE)
     except BuildError:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_long

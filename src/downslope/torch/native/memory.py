@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
@@ -18,6 +20,15 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
         and not any(map(Tensor.is_neg, tensors))
         and not any(map(Tensor._is_zerotensor, tensors))
     )
+
+
+def are_here(tensors: Iterable[Tensor]) -> bool:
+    """Whether compiled code may go to the memory of tensors: not to another device's, and unseen by torch.
+
+    What transforms a function, or records its operations, must see them.
+    """
+    watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
+    return not watched and all(map(attrgetter("is_cpu"), tensors))
 
 
 def in_order(tensors: Iterable[Tensor]) -> bool:

@@ -19,7 +19,7 @@ from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
 from downslope.torch.native import library, run
-from downslope.torch.native.memory import are_plain, in_order, tell_autograd
+from downslope.torch.native.memory import are_here, are_plain, in_order, tell_autograd
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
 from downslope.torch.writing import scale_of
@@ -51,7 +51,12 @@ def taken(items: Sequence[Item]) -> list[Item]:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return are_plain(tensors) and in_order(tensors) and all(t.dtype == torch.float32 for t in tensors)
+    return (
+        are_here(tensors)
+        and are_plain(tensors)
+        and in_order(tensors)
+        and all(t.dtype == torch.float32 for t in tensors)
+    )
 
 
 def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:

@@ -274,7 +274,7 @@ def lr(
         int | None, typer.Option(help="Length of the training the rate is for. Default: the task's.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Seeds of runs of a quarter of the length, and of those near the best.")
+        int, typer.Option(help="Seeds of the runs of a quarter of the length; others take the first.")
     ] = 2,
     seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     schedule: Annotated[str, typer.Option(help="Of the training: linear, cosine or constant.")] = "linear",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,8 +75,7 @@ def estimate(runs: Sequence[Run], longest: int | None = None) -> Estimate | None
         best = optimum(medians)
         if best is None:
             continue
-        counts = Counter(r.scale for r in of)
-        error = _error(medians, [noise / math.sqrt(counts[scale]) for scale in medians])
+        error = _error(medians, noise / math.sqrt(len({r.seed for r in of})))
         doublings = math.log2(longest / n)
         variance = error**2 + SHAPE**2 + (DRIFT * doublings) ** 2
         witnesses.append(Witness(n, best, best * FALL**doublings, 1 / variance))
@@ -112,8 +110,8 @@ def noise_of(runs: Sequence[Run]) -> float:
     return math.sqrt(total / free) if free else NOISE
 
 
-def _error(medians: Mapping[float, float], noise: Sequence[float]) -> float:
-    """Return the standard error of log optimum where medians have so much noise in their logarithms.
+def _error(medians: Mapping[float, float], noise: float) -> float:
+    """Return the standard error of log optimum where ends have so much noise in their logarithms.
 
     It is half a step at least where fewer than three rates trained, through which no parabola goes.
     """

@@ -5,10 +5,9 @@ the rate grows from step to step until the loss explodes, and *runs*, short trai
 schedule of the real one, compressed. A sweep is cheap and off by any factor up to ten (it sees a
 model that is not yet trained, at a rate that is not yet there); so it only says where to look.
 Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
-for an eighth of the training, three for a quarter, three or more for the whole of it, of which those
-near the best run on a second seed. The best rate moves with the length of the run, so the whole ones
-settle it where they can; where the valley is so flat that chance decides them, the shorter ones do
-(`lengths`).
+for an eighth of the training, fewer for a quarter, three or four for the whole of it. The best rate
+moves with the length of the run, so the whole ones settle it where they can; where the valley is so
+flat that chance decides them, the shorter ones do (`lengths`).
 
 Rates are *scales*: one number that multiplies the learning rates of all groups, whose ratios stay.
 """
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +32,6 @@ from downslope.diagnose.rungs import (
     around,
     climbed,
     planned,
-    repeated,
     room_for_more,
     sweep_steps,
     window,
@@ -157,7 +154,7 @@ def search(
         name: of the training.
         label: of the optimizer.
         steps: the length of the real training.
-        seeds: of the runs of a quarter of the length, and of whole ones near the best; others take the first.
+        seeds: of the runs of a quarter of the length; the others take the first.
         low: where the sweep begins, as a rate of the first group.
         high: where it ends.
         longest: steps of the longest run, at most `steps` of them.
@@ -200,12 +197,10 @@ def search(
         if rung.share < 1:
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
-            scales = around(tried, runs, longest, rung.rates, high)
+            scales = around(tried, runs, longest, rung.rates)
             noise = _noise_of_two(runs)
         found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
-        if rung.share == 1:
-            found = repeated(bench, found, seeds, room, told)
         runs += found
     return _concluded(name, label, steps, runs, sweeps, bases, metric)
 
@@ -284,18 +279,10 @@ def _noise_of_two(runs: Sequence[Run]) -> float:
     return math.sqrt(2) * noise_of(runs)
 
 
-def _shared(runs: Sequence[Run], seeds: Collection[int]) -> list[Run]:
-    """Return the longest runs of three rates or more that all ran on all seeds."""
-    counts = Counter((r.steps, r.scale) for r in runs)
-    of = [r for r in runs if counts[r.steps, r.scale] == len(seeds)]
-    rates = Counter(r.steps for r in of)  # in proportion to them
-    longest = max(rates, key=lambda n: (min(rates[n], 3 * len(seeds)), n))
-    return [r for r in of if r.steps == longest]
-
-
 def _own(runs: Sequence[Run], seeds: Collection[int], value: float) -> list[float]:
     """Return the best rate of each seed, as far from `value` as in the longest runs that all seeds had."""
-    of = _shared(runs, seeds)
+    shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
+    of = [r for r in runs if r.steps == shared]
     middle = optimum(medians_of(of)) or value
     optima = [optimum(medians_of([r for r in of if r.seed == seed])) for seed in sorted(seeds)]
     return [o * value / middle for o in optima if o is not None]

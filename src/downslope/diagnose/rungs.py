@@ -1,4 +1,4 @@
-"""Which rates run for how long: rungs of successive halving, and what is added where they do not decide."""
+"""Which rates run for how long: rungs of successive halving, and the rates that are added at an edge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from downslope.diagnose.lengths import estimate
-from downslope.diagnose.valley import SAFE, STEP, Outcome, Run, by_chance, medians_of
+from downslope.diagnose.valley import STEP, Outcome, Run, by_chance, medians_of
 
 SWEEP_SEEDS = 3
 MOST_STEPS, FEWEST_STEPS = 50, 20
@@ -29,20 +29,12 @@ class Rung(NamedTuple):
         return max(2, round(longest * self.share))
 
 
-RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False), Rung(1 / 4, 3, True), Rung(1, 3, False))
-MOST, EXTRA = 9.7, 1.5
-"""Where the best rate lies at the edge, or others end near it, runs are added, to so many times the longest.
+RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False), Rung(1 / 4, 5, True), Rung(1, 3, False))
+MOST, EXTRA = 9.5, 1.5
+"""Where the best rate lies at the edge, others are added, until all takes so many times the longest run.
 
-That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 5.5 times its
+That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6.5 times its
 steps, and the sweeps 1.5 at most. With more seeds 1.5 times its steps may still be added.
-"""
-
-HIGHER = STEP
-"""So many times as high as shorter runs foretell lies the middle of the longest runs.
-
-A rate too high shows itself, as valleys are steep there; one too low hides in the noise of a gentle slope. Of
-simulated searches in a slope before a cliff, that of SGD on `text`, 8 to 13 of 100 were off by more than a
-factor 2 where the middle was the rate foretold, and 3 to 4 here; in parabolas 1 of 100 either way.
 """
 
 LONGEST = 2000
@@ -115,46 +107,11 @@ def climbed(
     return runs, tried
 
 
-def around(
-    scales: Sequence[float], runs: Sequence[Run], longest: int, count: int, highest: float
-) -> list[float]:
-    """Return so many rates for runs of `longest` steps, from the lowest one on where none trained yet.
-
-    They are a factor `STEP` apart from `scales`, as are those from each other.
-    """
-    known, at = estimate(runs, longest), scales[0]
-    if known:
-        at = min(scales, key=lambda s: abs(math.log(s / known.value))) * HIGHER
-    above = count - count // 2 - 1
-    while at * STEP**above > highest and at > scales[0]:
-        at /= STEP
-    return [at * STEP**k for k in range(above - count + 1, above + 1)]
-
-
-def repeated(
-    bench: Bench,
-    runs: Sequence[Run],
-    seeds: Sequence[int],
-    room: float,
-    told: Callable[[str], None],
-) -> list[Run]:
-    """Run rates on further seeds whose runs, all of one length, end near the best, in `room` steps.
-
-    Those of the fewest seeds and the lowest medians are run first.
-    """
-    found = list(runs)
-    while True:
-        medians = medians_of(found)
-        best, ran = min(medians.values()), {(r.scale, r.seed) for r in found}
-        near = [s for s, end in medians.items() if math.isfinite(end) and end - best <= SAFE * abs(best)]
-        waiting = [(i, medians[s], s) for s in near for i, seed in enumerate(seeds) if (s, seed) not in ran]
-        length = found[0].steps
-        if not waiting or length > room:
-            return found
-        i, _, scale = min(waiting)
-        told(f"runs of {length} steps, a rate near the best on seed {seeds[i]}")
-        found.append(Run(scale, seeds[i], length, *bench.run(scale, seeds[i], length)))
-        room -= length
+def around(scales: Sequence[float], runs: Sequence[Run], longest: int, count: int) -> list[float]:
+    """Return so many rates about the best for runs of `longest` steps, or the lowest where none trained."""
+    known = estimate(runs, longest)
+    at = min(scales, key=lambda s: abs(math.log(s / known.value))) if known else scales[0]
+    return [at * STEP**k for k in range(-(count // 2), count - count // 2)]
 
 
 def window(scales: Sequence[float], medians: Mapping[float, float], count: int) -> list[float]:

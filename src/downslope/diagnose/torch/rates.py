@@ -315,8 +315,7 @@ def find_lr(
         steps: the length of the training.
         evaluate: `evaluate(model)` returns what a run is judged by, lower is better; by default the
             mean loss over its last tenth.
-        seeds: how many seeds the runs of a quarter of the length have, and whole ones near the best where
-            there is room; the others take the first.
+        seeds: how many seeds the runs of a quarter of the length have; the others take the first.
         seed: the first of them.
         schedule: "linear", "cosine" (to zero), "constant", or a function from the share of the
             training that is over to a factor.

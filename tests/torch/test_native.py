@@ -24,13 +24,13 @@ from downslope.rules.orthogonalize import (
     newton_schulz,
     published_range,
 )
-from downslope.torch import Muon, native
-from downslope.torch.native import build
+from downslope.torch import Muon
+from downslope.torch.native import build, polar
 from downslope.torch.native.tape import program_of
 from downslope.torch.regions import heard_by
 from tests.torch.test_orthogonalize import SPECTRA, matrix
 
-REASONS = {dtype: native.reason(dtype) for dtype in (torch.float32, torch.bfloat16)}
+REASONS = {dtype: polar.reason(dtype) for dtype in (torch.float32, torch.bfloat16)}
 DTYPES = [
     pytest.param(dtype, id=str(dtype), marks=pytest.mark.skipif(bool(why), reason=why))
     for dtype, why in REASONS.items()
@@ -61,7 +61,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def compiled_polar(g: Tensor, dtype: torch.dtype, name: str = "minimax") -> Tensor:
     done = g.clone()
-    native.orthogonalise(done, sizes_of(g), dtype, name, None)
+    polar.orthogonalise(done, sizes_of(g), dtype, name, None)
     return done
 
 
@@ -88,8 +88,8 @@ def has(flag: str) -> bool:
 @pytest.mark.skipif(not (shutil.which("g++") and has("avx2") and has("fma")), reason="needs g++ and AVX2")
 def test_it_compiles_where_it_can() -> None:
     """What fails to compile would skip all that follows."""
-    assert not native.reason(torch.float32)
-    assert not has("avx512_bf16") or not native.reason(torch.bfloat16) or has("amx_tile")
+    assert not polar.reason(torch.float32)
+    assert not has("avx512_bf16") or not polar.reason(torch.bfloat16) or has("amx_tile")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +156,7 @@ def test_what_is_beside_a_matrix_and_who_takes_it_changes_nothing(
     apart = torch.zeros(7, shape[0] + 1, shape[1] + 3)
     inside = apart[:, : shape[0], : shape[1]]
     inside.copy_(g)
-    native.orthogonalise(inside, sizes_of(g), dtype, "minimax", None)
+    polar.orthogonalise(inside, sizes_of(g), dtype, "minimax", None)
     assert torch.equal(inside.nan_to_num(), together.nan_to_num())
     assert not apart[:, shape[0] :].any()
     assert not apart[..., shape[1] :].any()
@@ -387,7 +387,7 @@ def test_memory_is_asked_for_before_anything_is_written() -> None:
     if why := REASONS[torch.float32]:
         pytest.skip(why)
     with pytest.raises(MemoryError, match="16777216 × 16777216"):
-        native.orthogonalise(vast, torch.ones(1, 1, 1), torch.float32, "minimax", None)
+        polar.orthogonalise(vast, torch.ones(1, 1, 1), torch.float32, "minimax", None)
 
 
 @pytest.mark.parametrize(("half", "most"), [(False, 10), (True, 5)])
@@ -406,10 +406,10 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ctype
     """Return the library as other flags make it."""
     monkeypatch.setattr(build, "FLAGS", flags)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for found in (build.made, native.library):
+    for found in (build.made, polar.library):
         found.cache_clear()
-    made = native.library()
-    for found in (build.made, native.library):
+    made = polar.library()
+    for found in (build.made, polar.library):
         found.cache_clear()
     monkeypatch.undo()
     return made
@@ -426,7 +426,7 @@ def test_threads_of_another_openmp_library_keep_apart(
     other = built(tmp_path, monkeypatch, *build.FLAGS, "-include", str(header))
     g = random(400, 24, 40)
     expected = compiled_polar(g, torch.float32)
-    monkeypatch.setattr(native, "library", lambda: other)
+    monkeypatch.setattr(polar, "library", lambda: other)
     for _ in range(5):
         assert torch.equal(compiled_polar(g, torch.float32), expected)
 

@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from downslope.rules.sgd import SGD
-from downslope.torch import native
 from downslope.torch.engine import Write
-from downslope.torch.native import build, elementwise, finite
+from downslope.torch.native import build, elementwise, finite, polar
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import written
 
-WHY = native.reason(torch.float32)
+WHY = polar.reason(torch.float32)
 compiled = pytest.mark.skipif(bool(WHY), reason=WHY)
 SOURCE = Source("answer", 'extern "C" int answer() { return 42; }\n', ())
 RUN = """
@@ -116,7 +115,7 @@ def test_a_user_without_a_home_has_it_compiled_too(monkeypatch: pytest.MonkeyPat
 def test_a_package_in_an_archive_has_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FOLDER", Path(__file__) / "downslope")  # of which the folders are a file
     with pytest.raises(BuildError):
-        build.library(native.POLAR)
+        build.library(polar.SOURCE)
 
 
 @compiled
@@ -139,7 +138,7 @@ def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = elementwise._text(written(SGD(), (), 1, Write(0.1, 0.0, False)), torch.float32)
-    for source in (Source("step", text, (elementwise.HEADER,)), finite.SOURCE, native.POLAR):
+    for source in (Source("step", text, (elementwise.HEADER,)), finite.SOURCE, polar.SOURCE):
         build.library(source)
 
 

@@ -434,7 +434,7 @@ if sys.argv[1] == "without":
 params = [torch.nn.Parameter(torch.randn(128, 128, 3, 3)) for _ in range(40)]
 for p in params:
     p.grad = torch.randn_like(p)
-muon.native.reason = lambda dtype: "stacks are what this is about"
+muon.polar.reason = lambda dtype: "stacks are what this is about"
 optimizer, faults = muon.Muon(params), []
 for _ in range(7):
     before = getrusage(RUSAGE_SELF).ru_minflt

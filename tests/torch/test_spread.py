@@ -35,10 +35,11 @@ from downslope.diagnose.torch.clock import HostClock
 from downslope.diagnose.torch.tape import Tape
 from downslope.grouping.view import MatrixView
 from downslope.rules.muon import Muon as Rule
-from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, native, partition, profile
+from downslope.torch import SGD, AdaGrad, Adam, AdamW, Muon, RMSProp, partition, profile
 from downslope.torch import replicas as replicas_module
 from downslope.torch import stacks as stacks_module
 from downslope.torch.exchange import Part, owners_of, placed
+from downslope.torch.native import polar
 from downslope.torch.places import Item, layout_of
 from downslope.torch.regions import heard_by
 from downslope.torch.spread import gradient_of
@@ -444,7 +445,7 @@ def replicas_in_half_precision(rank: int, folder: Path) -> Any:
 @case
 def replicas_at_home(rank: int, folder: Path) -> Any:
     """How many numbers were sent, and how far the steps are from those of one process."""
-    own = native.fingerprint()
+    own = polar.fingerprint()
     ways: dict[str, Any] = {
         "alike": lambda: own,
         "another": lambda: own + b"of another" * (rank == 1),
@@ -472,9 +473,9 @@ def replicas_at_home(rank: int, folder: Path) -> Any:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replicas_module._Sent, "to_all", counted)
-            patch.setattr(native, "fingerprint", fingerprint)
+            patch.setattr(polar, "fingerprint", fingerprint)
             if name == "nothing":
-                patch.setattr(native, "reason", lambda dtype: "no compiler")
+                patch.setattr(polar, "reason", lambda dtype: "no compiler")
             shared = stepped(replicas=dist.group.WORLD)
         assert alike_everywhere(shared)
         alone = stepped(replicas=False)
@@ -649,7 +650,7 @@ def test_what_is_sent_between_replicas_was_rounded_already(found: dict[str, Any]
 def test_small_matrices_stay_at_home_where_all_step_alike(found: dict[str, Any]) -> None:
     """Where one has other code the last bits would differ, and with time the parameters."""
     every = 8 * 16 + 300 * 320 + 64 * 6
-    few = 300 * 320 if not native.reason(torch.float32) else every
+    few = 300 * 320 if not polar.reason(torch.float32) else every
     for one in found["replicas_at_home"]:
         assert {name: seen["sent"] // 2 for name, seen in one.items()} == {
             "alike": few,

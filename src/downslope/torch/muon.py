@@ -14,11 +14,12 @@ from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
-from downslope.torch import kernels, native
+from downslope.torch import kernels
 from downslope.torch.engine import Engine
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in
+from downslope.torch.native import polar
 from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
@@ -282,7 +283,7 @@ class Muon(RuleOptimizer):
     def _steps_alike(self, group: dist.ProcessGroup) -> bool:
         """Whether all processes of a group, on CPUs, take a step to the same last bit; they ask together."""
         if self._same_code is None or self._same_code[0] is not group:
-            self._same_code = group, self._on_cpu() and agree(native.fingerprint(), group)
+            self._same_code = group, self._on_cpu() and agree(polar.fingerprint(), group)
         return self._same_code[1]
 
     def _engine_of(self, job: Job) -> Engine:
@@ -305,7 +306,7 @@ class Muon(RuleOptimizer):
         if group["fused"] is False:
             return "fused=False"
         if p.device.type == "cpu":
-            return native.reason(self._iterates_in(group, p))
+            return polar.reason(self._iterates_in(group, p))
         return kernels.reason(p.device)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:

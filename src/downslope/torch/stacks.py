@@ -24,9 +24,9 @@ from downslope.rules.orthogonalize import least_operations, newton_schulz
 from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS, PURE, assign
-from downslope.torch.native import orthogonalise
 from downslope.torch.native import steps as native_steps
 from downslope.torch.native.memory import are_here
+from downslope.torch.native.polar import orthogonalise
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Place, Shape, cut, lay, padded, shared, within
 from downslope.torch.regions import region

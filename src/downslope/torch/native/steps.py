@@ -18,8 +18,8 @@ from torch import Tensor
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native import library, run
 from downslope.torch.native.memory import are_here, are_plain, in_order, tell_autograd
+from downslope.torch.native.polar import library, run
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
 from downslope.torch.writing import scale_of

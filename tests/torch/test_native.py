@@ -406,10 +406,10 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ctype
     """Return the library as other flags make it."""
     monkeypatch.setattr(build, "FLAGS", flags)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for found in (build.made, polar.library):
+    for found in (build.made, polar.compiled):
         found.cache_clear()
-    made = polar.library()
-    for found in (build.made, polar.library):
+    made = polar.compiled()
+    for found in (build.made, polar.compiled):
         found.cache_clear()
     monkeypatch.undo()
     return made
@@ -426,7 +426,7 @@ def test_threads_of_another_openmp_library_keep_apart(
     other = built(tmp_path, monkeypatch, *build.FLAGS, "-include", str(header))
     g = random(400, 24, 40)
     expected = compiled_polar(g, torch.float32)
-    monkeypatch.setattr(polar, "library", lambda: other)
+    monkeypatch.setattr(polar, "compiled", lambda: other)
     for _ in range(5):
         assert torch.equal(compiled_polar(g, torch.float32), expected)
 

@@ -109,13 +109,13 @@ def test_what_makes_another_library_has_another_name(monkeypatch: pytest.MonkeyP
 def test_a_user_without_a_home_has_it_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", str)  # which leaves "~" as it is, where it finds no home
-    assert build.library(SOURCE).answer() == 42
+    assert build.load(SOURCE).answer() == 42
 
 
 def test_a_package_in_an_archive_has_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FOLDER", Path(__file__) / "downslope")  # of which the folders are a file
     with pytest.raises(BuildError):
-        build.library(polar.SOURCE)
+        build.load(polar.SOURCE)
 
 
 @compiled
@@ -127,7 +127,7 @@ def test_a_folder_with_a_strange_name_can_be_included_from(
     (folder / "header.h").write_text("constexpr int THERE = 7;\n")
     monkeypatch.setattr(build, "FOLDER", folder)
     text = '#include "header.h"\nextern "C" int answer() { return THERE; }\n'
-    assert build.library(Source("answer", text, ("header.h",))).answer() == 7
+    assert build.load(Source("answer", text, ("header.h",))).answer() == 7
 
 
 @compiled
@@ -137,9 +137,9 @@ def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_text("#error of the user's\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    text = elementwise._text(written(SGD(), (), 1, Write(0.1, 0.0, False)), torch.float32)
+    text = elementwise._text(written(SGD(), 1, Write(0.1, 0.0, False)), torch.float32)
     for source in (Source("step", text, (elementwise.HEADER,)), finite.SOURCE, polar.SOURCE):
-        build.library(source)
+        build.load(source)
 
 
 @compiled
@@ -152,7 +152,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(
     kept.mkdir()
 
     def is_kept(name: str) -> bool:
-        assert build.library(SOURCE._replace(name=name)).answer() == 42
+        assert build.load(SOURCE._replace(name=name)).answer() == 42
         return bool(list(kept.glob(f"{name}-*")))
 
     for mode, used in ((0o770, False), (0o707, False), (0o755, True)):
@@ -166,4 +166,4 @@ def test_a_folder_that_others_may_write_to_is_not_used(
 @compiled
 def test_an_error_of_the_compiler_is_told() -> None:
     with pytest.raises(BuildError, match=r"error: .*nonsense"):
-        build.library(SOURCE._replace(text="nonsense\n"))
+        build.load(SOURCE._replace(text="nonsense\n"))

@@ -5,7 +5,6 @@ These are code compiled for this CPU, torch's fused kernels, and blocks that sta
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import compress
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from downslope.rules.rule import Rule
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
-from downslope.torch.engine import Write
+from downslope.torch.engine import Write, counted
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.native import elementwise
 
@@ -87,8 +86,7 @@ def _parted(columns: Columns, fits: Callable[[Columns], bool]) -> tuple[Columns,
 
 def engines_of(rule: Rule, params: Sequence[Tensor], how: Write, *, capturable: bool) -> str:
     """Return in words what steps parameters; where it is not the fastest engine, why."""
-    found = Counter(_engine_of(rule, p, how, capturable) for p in params)
-    words = [name if n == len(params) else f"{name} for {n} of them" for name, n in found.items()]
+    words = counted([_engine_of(rule, p, how, capturable) for p in params])
     return ", ".join(words or ["nothing to step"])
 
 

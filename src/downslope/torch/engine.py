@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,11 @@ class Engine:
     look: bool = True
     ok: Tensor | None = None
     native: bool = False
+
+
+def counted(engines: Sequence[str]) -> list[str]:
+    """Return the engines of some parameters in words, each with how many it takes where they differ."""
+    return [name if n == len(engines) else f"{name} for {n} of them" for name, n in Counter(engines).items()]
 
 
 @dataclass(frozen=True)

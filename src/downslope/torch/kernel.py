@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from downslope.ops.protocol import Array, Ops
 from downslope.ops.torch import TorchOps
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
@@ -56,6 +57,27 @@ def first_state(
     return made
 
 
+def stepped(
+    ops: Ops,
+    rule: Rule,
+    p: Array,
+    g: Array,
+    slots: Sequence[Array],
+    t: Any,
+    *,
+    lr: Any,
+    weight_decay: float,
+    cautious: bool,
+) -> tuple[Array, list[Array]]:
+    """Return what to add to a parameter, and the new parts of its state, in the order of `state_fields`."""
+    fields = state_fields(rule)
+    empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
+    state = empty._replace(**dict(zip(fields, slots, strict=True)))
+    d, new = rule.direction(ops, g, state, p, t)
+    change = step(ops, p, d, lr=lr, weight_decay=weight_decay, cautious=cautious)
+    return change, [getattr(new, field) for field in fields]
+
+
 def elementwise_kernel(
     rule: Rule, t: Any, lr: Any, weight_decay: float, cautious: bool, ok: Tensor | None = None
 ) -> Callable[..., None]:
@@ -64,15 +86,12 @@ def elementwise_kernel(
     Where `ok`, a tensor of one bool, is False, nothing changes.
     """
     ops = OPS if ok is None else PURE
-    fields = state_fields(rule)
-    empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
 
     def kernel(p: Tensor, g: Tensor, *slots: Tensor) -> None:
-        state = empty._replace(**dict(zip(fields, slots, strict=True)))
         exact = p.float() if p.dtype in HALF else p
-        d, new = rule.direction(ops, g.to(exact.dtype), state, exact, t)
-        change = step(ops, exact, d, lr=lr, weight_decay=weight_decay, cautious=cautious)
-        parts = [getattr(new, field) for field in fields]
+        change, parts = stepped(
+            ops, rule, exact, g.to(exact.dtype), slots, t, lr=lr, weight_decay=weight_decay, cautious=cautious
+        )
         for slot, part in zip(slots, _kept(parts, slots), strict=True):
             assign(slot, part, ok)
         write(p, exact, change, ok)

@@ -15,7 +15,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
-from downslope.torch.engine import Engine
+from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in
@@ -264,16 +264,17 @@ class Muon(RuleOptimizer):
         asked = NS_DTYPES[group["ns_dtype"]]
         rows = zip(job.params, job.grads, *job.columns, strict=True)
         placed_all = [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
-        options = {
+        engine = self._engine_of(job)
+        options: dict[str, Any] = {
             "t": job.t,
             "how": self._how(group),
             "dtype": fast_dtype(job.params[0]) if asked is None else asked,
             "max_stack_bytes": stack_bytes(self.max_stack_bytes, job.params[0].device),
-            "engine": self._engine_of(job),
+            "engine": engine,
         }
         items = [item for item in placed_all if isinstance(item, Item)]
         if self.replicas is not None and not any(isinstance(p, DTensor) for p in job.params):
-            home = self._steps_alike(self.replicas) and self._engine_of(job).native
+            home = self._steps_alike(self.replicas) and engine.native
             step_replicas(job.rule, items, self.replicas, home=home, **options)
         else:
             step_stacks(job.rule, items, **options)
@@ -320,17 +321,15 @@ class Muon(RuleOptimizer):
             return super()._engine(group, rule)
         params = group["params"]
         shapes: dict[torch.dtype, set[tuple[int, ...]]] = {}
-        engines: dict[str, int] = {}
+        engines: list[str] = []
         for p in params:
             dtype = self._iterates_in(group, p)
             layout = layout_of(self._views[p], tuple(p.shape))
             shapes.setdefault(dtype, set()).update(shape[1:] for shape in layout.matrices)
-            engine = self._engine_for(group, rule, p, layout)
-            engines[engine] = engines.get(engine, 0) + 1
+            engines.append(self._engine_for(group, rule, p, layout))
         made = [f"{len(found)} shapes in {str(d).removeprefix('torch.')}" for d, found in shapes.items()]
         words = ["stacks of " + " and ".join(made or ["no shapes"])]
-        many = len(params)
-        words += [engine if n == many else f"{engine} for {n} of them" for engine, n in engines.items()]
+        words += counted(engines)
         if self.replicas is not None:
             words.append(f"shared out over {self.replicas.size()} processes")
         if shared := sum(isinstance(p, DTensor) for p in params):

@@ -50,13 +50,13 @@ class Source(NamedTuple):
 class Made(NamedTuple):
     """A library, and the digest of its file."""
 
-    library: ctypes.CDLL
+    code: ctypes.CDLL
     digest: bytes
 
 
-def library(source: Source) -> ctypes.CDLL:
+def load(source: Source) -> ctypes.CDLL:
     """Return the library that `made` makes."""
-    return made(source).library
+    return made(source).code
 
 
 @cache

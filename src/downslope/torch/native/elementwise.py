@@ -20,11 +20,11 @@ from torch import Tensor
 from downslope.rules.rule import Rule
 from downslope.torch.blocks import is_dense
 from downslope.torch.engine import Write
-from downslope.torch.kernel import HALF, state_fields
+from downslope.torch.kernel import HALF
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import Written, written
-from downslope.torch.native.memory import addresses, are_here, are_plain, in_order, sizes, tell_autograd
+from downslope.torch.native.memory import addresses, are_readable, in_order, sizes, tell_autograd
 
 _TYPES = {
     torch.float32: "float",
@@ -52,12 +52,12 @@ class Step(NamedTuple):
     """A step that is compiled.
 
     Attributes:
-        library: its code.
+        code: the library.
         numbers: the hyper-parameters, as the code reads them.
 
     """
 
-    library: ctypes.CDLL
+    code: ctypes.CDLL
     numbers: tuple[float, ...]
 
 
@@ -74,11 +74,11 @@ def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
     if dtype not in _TYPES:
         return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
     try:
-        made = written(rule, state_fields(rule), t, how)
+        made = written(rule, t, how)
     except Exception as error:  # of the rule: where arrays do not help it either, the step raises it
         return f"nothing compiled for this rule: {error}"
-    library = _library(_text(made, dtype))
-    return library if isinstance(library, str) else Step(library, made.numbers)
+    code = _compiled(_text(made, dtype))
+    return code if isinstance(code, str) else Step(code, made.numbers)
 
 
 def reason(rule: Rule, dtype: torch.dtype, how: Write) -> str:
@@ -96,8 +96,7 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
     dtype = params[0].dtype
     real = {torch.float32 if dtype in HALF else dtype}
     return (
-        all(map(are_here, columns))
-        and all(map(are_plain, columns))
+        all(map(are_readable, columns))
         and all(g.dtype == dtype for column in columns[1:2] for g in column)
         and all({t.dtype for t in column} == real for column in states)
         and (all(map(in_order, columns)) or all(map(_lie_alike, zip(*columns, strict=True))))
@@ -121,16 +120,13 @@ def take(step: Step, columns: Sequence[Sequence[Tensor]]) -> None:
     starts = [addresses(column) for column in columns]
     table = (ctypes.c_void_p * len(columns))(*map(ctypes.addressof, starts))
     numbers = (ctypes.c_double * len(step.numbers))(*step.numbers)
-    step.library.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
+    step.code.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
 
 
 def _text(made: Written, dtype: torch.dtype) -> str:
     """Return the C++ of a step."""
-    real, stored, slots = (
-        "double" if dtype == torch.float64 else "float",
-        _TYPES[dtype],
-        range(len(made.states)),
-    )
+    real, stored = "double" if dtype == torch.float64 else "float", _TYPES[dtype]
+    slots = range(len(made.states))
     types = [f"{stored}*", f"const {stored}*", *(f"{real}*" for _ in slots)]
     names = ["P", "G", *(f"S{i}" for i in slots)]
     takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
@@ -157,10 +153,10 @@ def _text(made: Written, dtype: torch.dtype) -> str:
 
 
 @cache
-def _library(text: str) -> ctypes.CDLL | str:
+def _compiled(text: str) -> ctypes.CDLL | str:
     """Return what a text is compiled to, or why it is not."""
     try:
-        found = build.library(Source("step", text, (HEADER,), FLAGS))
+        found = build.load(Source("step", text, (HEADER,), FLAGS))
     except BuildError as error:
         return f"nothing compiled for this CPU: {error}"
     pointer, number = ctypes.c_void_p, ctypes.c_long

@@ -7,14 +7,13 @@ Numbers become entries of a table, so that the lines are the same at every learn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from downslope.ops.protocol import bias_correction, ramp
-from downslope.rules.descent import step
 from downslope.rules.rule import Rule
 from downslope.torch.engine import Write
+from downslope.torch.kernel import state_fields, stepped
 
 
 class Written(NamedTuple):
@@ -174,12 +173,11 @@ class Tape:
         return first
 
 
-def written(rule: Rule, fields: Sequence[str], t: int, how: Write) -> Written:
+def written(rule: Rule, t: int, how: Write) -> Written:
     """Write down a step.
 
     Args:
-        rule: an element-wise one.
-        fields: the parts of its state that its options leave in; they are called `s0`, `s1`, …
+        rule: an element-wise one; the parts of its state are called `s0`, `s1`, … as `state_fields` has them.
         t: the number of the step, from 1.
         how: the rate and the decay.
 
@@ -188,12 +186,12 @@ def written(rule: Rule, fields: Sequence[str], t: int, how: Write) -> Written:
 
     """
     tape = Tape()
-    ops, p, g = cast(Any, tape), Entry(tape, "p"), Entry(tape, "g")
-    old = {name: Entry(tape, f"s{i}") for i, name in enumerate(fields)}
-    empty: Any = rule.state_type(*[None] * len(rule.state_type._fields))  # type: ignore[attr-defined]
-    direction, new = rule.direction(ops, g, empty._replace(**old), p, t)
-    change = step(ops, p, direction, lr=float(how.lr), weight_decay=how.weight_decay, cautious=how.cautious)
+    p, g = Entry(tape, "p"), Entry(tape, "g")
+    slots = [Entry(tape, f"s{i}") for i in range(len(state_fields(rule)))]
+    ops, lr = cast(Any, tape), float(how.lr)
+    change, parts = stepped(
+        ops, rule, p, g, slots, t, lr=lr, weight_decay=how.weight_decay, cautious=how.cautious
+    )
     parameter = p + change
-    parts = [getattr(new, name) for name in fields]
-    states = [None if part is old[name] else part.name for name, part in zip(fields, parts, strict=True)]
+    states = [None if part is old else part.name for part, old in zip(parts, slots, strict=True)]
     return Written(tuple(tape.lines), parameter.name, tuple(states), tuple(tape.numbers))

@@ -12,7 +12,7 @@ from torch import Tensor
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.elementwise import FLAGS, HEADER
-from downslope.torch.native.memory import addresses, are_here, are_plain, in_order, sizes
+from downslope.torch.native.memory import addresses, are_readable, in_order, sizes
 
 _EXPONENTS = {
     torch.float32: (4, 0x7F80_0000),
@@ -31,8 +31,7 @@ def takes(grads: Sequence[Tensor]) -> bool:
     return (
         len(dtypes) == 1
         and dtypes <= _EXPONENTS.keys()
-        and are_here(grads)
-        and are_plain(grads)
+        and are_readable(grads)
         and in_order(grads)
         and _library() is not None
     )
@@ -51,7 +50,7 @@ def nonfinite(grads: Sequence[Tensor]) -> list[int]:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        found = build.library(SOURCE)
+        found = build.load(SOURCE)
     except BuildError:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_long

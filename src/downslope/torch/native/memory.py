@@ -31,6 +31,11 @@ def are_here(tensors: Iterable[Tensor]) -> bool:
     return not watched and all(map(attrgetter("is_cpu"), tensors))
 
 
+def are_readable(tensors: Sequence[Tensor]) -> bool:
+    """Whether compiled code may go to the memory of tensors, and finds their numbers there."""
+    return are_here(tensors) and are_plain(tensors)
+
+
 def in_order(tensors: Iterable[Tensor]) -> bool:
     """Whether the numbers of each tensor lie one after the other."""
     return all(map(Tensor.is_contiguous, tensors))

@@ -26,14 +26,14 @@ SOURCE = Source("polar", "#include <polar.cpp>\n", ("polar.cpp", "products.h", "
 
 
 @cache
-def library() -> ctypes.CDLL:
+def compiled() -> ctypes.CDLL:
     """Return the library that `polar.cpp` is compiled to.
 
     Raises:
         BuildError: there is none.
 
     """
-    found = build.library(SOURCE)
+    found = build.load(SOURCE)
     pointer, number = ctypes.c_void_p, ctypes.c_long
     program = (*3 * (number,), pointer, *3 * (number,), ctypes.c_int)
     found.orthogonalise.argtypes = (pointer, pointer, number, number, *program)
@@ -52,7 +52,7 @@ def reason(dtype: torch.dtype) -> str:
     if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         return "torch's products in bfloat16 run on matrix units"
     try:
-        found = library()
+        found = compiled()
     except BuildError as error:
         return f"nothing compiled for this CPU: {error}"
     if found.lanes() < _LANES:
@@ -92,7 +92,7 @@ def orthogonalise(
     """
     sizes = sizes.contiguous()
     where = (stack.data_ptr(), sizes.data_ptr(), stack.stride(0), stack.stride(1))
-    run(library().orthogonalise, where, tuple(stack.shape), dtype, coefficients, steps)
+    run(compiled().orthogonalise, where, tuple(stack.shape), dtype, coefficients, steps)
 
 
 def run(

@@ -18,8 +18,8 @@ from torch import Tensor
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native.memory import are_here, are_plain, in_order, tell_autograd
-from downslope.torch.native.polar import library, run
+from downslope.torch.native.memory import are_readable, in_order, tell_autograd
+from downslope.torch.native.polar import compiled, run
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
 from downslope.torch.writing import scale_of
@@ -51,12 +51,7 @@ def taken(items: Sequence[Item]) -> list[Item]:
 
 
 def _fits(*tensors: Tensor) -> bool:
-    return (
-        are_here(tensors)
-        and are_plain(tensors)
-        and in_order(tensors)
-        and all(t.dtype == torch.float32 for t in tensors)
-    )
+    return are_readable(tensors) and in_order(tensors) and all(t.dtype == torch.float32 for t in tensors)
 
 
 def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
@@ -74,7 +69,7 @@ def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dty
         tell_autograd(t for item in own for t in (item.momentum, item.p))
         with _timed() as seconds:
             where = (*addresses, ctypes.byref(how_), seconds)
-            run(library().step, where, (len(addresses[0]), *shape), dtype, rule.coefficients, rule.ns_steps)
+            run(compiled().step, where, (len(addresses[0]), *shape), dtype, rule.coefficients, rule.ns_steps)
 
 
 @contextmanager

@@ -167,3 +167,26 @@ def test_a_folder_that_others_may_write_to_is_not_used(
 def test_an_error_of_the_compiler_is_told() -> None:
     with pytest.raises(BuildError, match=r"error: .*nonsense"):
         build.load(SOURCE._replace(text="nonsense\n"))
+
+
+@compiled
+def test_the_fingerprint_is_that_of_code_torch_and_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that agree on it take steps to the same last bit."""
+    own = polar.fingerprint()
+    assert own == polar.fingerprint()
+    made = build.made(polar.SOURCE)
+    changes = {
+        (build, "made"): lambda source: made._replace(digest=bytes(32)),
+        (torch, "__version__"): "0.1",
+        (torch.backends.cpu, "get_cpu_capability"): lambda: "another",
+    }
+    for (where, name), other in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, other)
+            assert polar.fingerprint() != own, name
+
+    def fails(source: Source) -> None:
+        raise BuildError("no compiler")
+
+    monkeypatch.setattr(build, "made", fails)
+    assert polar.fingerprint() == b""

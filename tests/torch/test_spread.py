@@ -660,6 +660,16 @@ def test_small_matrices_stay_at_home_where_all_step_alike(found: dict[str, Any])
         assert all(seen["off"] < 1e-4 for seen in one.values()), "of 0.1, in float32 by other code"
 
 
+@pytest.mark.parametrize(
+    ("shape", "processes", "sent"),
+    [((64, 576), 8, False), ((128, 128), 2, False), ((128, 128), 4, True), ((768, 768), 2, True)],
+)
+def test_what_spares_the_others_much_is_sent(shape: tuple[int, int], processes: int, sent: bool) -> None:
+    """128 × 128 take 1,792 operations an element, of which two processes spare each other half, four more."""
+    item = Item(*3 * (torch.zeros(shape),), MatrixView((0,), (1,)), layout_of(MatrixView((0,), (1,)), shape))
+    assert replicas_module._is_sent(Rule(), item, processes, torch.bfloat16) == sent
+
+
 def test_replicas_share_the_work(found: dict[str, Any]) -> None:
     shares = [one["shared"] for one in found["replicas_share_the_work"]]
     whole = {one["alone"] for one in found["replicas_share_the_work"]}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from downslope.report.comparison import chapter
 from downslope.report.parts import Chapter, Part
@@ -81,7 +82,7 @@ def asset(name: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return Jinja's environment: everything escaped, `draw` for parts, `data` for JSON."""
+    """Return Jinja's environment: everything escaped, `draw` for parts, `data` for JSON, `whole` for text."""
     env = Environment(
         loader=PackageLoader("downslope.report"),
         autoescape=True,
@@ -91,12 +92,23 @@ def environment() -> Environment:
     )
     env.globals["draw"] = draw
     env.filters["data"] = data
+    env.filters["whole"] = whole
     return env
 
 
 def draw(part: Part) -> Markup:
     """Return a part as HTML."""
     return Markup(environment().get_template(part.template).render(part=part))
+
+
+def whole(text: str) -> Markup:
+    """Return text in which no line breaks within an option of the command line.
+
+    >>> print(whole("more --seeds, a <b>"))
+    more <span class="whole">--seeds</span>, a &lt;b&gt;
+
+    """
+    return Markup(re.sub(r"--\w[\w-]*", r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
 def data(value: object) -> Markup:

@@ -1,7 +1,7 @@
 """Learning-rate searches against the best rate of a grid: how far off, how often, at what cost.
 
     python benchmarks/lr.py digits [--optimizers sgd,adamw,muon] [--repeats 5] [--steps N]
-        [--width N] [--grid-seeds 7] [--first-seed 0] [--optuna]
+        [--width N] [--grid-seeds 7] [--first-seed 0] [--whole-seeds 1] [--optuna]
 
 The grid is 13 rates, a factor 2 apart, full trainings with the schedule of `downslope compare`. All of
 them run on a first seed; those that keep at least 85 % of the best one's descent run on the other seeds too.
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--width", type=int, help="of the task's model")
     parser.add_argument("--grid-seeds", type=int, default=7)
+    parser.add_argument("--whole-seeds", type=int, default=1, help="of whole trainings in ours")
     parser.add_argument("--optuna", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--cache", default="lr-benchmark.jsonl")
@@ -223,9 +224,9 @@ def main() -> None:
         found: dict[str, list[tuple[float, float]]] = {"ours": [], "steepest": [], "valley": []}
         for seed in range(args.first_seed, args.first_seed + 10 * args.repeats, 10):
             lr, cost = kept.get(
-                ["ours", task.name, name, seed, steps],
+                ["ours", task.name, name, seed, steps, *([args.whole_seeds] if args.whole_seeds > 1 else [])],
                 lambda name=name, seed=seed: (lambda r: (r.value, r.cost / steps))(
-                    of_task(task, CANDIDATES[name], steps=steps, seed=seed)
+                    of_task(task, CANDIDATES[name], steps=steps, seed=seed, whole_seeds=args.whole_seeds)
                 ),
             )
             found["ours"].append((lr, cost))

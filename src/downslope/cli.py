@@ -274,8 +274,11 @@ def lr(
         int | None, typer.Option(help="Length of the training the rate is for. Default: the task's.")
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Seeds of the runs of a quarter of the length; others take the first.")
+        int, typer.Option(help="Seeds of the runs of a quarter of the length; shorter ones take the first.")
     ] = 2,
+    whole_seeds: Annotated[
+        int, typer.Option(help="Seeds of the whole trainings: more where chance decides between rates.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
     schedule: Annotated[str, typer.Option(help="Of the training: linear, cosine or constant.")] = "linear",
     warmup: Annotated[float, typer.Option(help="Share of the training in which the rate grows.")] = 0.1,
@@ -305,6 +308,7 @@ def lr(
         optimizers=[name.strip() for name in optimizers.split(",") if name.strip()],
         steps=steps,
         seeds=seeds,
+        whole_seeds=whole_seeds,
         seed=seed,
         schedule=schedule,
         warmup=warmup,

@@ -29,9 +29,9 @@ from downslope.diagnose.rungs import (
     SHORTEST,
     SWEEP_SEEDS,
     Bench,
+    Seeds,
     around,
     climbed,
-    planned,
     room_for_more,
     sweep_steps,
     window,
@@ -139,7 +139,7 @@ def search(
     name: str,
     label: str,
     steps: int,
-    seeds: Sequence[int] = (0, 1),
+    seeds: Seeds,
     low: float = 1e-6,
     high: float = 10.0,
     longest: int = LONGEST,
@@ -154,7 +154,7 @@ def search(
         name: of the training.
         label: of the optimizer.
         steps: the length of the real training.
-        seeds: of the runs of a quarter of the length; the others take the first.
+        seeds: of the runs.
         low: where the sweep begins, as a rate of the first group.
         high: where it ends.
         longest: steps of the longest run, at most `steps` of them.
@@ -173,14 +173,13 @@ def search(
             )
     if not 0 < low < high < math.inf:
         raise UsageError(f"learning rates from {low:g} to {high:g}: expected 0 < low < high, both finite")
-    if not seeds:
-        raise UsageError("seeds = 0: expected at least 1")
     base = bases[0]
     low, high = low / base, high / base
     longest = min(longest, steps)
     sweeps: list[Sweep] = []
     length = sweep_steps(longest)
-    for seed in range(seeds[0], seeds[0] + SWEEP_SEEDS):
+    first = seeds.quarter[0]
+    for seed in range(first, first + SWEEP_SEEDS):
         told(f"sweep {len(sweeps) + 1} of {SWEEP_SEEDS}")
         losses = bench.sweep(low, high, length, seed)
         scales = [low * (high / low) ** (i / (length - 1)) for i in range(len(losses))]
@@ -189,16 +188,17 @@ def search(
     tried = [centre * STEP**k for k in range(-BELOW, ABOVE + 1)]
     runs: list[Run] = []
     found: list[Run] = []
-    room = room_for_more(longest, planned(longest, len(seeds)) + sum(len(losses) for _, losses in sweeps))
+    room = room_for_more(longest, sum(len(losses) for _, losses in sweeps), seeds)
     for rung in RUNGS:
         length = rung.length(longest)
-        own = seeds if rung.every_seed else seeds[:1]
+        own = seeds.of(rung)
         noise = 0.0
         if rung.share < 1:
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
             scales = around(tried, runs, longest, rung.rates)
-            noise = _noise_of_two(runs)
+            noise = _noise_of_two(runs, len(own))
+            room *= len(own)
         found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
         runs += found
@@ -249,7 +249,7 @@ def _concluded(
         low, high = min(low, value), max(high, value)
     ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
     whole = [r for r in runs if r.steps == last]
-    short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs))
+    short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs, len({r.seed for r in whole})))
     confidence, reasons = confidence_of(
         value, own, len(seeds), ends, last / steps, edge_of(runs), short_of, near
     )
@@ -274,9 +274,9 @@ def _concluded(
     )
 
 
-def _noise_of_two(runs: Sequence[Run]) -> float:
-    """Return how far two ends of one rate differ, of the logarithms."""
-    return math.sqrt(2) * noise_of(runs)
+def _noise_of_two(runs: Sequence[Run], seeds: int) -> float:
+    """Return how far two medians over so many seeds of one rate differ, of the logarithms."""
+    return math.sqrt(2 / seeds) * noise_of(runs)
 
 
 def _own(runs: Sequence[Run], seeds: Collection[int], value: float) -> list[float]:

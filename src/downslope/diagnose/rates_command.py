@@ -14,7 +14,16 @@ from downslope.compare.folder import require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
-from downslope.diagnose.rungs import LONGEST, SHORTEST, SWEEP_SEEDS, planned, room_for_more, sweep_steps
+from downslope.diagnose.rungs import (
+    LONGEST,
+    SHORTEST,
+    SWEEP_SEEDS,
+    Seeds,
+    planned,
+    room_for_more,
+    seeds_of,
+    sweep_steps,
+)
 from downslope.diagnose.widths import WidthCheck, check
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
@@ -26,6 +35,7 @@ def run_lr(
     optimizers: Sequence[str],
     steps: int | None = None,
     seeds: int = 2,
+    whole_seeds: int = 1,
     seed: int = 0,
     schedule: str = "linear",
     warmup: float = 0.1,
@@ -50,8 +60,9 @@ def run_lr(
     threads = threads or cores()
     if not 1 <= threads <= cores():
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: expected at least 1")
+    for option, count in (("--seeds", seeds), ("--whole-seeds", whole_seeds)):
+        if count < 1:
+            raise UsageError(f"{option} {count}: expected at least 1")
     if not 0 <= warmup < 1:
         raise UsageError(f"--warmup {warmup:g}: expected a share of the training, at least 0 and below 1")
     length = task.steps if steps is None else steps
@@ -64,12 +75,14 @@ def run_lr(
     page = out or Path("runs") / f"lr-{task.name}.html"
     require_writable(page, "--out")
     told = Console(stderr=True, highlight=False)
-    told.print(plan_line(length, longest, seeds, len(tasks) * len(candidates)))
+    told.print(plan_line(length, longest, seeds_of(seed, seeds, whole_seeds), len(tasks) * len(candidates)))
     if dry_run:
         if as_json:
-            plan = {"task": task.name, "steps": length, "longest": longest, "seeds": seeds}
+            plan = {"task": task.name, "steps": length, "longest": longest}
+            counts = {"seeds": seeds, "whole_seeds": whole_seeds}
             names = [c.name for c in candidates]
-            print_json({"plan": {**plan, "schedule": schedule, "optimizers": names, "widths": list(widths)}})
+            more = {"schedule": schedule, "optimizers": names, "widths": list(widths)}
+            print_json({"plan": {**plan, **counts, **more}})
         return 0
     searched = _search(
         tasks,
@@ -78,6 +91,7 @@ def run_lr(
         told,
         steps=steps,
         seeds=seeds,
+        whole_seeds=whole_seeds,
         seed=seed,
         schedule=schedule,
         warmup=warmup,
@@ -95,16 +109,17 @@ def run_lr(
     return 0 if all(r.value is not None for one in found for r in one) else 1
 
 
-def plan_line(steps: int, longest: int, seeds: int, searches: int) -> str:
+def plan_line(steps: int, longest: int, seeds: Seeds, searches: int) -> str:
     """Return what a search takes, in steps.
 
-    >>> plan_line(200, 1000, 2, 1)
+    >>> plan_line(200, 1000, seeds_of(0, 2, 1), 1)
     '1 search of 1,450 to 1,900 steps, as much as 7.2 to 9.5 trainings of 200 steps'
 
     """
     longest = min(longest, steps)
-    least = SWEEP_SEEDS * sweep_steps(longest) + planned(longest, seeds)
-    most = least + room_for_more(longest, least)
+    sweeps = SWEEP_SEEDS * sweep_steps(longest)
+    least = sweeps + planned(longest, seeds)
+    most = least + room_for_more(longest, sweeps, seeds) * len(seeds.whole)
     word = "search" if searches == 1 else "searches"
     as_much = f"as much as {least / steps:.1f} to {most / steps:.1f} trainings of {steps} steps"
     return f"{searches} {word} of {least:,} to {most:,} steps, {as_much}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from downslope.diagnose.lengths import estimate
 from downslope.diagnose.valley import STEP, Outcome, Run, by_chance, medians_of
+from downslope.errors import UsageError
 
 SWEEP_SEEDS = 3
 MOST_STEPS, FEWEST_STEPS = 50, 20
@@ -18,23 +19,24 @@ BELOW, ABOVE = 4, 3
 
 
 class Rung(NamedTuple):
-    """Runs of a `share` of the longest: of how many rates, on one seed or all."""
+    """Runs of a `share` of the longest: of how many rates, on which seeds."""
 
     share: float
     rates: int
-    every_seed: bool
+    on: Literal["first", "quarter", "whole"]
 
     def length(self, longest: int) -> int:
         """Return the steps of its runs."""
         return max(2, round(longest * self.share))
 
 
-RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, False), Rung(1 / 4, 5, True), Rung(1, 3, False))
+RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, "first"), Rung(1 / 4, 5, "quarter"), Rung(1, 3, "whole"))
 MOST, EXTRA = 9.5, 1.5
 """Where the best rate lies at the edge, others are added, until all takes so many times the longest run.
 
 That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6.5 times its
-steps, and the sweeps 1.5 at most. With more seeds 1.5 times its steps may still be added.
+steps, and the sweeps 1.5 at most. With more seeds 1.5 times its steps may still be added, of whole trainings
+on each of their seeds.
 """
 
 LONGEST = 2000
@@ -44,13 +46,41 @@ SHORTEST = 4
 """Steps that a training, and the longest run, has at least."""
 
 
-def planned(longest: int, seeds: int) -> int:
+class Seeds(NamedTuple):
+    """Of the runs of a quarter of the length, and of the whole ones; the shortest have the first of them."""
+
+    quarter: Sequence[int]
+    whole: Sequence[int]
+
+    def of(self, rung: Rung) -> Sequence[int]:
+        """Return those of a rung."""
+        return {"first": self.quarter[:1], "quarter": self.quarter, "whole": self.whole}[rung.on]
+
+
+def seeds_of(first: int, quarter: int, whole: int) -> Seeds:
+    """Return so many seeds each, from the first on.
+
+    Raises:
+        UsageError: either is no whole number of at least 1.
+
+    """
+    for word, count in (("seeds", quarter), ("whole_seeds", whole)):
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"{word} = {count!r}: expected a whole number of at least 1")
+    return Seeds(range(first, first + quarter), range(first, first + whole))
+
+
+def planned(longest: int, seeds: Seeds) -> int:
     """Return the steps that the rungs take where no rate is added."""
-    return sum(r.rates * (seeds if r.every_seed else 1) * r.length(longest) for r in RUNGS)
+    return sum(r.rates * len(seeds.of(r)) * r.length(longest) for r in RUNGS)
 
 
-def room_for_more(longest: int, taken: int) -> int:
-    """Return the steps that rates at an edge may take, beside those of the sweeps and what is planned."""
+def room_for_more(longest: int, sweeps: int, seeds: Seeds) -> int:
+    """Return the steps that rates at an edge may take, beside those of the sweeps and what is planned.
+
+    That many for whole trainings on one seed; for those on several, each of their seeds has as many.
+    """
+    taken = sweeps + planned(longest, seeds._replace(whole=seeds.whole[:1]))
     return round(max(EXTRA * longest, MOST * longest - taken))
 
 

@@ -211,7 +211,7 @@ def confidence_of(
         way = "lower" if near == "lowest" else "higher"
         reasons.append(
             f"The {near} rate of the longest runs ended above their best by no more than chance: "
-            f"it may lie {way}."
+            f"it may lie {way}. More seeds of whole trainings would tell."
         )
     if share < 0.1:
         level = max(level, 1)

@@ -14,7 +14,7 @@ from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import SCHEDULES
 from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, seed_everything
 from downslope.diagnose.rates import Rates, search
-from downslope.diagnose.rungs import LONGEST
+from downslope.diagnose.rungs import LONGEST, seeds_of
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import forever, of_objects
 from downslope.diagnose.valley import Outcome
@@ -290,6 +290,7 @@ def find_lr(
     steps: int,
     evaluate: Callable[[Any], float] | None = None,
     seeds: int = 2,
+    whole_seeds: int = 1,
     seed: int = 0,
     schedule: str | Schedule = "linear",
     warmup: float = 0.1,
@@ -315,7 +316,9 @@ def find_lr(
         steps: the length of the training.
         evaluate: `evaluate(model)` returns what a run is judged by, lower is better; by default the
             mean loss over its last tenth.
-        seeds: how many seeds the runs of a quarter of the length have; the others take the first.
+        seeds: how many seeds the runs of a quarter of the length have; shorter ones take the first.
+        whole_seeds: how many the whole trainings have: more where chance decides between rates. Each
+            costs as much as three to five trainings.
         seed: the first of them.
         schedule: "linear", "cosine" (to zero), "constant", or a function from the share of the
             training that is over to a factor.
@@ -338,8 +341,7 @@ def find_lr(
             "batches is an iterator, which the search would use up: pass a list, a data loader, a function "
             "of a seed that returns an iterator, or downslope.torch.Replay(batches)"
         )
-    if not isinstance(seeds, int) or seeds < 1:
-        raise UsageError(f"seeds = {seeds!r}: expected a whole number of at least 1")
+    own = seeds_of(seed, seeds, whole_seeds)
     factor = schedule_of(schedule, warmup)
     kept = Snapshot(model, optimizer, batches)
     try:
@@ -359,7 +361,7 @@ def find_lr(
             name=subject.name,
             label=subject.label,
             steps=steps,
-            seeds=range(seed, seed + seeds),
+            seeds=own,
             low=low,
             high=high,
             longest=longest,
@@ -377,6 +379,7 @@ def of_task(
     *,
     steps: int | None = None,
     seeds: int = 2,
+    whole_seeds: int = 1,
     seed: int = 0,
     weight_decay: float = 0.0,
     schedule: str | Schedule = "linear",
@@ -390,7 +393,7 @@ def of_task(
         name=task.name,
         label=candidate.label,
         steps=task.steps if steps is None else steps,
-        seeds=range(seed, seed + seeds),
+        seeds=seeds_of(seed, seeds, whole_seeds),
         longest=longest,
         metric=task.metric,
         told=told,

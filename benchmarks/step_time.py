@@ -4,7 +4,8 @@
 
 Every candidate of a row takes turns with the others in one run; the figures are medians, and the
 ratios are medians of the ratios within a round. Two sets of parameters: the shapes of GPT-2 small
-cut to 4 layers (67 M parameters), and 200 small tensors (1,000 elements each).
+cut to 4 layers (67 M parameters), and 200 small tensors (1,000 elements each). The rule "small" is the whole
+step of Muon on small models, biases and ends with AdamW, against torch's AdamW.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from muon_peers import PEERS
 from timing import bandwidth, dump, interleaved, medians, ratio, show
+from torch import nn
 
 import downslope.torch as dt
 from downslope.grouping.view import MatrixView
@@ -131,6 +133,33 @@ def muon(
     return interleaved(candidates, repeats)
 
 
+def small_models(depth: int, width: int, repeats: int) -> dict[str, list[float]]:
+    """Return the steps of a multilayer perceptron with so many hidden matrices of a width."""
+
+    def model() -> nn.Sequential:
+        hidden = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.Tanh())]
+        made = nn.Sequential(nn.Linear(16, width), nn.Tanh(), *hidden, nn.Linear(width, 4))
+        for p in made.parameters():
+            p.grad = torch.randn_like(p)
+        return made
+
+    def torch_muon() -> Callable[[], Any]:
+        params = list(model().parameters())
+        inner = [p for p in params if p.shape == (width, width)]
+        muon = torch.optim.Muon(inner, lr=1e-6)
+        adamw = torch.optim.AdamW([p for p in params if p.shape != (width, width)], lr=1e-6, fused=True)
+        return lambda: (muon.step(), adamw.step())
+
+    candidates = {
+        "ours": dt.Muon(model(), torch.randn(2, 16), lr=1e-6).step,
+        "ours, AdamW": dt.AdamW(model().parameters(), lr=1e-6).step,
+        "torch.optim.Muon and AdamW": torch_muon(),
+        "torch": torch.optim.AdamW(model().parameters(), lr=1e-6).step,
+        "torch fused": torch.optim.AdamW(model().parameters(), lr=1e-6, fused=True).step,
+    }
+    return interleaved(candidates, repeats)
+
+
 def ranges(asked: list[str]) -> dict[str, str]:
     """Return where each one's step leaves singular values that lay between 1 and 0.01."""
     n = 512
@@ -199,7 +228,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--rules", default=",".join([*RULES, "muon"]))
+    parser.add_argument("--rules", default=",".join([*RULES, "small", "muon"]))
     parser.add_argument("--peers", default=";".join(ON_CPU), help="other libraries' Muon")
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -219,6 +248,11 @@ def main() -> None:
             ]
             title = f"{name} on {set_name}: {count:,} elements, floor {1e3 * floor:.2f} ms"
             show(title, ["step", "ms", *times, "of floor"], rows_of(seconds, floor))
+    for depth, width in ((4, 32), (8, 64), (12, 128)) if "small" in chosen else ():
+        seconds = small_models(depth, width, 10 * args.repeats)
+        results[f"mlp-{depth}-{width}/small"] = medians(seconds)
+        title = f"Muon and AdamW on {depth} hidden matrices of {width} x {width}"
+        show(title, ["step", "ms", "x torch", "x fused"], rows_of(seconds, None))
     if "muon" in chosen:
         asked = args.peers.split(";")
         products, ends = matmul_rate(), ranges(asked)

@@ -28,7 +28,7 @@ p.grad = torch.ones(8, 16)
 optimizer = Muon([p], on_nonfinite="ignore")
 optimizer.step()
 assert p.isfinite().all()
-print(repr(optimizer))
+print(" ".join(repr(optimizer).split()))
 """
 
 

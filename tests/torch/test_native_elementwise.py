@@ -515,7 +515,7 @@ try:
     optimizer.step()
 except ValueError as error:
     print(error)
-print(repr(optimizer))
+print(" ".join(repr(optimizer).split()))
 """
 
 

@@ -25,6 +25,9 @@ RULES: dict[str, type[Rule]] = {
 _NOT_HERE = {"maximize": False, "differentiable": False, "dampening": 0, "lr_decay": 0}
 """Options of `torch.optim` that no rule here has, and the values with which they do nothing."""
 
+_OPTIONS = ("rule", "cautious", "fused", "on_nonfinite", "capturable", "ns_dtype")
+"""Options of a group that are no part of its rule."""
+
 ON_NONFINITE = ("raise", "skip", "ignore")
 
 
@@ -59,6 +62,13 @@ def _own_hyperparameters(name: str) -> tuple[str, ...]:
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def options_of(group: dict[str, Any], rule: Rule) -> tuple[Any, ...]:
+    """Return what the step of a group's parameters depends on, to compare with that of another group."""
+    lr = group["lr"]
+    named = (group.get(name) for name in _OPTIONS)
+    return (rule, id(lr) if isinstance(lr, Tensor) else lr, decoupled_decay(group), *named)
 
 
 def decoupled_decay(group: dict[str, Any]) -> float:

@@ -15,7 +15,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
-from downslope.torch.engine import Engine, counted
+from downslope.torch.engine import Engine, counted, many
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in
@@ -327,13 +327,15 @@ class Muon(RuleOptimizer):
             layout = layout_of(self._views[p], tuple(p.shape))
             shapes.setdefault(dtype, set()).update(shape[1:] for shape in layout.matrices)
             engines.append(self._engine_for(group, rule, p, layout))
-        made = [f"{len(found)} shapes in {str(d).removeprefix('torch.')}" for d, found in shapes.items()]
+        made = [
+            f"{many(len(found), 'shape')} in {str(d).removeprefix('torch.')}" for d, found in shapes.items()
+        ]
         words = ["stacks of " + " and ".join(made or ["no shapes"])]
         words += counted(engines)
         if self.replicas is not None:
             words.append(f"shared out over {self.replicas.size()} processes")
         if shared := sum(isinstance(p, DTensor) for p in params):
-            words.append(f"{shared} parameters spread over processes")
+            words.append(f"{many(shared, 'parameter')} spread over processes")
         return ", ".join(words)
 
     def _engine_for(self, group: dict[str, Any], rule: MuonRule, p: Tensor, layout: Layout) -> str:

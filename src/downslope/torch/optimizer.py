@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from textwrap import TextWrapper
 from typing import Any, ClassVar, overload
 
 import torch
@@ -20,12 +21,13 @@ from downslope.rules.checks import require
 from downslope.rules.rule import Rule
 from downslope.torch import kernels
 from downslope.torch.element_step import engines_of, step_elementwise
-from downslope.torch.engine import Write
+from downslope.torch.engine import Write, many
 from downslope.torch.groups import (
     ON_NONFINITE,
     capturable_on,
     decoupled_decay,
     name_in,
+    options_of,
     refuse_gradient,
     require_known_rule,
     rule_of,
@@ -46,13 +48,17 @@ from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
 
+_WRAPPED = TextWrapper(80, initial_indent=4 * " ", subsequent_indent=6 * " ", break_on_hyphens=False)
+
 _PLAIN = (Tensor, nn.Parameter)
 """Types whose tensors are not spread over processes."""
 
 
 @dataclass
 class Job:
-    """Parameters of one group, dtype, device and step count, with what the rule needs.
+    """Parameters of one dtype, device and step count, with what the rule needs.
+
+    They are of one group, on a CPU of all groups with the same options, of which `group` is the first.
 
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
     order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
@@ -185,13 +191,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _collect(self) -> list[Job]:
         """Return the work to do; nothing is changed."""
-        jobs: list[Job] = []
+        found: dict[tuple[Any, ...], dict[tuple[Any, ...], Job]] = {}
         resting: set[int] = set()  # counts of parameters that take no step
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             rule = rule_of(group)
             self._check_options(group)
             fields = state_fields(rule)
-            alike: dict[tuple[Any, ...], Job] = {}
+            alike = found.setdefault(options_of(group, rule), {})
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
@@ -205,7 +211,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                 count = slot.get("step", 0)
                 if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                key = (id(count) if isinstance(count, Tensor) else count, dtype, device, ready)
+                on_host = device.type == "cpu" and not group["capturable"]
+                key = (
+                    id(count) if isinstance(count, Tensor) else count,
+                    dtype,
+                    device,
+                    ready,
+                    None if on_host else number,
+                )
                 job = alike.get(key)
                 if job is None:
                     t = count if isinstance(count, Tensor) else count + 1
@@ -214,7 +227,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 job.params.append(p)
                 job.grads.append(g if type(g) is Tensor and type(p) in _PLAIN else gradient_of(p, g))
                 job.slots.append(slot)
-            jobs += alike.values()
+        jobs = [job for alike in found.values() for job in alike.values()]
         self._part_counts(jobs, resting)
         return jobs
 
@@ -408,9 +421,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             rule = rule_of(group)
             count = sum(p.numel() for p in group["params"])
             title = group.get("role", group["rule"])
-            values = f"lr={float(group['lr']):g}, weight_decay={group['weight_decay']:g}, {rule}"
-            size = f"{len(group['params'])} parameters, {count:,} elements"
-            lines.append(f"  {title}: {size}, {values}, {self._engine(group, rule)}")
+            size = f"{many(len(group['params']), 'parameter')}, {many(count, 'element')}"
+            decay = f"weight_decay={group['weight_decay']:g}" + ", cautious" * bool(group["cautious"])
+            lines.append(f"  {title}: {size}, lr={float(group['lr']):g}, {decay}")
+            lines += [_WRAPPED.fill(text) for text in (repr(rule), self._engine(group, rule))]
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:

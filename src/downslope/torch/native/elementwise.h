@@ -7,7 +7,9 @@
 struct Bfloat16 {
     uint16_t bits;
 };
-#ifdef __FLT16_MAX__
+#if defined(__ARM_FP16_FORMAT_IEEE)  // where g++ 12 announces _Float16 and has it in C alone
+typedef __fp16 Float16;
+#elif defined(__FLT16_MAX__)
 typedef _Float16 Float16;
 #endif
 

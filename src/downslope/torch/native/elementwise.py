@@ -77,7 +77,7 @@ def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
         made = written(rule, t, how)
     except Exception as error:  # of the rule: where arrays do not help it either, the step raises it
         return f"nothing compiled for this rule: {error}"
-    code = _compiled(_text(made, dtype))
+    code = _compiled(text_of(made, dtype))
     return code if isinstance(code, str) else Step(code, made.numbers)
 
 
@@ -123,7 +123,7 @@ def take(step: Step, columns: Sequence[Sequence[Tensor]]) -> None:
     step.code.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
 
 
-def _text(made: Written, dtype: torch.dtype) -> str:
+def text_of(made: Written, dtype: torch.dtype) -> str:
     """Return the C++ of a step."""
     real, stored = "double" if dtype == torch.float64 else "float", _TYPES[dtype]
     slots = range(len(made.states))
@@ -152,11 +152,16 @@ def _text(made: Written, dtype: torch.dtype) -> str:
     return "\n".join(lines) + _CALL.format(pointers=pointers)
 
 
+def source_of(text: str) -> Source:
+    """Return what a text is compiled as."""
+    return Source("step", text, (HEADER,), FLAGS)
+
+
 @cache
 def _compiled(text: str) -> ctypes.CDLL | str:
     """Return what a text is compiled to, or why it is not."""
     try:
-        found = build.load(Source("step", text, (HEADER,), FLAGS))
+        found = build.load(source_of(text))
     except BuildError as error:
         return f"nothing compiled for this CPU: {error}"
     pointer, number = ctypes.c_void_p, ctypes.c_long

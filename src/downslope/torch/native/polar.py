@@ -56,7 +56,7 @@ def reason(dtype: torch.dtype) -> str:
     except BuildError as error:
         return f"nothing compiled for this CPU: {error}"
     if found.lanes() < _LANES:
-        return "nothing compiled for this CPU: it has no vectors of 8 numbers (AVX2)"
+        return "nothing compiled for this CPU: it has no vectors of 8 numbers, as AVX2 has"
     if dtype == torch.bfloat16 and not found.has_bfloat16():
         return "nothing compiled for this CPU: it does not multiply bfloat16"
     return ""

@@ -165,6 +165,23 @@ def test_a_cliff_below_the_best_rate_of_shorter_runs_is_heeded():
     assert found.high <= 1.5 * BEST
 
 
+def test_a_rate_that_needs_longer_than_the_shortest_runs_is_not_too_high():
+    """Its shortest run ended above where it began; "too high from" was once the very rate that was best."""
+
+    class Slow(Valley):
+        def run(self, scale, seed, steps):
+            end, start = super().run(scale, seed, steps)
+            return Outcome(2.1 if steps < STEPS / 4 and scale > BEST / 2 else end, start)
+
+    found = searched(Slow(BEST, ceiling=4.5))
+    assert {r.scale for r in found.runs if r.failed and r.steps < STEPS / 4} & {
+        r.scale for r in found.runs if r.steps == STEPS and not r.failed
+    }
+    assert found.value == pytest.approx(BEST, rel=0.3)
+    assert found.high > 1.2 * BEST
+    assert found.diverges > 2 * found.value
+
+
 def test_with_one_seed_the_whole_length_is_followed_too():
     found = searched(Moving(lambda d: 0.8 * d), seeds=(0,))
     assert abs(math.log2(found.value / BEST)) < 0.3

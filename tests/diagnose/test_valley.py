@@ -79,9 +79,12 @@ def test_what_chance_may_have_put_below_the_edge_has_its_best_there():
     assert edge_of(runs) == edge_of(runs, 0.011) == ""
     assert edge_of(runs, 0.013) == "highest"
     assert edge_of(runs_of({1.0: -2.52, 2.0: -2.5, 4.0: -1.0})) == "lowest"
-    level, reasons = confidence_of(1.0, [1.0], 2, [(50, 1.0), (100, 1.0)], 1.0, near="highest")
+    level, reasons = confidence_of(1.0, [1.0], 2, 50, [(50, 1.0), (100, 1.0)], 1.0, near="highest")
     assert level == "medium"
-    assert reasons[-1].endswith("by no more than chance: it may lie higher.")
+    assert reasons[-1].endswith(
+        "by no more than chance: it may lie higher. More seeds of whole trainings would tell."
+    )
+    assert "agree within a factor 1.0 in runs of 50 steps" in reasons[0]
 
 
 def test_the_window_grows_to_the_better_side():
@@ -105,7 +108,7 @@ def test_the_window_grows_to_the_better_side():
     ],
 )
 def test_confidence_falls_with_what_seeds_and_lengths_disagree_by(optima, ends, level):
-    assert confidence_of(1.0, optima, 2, ends, 1.0)[0] == level
+    assert confidence_of(1.0, optima, 2, 50, ends, 1.0)[0] == level
 
 
 def found(optima):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,16 @@ from downslope.diagnose.rungs import (
     sweep_steps,
     window,
 )
-from downslope.diagnose.valley import STEP, Run, confidence_of, edge_of, medians_of, optimum, safe_range
+from downslope.diagnose.valley import (
+    STEP,
+    Run,
+    confidence_of,
+    edge_of,
+    failing,
+    medians_of,
+    optimum,
+    safe_range,
+)
 from downslope.errors import UsageError
 
 Sweep = tuple[tuple[float, ...], tuple[float, ...]]
@@ -53,8 +62,8 @@ class Rates:
     Attributes:
         value: the rate to use; None where no rate trained the model.
         low, high: between these, runs ended within 10 % of the best.
-        diverges: the lowest rate above the value at which a run ended no better than it began; None if
-            there was none.
+        diverges: the lowest rate above the value at which a run diverged, or ended no better than it began
+            in its longest runs; None if there was none.
         confidence: "high", "medium" or "low".
         reasons: why, a sentence each.
         optima: the best rate of each seed by itself, in the longest runs that all seeds had, moved as the
@@ -242,8 +251,9 @@ def _concluded(
     known = estimate(runs)
     value = known.value if known else None
     seeds = {r.seed for r in runs}
-    own = _own(runs, seeds, value) if value else []
-    failed = [r.scale for r in runs if r.failed and value is not None and r.scale > value]
+    shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
+    own = _own([r for r in runs if r.steps == shared], value) if value else []
+    failed = [scale for scale in failing(runs) if value is not None and scale > value]
     low, high = safe_range(runs)
     if value and low and high:
         low, high = min(low, value), max(high, value)
@@ -251,7 +261,7 @@ def _concluded(
     whole = [r for r in runs if r.steps == last]
     short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs, len({r.seed for r in whole})))
     confidence, reasons = confidence_of(
-        value, own, len(seeds), ends, last / steps, edge_of(runs), short_of, near
+        value, own, len(seeds), shared, ends, last / steps, edge_of(runs), short_of, near
     )
     base = bases[0]
     return Rates(
@@ -279,10 +289,9 @@ def _noise_of_two(runs: Sequence[Run], seeds: int) -> float:
     return math.sqrt(2 / seeds) * noise_of(runs)
 
 
-def _own(runs: Sequence[Run], seeds: Collection[int], value: float) -> list[float]:
-    """Return the best rate of each seed, as far from `value` as in the longest runs that all seeds had."""
-    shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
-    of = [r for r in runs if r.steps == shared]
-    middle = optimum(medians_of(of)) or value
-    optima = [optimum(medians_of([r for r in of if r.seed == seed])) for seed in sorted(seeds)]
+def _own(runs: Sequence[Run], value: float) -> list[float]:
+    """Return the best rate of each seed in runs of one length, as far from `value` as from that of all."""
+    middle = optimum(medians_of(runs)) or value
+    seeds = sorted({r.seed for r in runs})
+    optima = [optimum(medians_of([r for r in runs if r.seed == seed])) for seed in seeds]
     return [o * value / middle for o in optima if o is not None]

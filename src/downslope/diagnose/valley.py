@@ -93,21 +93,40 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
 
 
-def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
-    """Return the lowest and the highest of the rates around the best that end within 10 % of it.
+def failing(runs: Sequence[Run]) -> set[float]:
+    """Return the rates of which a run diverged, or one of the longest ended no better than it began.
 
-    Each rate is judged among runs of the longest length that it reached; where a run of a rate failed,
-    it is not safe.
+    A shorter run that ends so had only not trained yet.
+
+    >>> short, long = Run(1.0, 0, 8, 2.1, 2.0), Run(1.0, 0, 64, 0.5, 2.0)
+    >>> failing([short]), failing([short, long]), failing([Run(1.0, 0, 8, math.inf, 2.0), long])
+    ({1.0}, set(), {1.0})
+
     """
+    reached = _reached(runs)
+    return {r.scale for r in runs if r.failed and (r.steps == reached[r.scale] or not math.isfinite(r.final))}
+
+
+def _reached(runs: Sequence[Run]) -> dict[float, int]:
+    """Return the longest runs that each rate had."""
     reached: dict[float, int] = {}
     for r in runs:
         reached[r.scale] = max(reached.get(r.scale, 0), r.steps)
+    return reached
+
+
+def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest of the rates around the best that end within 10 % of it.
+
+    Each rate is judged among runs of the longest length that it reached; `failing` ones are not safe.
+    """
+    reached, too_high = _reached(runs), failing(runs)
     excess: dict[float, float] = {}
     for length in set(reached.values()):
         medians = medians_of([r for r in runs if r.steps == length])
         best = min(medians.values())
         for scale in (s for s, most in reached.items() if most == length):
-            fine = math.isfinite(best) and not any(r.failed for r in runs if r.scale == scale)
+            fine = math.isfinite(best) and scale not in too_high
             excess[scale] = (medians[scale] - best) / abs(best) if fine and best else math.inf
     scales = sorted(excess)
     longest = max(reached.values(), default=0)
@@ -166,6 +185,7 @@ def confidence_of(
     value: float | None,
     optima: Sequence[float],
     seeds: int,
+    shared: int,
     ends: Sequence[tuple[int, float]],
     share: float,
     edge: str = "",
@@ -178,6 +198,7 @@ def confidence_of(
         value: the rate found.
         optima: that of each seed by itself.
         seeds: how many there were.
+        shared: the steps of the runs that all of them had.
         ends: the two longest lengths, and the best rate of the runs of each.
         share: the longest runs as a share of the training.
         edge: "highest" or "lowest" where the best rate is that of all that were tried.
@@ -191,7 +212,7 @@ def confidence_of(
     drift = ends[0][1] / ends[-1][1]
     apart = max(spread, drift, 1 / drift)
     level = 0 if apart <= 2.01 else 1 if apart <= 4.01 else 2
-    agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f}."
+    agree = f"{seeds} seeds, each by itself, agree within a factor {spread:.1f} in runs of {shared:,} steps."
     if seeds == 1:
         agree = "One seed alone: how far chance moves the rate is not known."
         level = max(level, 1)

@@ -70,8 +70,7 @@ def stepped_on_arm(
 ) -> list[list[Tensor]]:
     """Return what the program for ARM makes of columns."""
     made = written(rule, t, how)
-    dtype = columns[0][0].dtype
-    source = elementwise.source_of(elementwise.text_of(made, dtype))
+    source = elementwise.source_of(made.lines, columns[0][0].dtype)
     program = cross_compiled(source, STEP, folder)
     flat = [torch.cat([p.flatten() for p in column]) for column in columns]
     file = folder / "columns"

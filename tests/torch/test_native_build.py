@@ -137,8 +137,8 @@ def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch:
         (tmp_path / name).write_text("#error of the user's\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    text = elementwise.text_of(written(SGD(), 1, Write(0.1, 0.0, False)), torch.float32)
-    for source in (Source("step", text, (elementwise.HEADER,)), finite.SOURCE, polar.SOURCE):
+    step = elementwise.source_of(written(SGD(), 1, Write(0.1, 0.0, False)).lines, torch.float32)
+    for source in (step, finite.SOURCE, polar.SOURCE):
         build.load(source)
 
 

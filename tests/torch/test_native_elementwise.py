@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from downslope.grouping.view import MatrixView
 from downslope.ops.protocol import Array, Ops
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
@@ -27,6 +28,7 @@ from downslope.rules.sgd import SGD
 from downslope.torch import AdamW, Muon, element_step
 from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
+from downslope.torch.exchange import placed
 from downslope.torch.kernel import HALF, first_state, state_fields
 from downslope.torch.native import elementwise, finite, steps
 from downslope.torch.native.expression import written
@@ -430,7 +432,9 @@ def test_a_state_on_another_device_is_not_gone_to() -> None:
     p, slot = torch.zeros(3), torch.zeros(3, device="meta")
     assert not elementwise.fits([[p], [torch.ones(3)], [slot]])
     assert not elementwise.fits([[slot]])
-    assert not steps._fits(p.view(1, 3), torch.ones(1, 3), slot.view(1, 3))
+    view = MatrixView((0,), (1,))
+    items = [placed(p.view(1, 3), torch.ones(1, 3), m.view(1, 3), view) for m in (slot, torch.zeros(3))]
+    assert steps.taken(items) == items[1:]
 
 
 def test_autograd_learns_that_parameters_and_states_changed() -> None:

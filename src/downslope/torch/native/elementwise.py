@@ -23,7 +23,7 @@ from downslope.torch.engine import Write
 from downslope.torch.kernel import HALF
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
-from downslope.torch.native.expression import Written, written
+from downslope.torch.native.expression import Lines, written
 from downslope.torch.native.memory import addresses, are_readable, in_order, sizes, tell_autograd
 
 _TYPES = {
@@ -77,7 +77,7 @@ def step_of(rule: Rule, dtype: torch.dtype, t: int, how: Write) -> Step | str:
         made = written(rule, t, how)
     except Exception as error:  # of the rule: where arrays do not help it either, the step raises it
         return f"nothing compiled for this rule: {error}"
-    code = _compiled(text_of(made, dtype))
+    code = _compiled(made.lines, dtype)
     return code if isinstance(code, str) else Step(code, made.numbers)
 
 
@@ -123,14 +123,14 @@ def take(step: Step, columns: Sequence[Sequence[Tensor]]) -> None:
     step.code.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
 
 
-def text_of(made: Written, dtype: torch.dtype) -> str:
-    """Return the C++ of a step."""
+def source_of(step: Lines, dtype: torch.dtype) -> Source:
+    """Return the C++ of a step of parameters of a dtype."""
     real, stored = "double" if dtype == torch.float64 else "float", _TYPES[dtype]
-    slots = range(len(made.states))
+    slots = range(len(step.states))
     types = [f"{stored}*", f"const {stored}*", *(f"{real}*" for _ in slots)]
     names = ["P", "G", *(f"S{i}" for i in slots)]
     takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
-    many = len(made.numbers)
+    many = max((-operand for _, operands in step.operations for operand in operands), default=0)
     lines = [
         f"#include <{HEADER}>",
         f"static void piece({takes}, const double* numbers, long count) {{",
@@ -142,26 +142,21 @@ def text_of(made: Written, dtype: torch.dtype) -> str:
         "        read(p, P[i]);",
         "        read(g, G[i]);",
         *(f"        const {real} s{i} = S{i}[i];" for i in slots),
-        *(f"        {line}" for line in made.lines),
-        *(f"        S{i}[i] = {name};" for i, name in enumerate(made.states) if name),
-        f"        write(P[i], {made.parameter});",
+        *(f"        {line}" for line in step.text()),
+        *(f"        S{i}[i] = {step.name(new)};" for i, new in enumerate(step.states) if new is not None),
+        f"        write(P[i], {step.name(step.parameter)});",
         "    }",
         "}",
     ]
     pointers = ", ".join(f"({kind})columns[{i}][i] + from" for i, kind in enumerate(types))
-    return "\n".join(lines) + _CALL.format(pointers=pointers)
-
-
-def source_of(text: str) -> Source:
-    """Return what a text is compiled as."""
-    return Source("step", text, (HEADER,), FLAGS)
+    return Source("step", "\n".join(lines) + _CALL.format(pointers=pointers), (HEADER,), FLAGS)
 
 
 @cache
-def _compiled(text: str) -> ctypes.CDLL | str:
-    """Return what a text is compiled to, or why it is not."""
+def _compiled(step: Lines, dtype: torch.dtype) -> ctypes.CDLL | str:
+    """Return what a step is compiled to, or why it is not."""
     try:
-        found = build.load(source_of(text))
+        found = build.load(source_of(step, dtype))
     except BuildError as error:
         return f"nothing compiled for this CPU: {error}"
     pointer, number = ctypes.c_void_p, ctypes.c_long

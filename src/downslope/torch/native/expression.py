@@ -7,7 +7,6 @@ Numbers become entries of a table, so that the lines are the same at every learn
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from downslope.ops.protocol import bias_correction, ramp
@@ -16,29 +15,52 @@ from downslope.torch.engine import Write
 from downslope.torch.kernel import state_fields, stepped
 
 
-class Written(NamedTuple):
-    """A step as it was written down.
+class Lines(NamedTuple):
+    """What is done with each entry, whatever the numbers are.
+
+    Operands are known by a count: first come the parameter, the gradient and the parts of the state, then the
+    results of the operations. Below zero, `-1 - i` stands for number i.
 
     Attributes:
-        lines: of C++, one a result.
-        parameter: the name of the new parameter.
-        states: the names of the new parts of the state; None for one that stays as it was.
-        numbers: what `k[0]`, `k[1]`, … are.
+        operations: each one's form, with a place for each operand, and its operands.
+        parameter: the new parameter.
+        states: the new parts of the state; None for one that stays as it was.
 
     """
 
-    lines: tuple[str, ...]
-    parameter: str
-    states: tuple[str | None, ...]
+    operations: tuple[tuple[str, tuple[int, ...]], ...]
+    parameter: int
+    states: tuple[int | None, ...]
+
+    def name(self, operand: int) -> str:
+        """Return what an operand is called in C++."""
+        if operand < 0:
+            return f"k[{-1 - operand}]"
+        known = ("p", "g", *(f"s{i}" for i in range(len(self.states))))
+        return known[operand] if operand < len(known) else f"v{operand - len(known)}"
+
+    def text(self) -> list[str]:
+        """Return the operations in C++, a line each."""
+        return [
+            f"const auto v{i} = {form.format(*map(self.name, operands))};"
+            for i, (form, operands) in enumerate(self.operations)
+        ]
+
+
+class Written(NamedTuple):
+    """A step as it was written down: its lines, and the numbers in them."""
+
+    lines: Lines
     numbers: tuple[float, ...]
 
 
-@dataclass(eq=False)
 class Entry:
-    """An entry of an array that the tape knows by name."""
+    """An entry of an array that the tape knows by a number."""
 
-    tape: Tape = field(repr=False)
-    name: str
+    __slots__ = ("number", "tape")
+
+    def __init__(self, tape: Tape, number: int) -> None:
+        self.tape, self.number = tape, number
 
     __array_ufunc__ = None  # so that numbers of NumPy leave their arithmetic to this class
 
@@ -100,34 +122,39 @@ class Entry:
 class Truth(Entry):
     """What a comparison comes to, for `where` to choose by; truths in arrays have arithmetic of their own."""
 
+    __slots__ = ()
+
 
 class Tape:
-    """The operations of element-wise rules, written down in `lines`; a rule that needs others raises."""
+    """The operations of element-wise rules, written down; a rule that needs others raises.
 
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+    `inputs` are the entries of the parameter, the gradient and the parts of the state.
+    """
+
+    def __init__(self, states: int) -> None:
+        self.inputs = [Entry(self, i) for i in range(2 + states)]
+        self.operations: list[tuple[str, tuple[int, ...]]] = []
         self.numbers: list[float] = []
 
     def made(self, form: str, *operands: Any) -> Entry:
         """Write down an operation on entries and numbers."""
-        return Entry(self, self._line(form.format(*map(self._named, operands))))
+        return Entry(self, self._added(form, tuple(map(self._known, operands))))
 
     def compared(self, sign: str, *operands: Any) -> Truth:
         """Write down a comparison of entries and numbers."""
-        return Truth(self, self._line(f" {sign} ".join(map(self._named, operands))))
+        return Truth(self, self._added(f"{{}} {sign} {{}}", tuple(map(self._known, operands))))
 
-    def _line(self, text: str) -> str:
-        name = f"v{len(self.lines)}"
-        self.lines.append(f"const auto {name} = {text};")
-        return name
+    def _added(self, form: str, operands: tuple[int, ...]) -> int:
+        self.operations.append((form, operands))
+        return len(self.inputs) + len(self.operations) - 1
 
-    def _named(self, operand: Any) -> str:
+    def _known(self, operand: Any) -> int:
+        if type(operand) is Entry:
+            return operand.number
         if isinstance(operand, Truth):
             raise TypeError("a truth is no number")
-        if isinstance(operand, Entry):
-            return operand.name
         self.numbers.append(float(operand))
-        return f"k[{len(self.numbers) - 1}]"
+        return -len(self.numbers)
 
     def zeros_like(self, a: Entry) -> Entry:
         return self.full_like(a, 0.0)
@@ -147,7 +174,8 @@ class Tape:
     def where(self, condition: Truth, a: Entry | float, b: Entry | float) -> Entry:
         if not isinstance(condition, Truth):
             raise TypeError("a number is no truth")
-        return self.made(f"{condition.name} ? {{}} : {{}}", a, b)
+        chosen = (condition.number, self._known(a), self._known(b))
+        return Entry(self, self._added("{} ? {} : {}", chosen))
 
     def ema(self, slot: Entry, value: Entry, beta: float) -> Entry:
         return self.lerp(slot, value, 1 - beta)
@@ -185,13 +213,12 @@ def written(rule: Rule, t: int, how: Write) -> Written:
         Exception: the rule needs more than what can be written down, or fails with arrays too.
 
     """
-    tape = Tape()
-    p, g = Entry(tape, "p"), Entry(tape, "g")
-    slots = [Entry(tape, f"s{i}") for i in range(len(state_fields(rule)))]
+    tape = Tape(len(state_fields(rule)))
+    p, g, *slots = tape.inputs
     ops, lr = cast(Any, tape), float(how.lr)
     change, parts = stepped(
         ops, rule, p, g, slots, t, lr=lr, weight_decay=how.weight_decay, cautious=how.cautious
     )
     parameter = p + change
-    states = [None if part is old else part.name for part, old in zip(parts, slots, strict=True)]
-    return Written(tuple(tape.lines), parameter.name, tuple(states), tuple(tape.numbers))
+    states = tuple(None if part is old else part.number for part, old in zip(parts, slots, strict=True))
+    return Written(Lines(tuple(tape.operations), parameter.number, states), tuple(tape.numbers))

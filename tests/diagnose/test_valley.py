@@ -70,17 +70,6 @@ def test_the_safe_range_ends_where_a_line_between_the_rates_reaches_ten_percent(
     assert high == pytest.approx(4 * 2 ** ((0.10 - 0.025) / (0.25 - 0.025)))
 
 
-def test_the_lowest_of_noisy_ends_counts_as_a_lucky_one():
-    """The minimum of a flat valley under 7 % of noise, as `digits` has, is a fifth nearer for it."""
-    random, octaves = np.random.default_rng(0), np.arange(-2, 3)
-    drawn = np.exp(0.05 * octaves**2 + random.normal(scale=0.07, size=(400, 5)))
-    known, unknown = (
-        [math.log(optimum(dict(zip(2.0**octaves, row, strict=True)), noise)) for row in drawn]
-        for noise in (0.07, 0.0)
-    )
-    assert np.std(known) < 0.9 * np.std(unknown)
-
-
 def test_one_rate_alone_has_no_edge():
     assert edge_of(runs_of({1.0: 2.0})) == ""
 

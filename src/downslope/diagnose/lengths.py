@@ -72,11 +72,10 @@ def estimate(runs: Sequence[Run], longest: int | None = None) -> Estimate | None
     for n in lengths:
         of = [r for r in runs if r.steps == n]
         medians = medians_of(of)
-        own = noise / math.sqrt(len({r.seed for r in of}))
-        best = optimum(medians, own)
+        best = optimum(medians)
         if best is None:
             continue
-        error = _error(medians, own)
+        error = _error(medians, noise / math.sqrt(len({r.seed for r in of})))
         doublings = math.log2(longest / n)
         variance = error**2 + SHAPE**2 + (DRIFT * doublings) ** 2
         witnesses.append(Witness(n, best, best * FALL**doublings, 1 / variance))
@@ -120,7 +119,7 @@ def _error(medians: Mapping[float, float], noise: float) -> float:
     scales = list(medians)
     drawn = r.normal(scale=noise, size=(DRAWS, len(scales)))
     optima = [
-        optimum({s: m * math.exp(z) for s, m, z in zip(scales, medians.values(), row, strict=True)}, noise)
+        optimum({s: m * math.exp(z) for s, m, z in zip(scales, medians.values(), row, strict=True)})
         for row in drawn
     ]
     spread = float(np.std(np.log([o for o in optima if o is not None])))

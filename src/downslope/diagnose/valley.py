@@ -57,15 +57,14 @@ def medians_of(runs: Sequence[Run]) -> dict[float, float]:
     return {scale: statistics.median(values) for scale, values in sorted(ends.items())}
 
 
-def optimum(medians: Mapping[float, float], noise: float = 0.0) -> float | None:
+def optimum(medians: Mapping[float, float]) -> float | None:
     """Return the minimum of a parabola through what rates end with, in the logarithms.
 
     It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
     neighbours: fitted to these alone it would follow the noise of a flat valley. The further one ends above
-    the best, the less it counts, but for what is within `FLAT` or twice the `noise`, the standard deviation
-    of the logarithms: the lowest of several is a lucky one. The minimum stays within those that were tried,
-    and within a step of the best rate, or half a step where the neighbour there ends further above. None
-    where no rate ended well.
+    the best, the less it counts. The minimum stays within those that were tried, and within a step of the
+    best rate, or half a step where the neighbour there ends more than `FLAT` above. None where no rate ended
+    well.
 
     >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
     (1.0, 1.0)
@@ -81,14 +80,13 @@ def optimum(medians: Mapping[float, float], noise: float = 0.0) -> float | None:
     near = [i for i, s in enumerate(scales) if medians[s] <= NEAR * lowest or abs(i - at) <= 1]
     if len(near) < 3:
         return scales[at]
-    flat = math.hypot(FLAT, 2 * noise)
     x = np.log([scales[i] / scales[at] for i in near])
     above = np.log([medians[scales[i]] / lowest for i in near])
-    bend, slope, _ = np.polyfit(x, above, 2, w=1 / np.hypot(flat, above))
+    bend, slope, _ = np.polyfit(x, above, 2, w=1 / np.hypot(FLAT, above))
     if bend <= 0:
         return scales[at]
     down, up = (
-        math.log(STEP) * (1 if medians.get(scales[i], math.inf) <= (1 + flat) * lowest else 0.5)
+        math.log(STEP) * (1 if medians.get(scales[i], math.inf) <= (1 + FLAT) * lowest else 0.5)
         for i in (max(0, at - 1), min(len(scales) - 1, at + 1))
     )
     shift = max(-down, min(up, -slope / (2 * bend)))

@@ -464,6 +464,15 @@ def test_repr_says_what_runs() -> None:
     assert "torch's fused kernel (capturable)" in repr(RMSProp(model().parameters(), capturable=True))
 
 
+def test_repr_keeps_to_80_columns() -> None:
+    params = [nn.Parameter(torch.empty(1280, 5120, device="meta")) for _ in range(100)]
+    text = repr(AdamW(params, lr=1.23457e-4, weight_decay=0.1, cautious=True))
+    assert "100 parameters, 655,360,000 elements, lr=0.000123457, weight_decay=0.1, cautious" in " ".join(
+        text.split()
+    )
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("cls", [AdamW, SGD, AdaGrad, RMSProp])
 def test_repr_says_what_runs_for_each_kind_of_parameter(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, half = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))

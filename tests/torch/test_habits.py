@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -453,6 +454,31 @@ def test_groups_with_the_same_options_are_stepped_together(monkeypatch: pytest.M
         assert torch.equal(p, q)
     options["capturable"] = True  # where each group's count lies on the device by itself
     assert trained(together=True)[1][0] == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("both", [(0, False), (False, 0)])
+def test_of_groups_that_look_alike_each_is_stepped_as_it_asks(
+    both: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these two, equal as numbers, `False` alone asks for plain blocks."""
+    asked: list[bool] = []
+    monkeypatch.setattr(optimizer_module, "step_elementwise", lambda *args: asked.append(args[3].fused))
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.ones(3)
+    AdamW([{"params": [p], "fused": fused} for p, fused in zip(params, both, strict=True)]).step()
+    assert asked == [fused is not False for fused in both]
+
+
+@pytest.mark.parametrize("key", ["lr", "cautious"])
+def test_an_array_of_one_number_is_one(key: str) -> None:
+    """NumPy's have no hash by which groups could be compared."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = AdamW([p], lr=0.1)
+    optimizer.param_groups[0][key] = np.array(optimizer.param_groups[0][key])
+    optimizer.step()
+    assert p.tolist() == pytest.approx([0.9 - 0.1 * 0.01] * 3)
 
 
 def test_repr_says_what_runs() -> None:

@@ -16,8 +16,9 @@ from downslope.compare.optimizers import CANDIDATES
 from downslope.compare.plan import Plan
 from downslope.compare.torch.trainer import TorchTrainer
 from downslope.diagnose.rates import search, steepest
+from downslope.diagnose.rates_command import plan_line
 from downslope.diagnose.rates_table import text
-from downslope.diagnose.rungs import Seeds
+from downslope.diagnose.rungs import Seeds, room_for_more, sweep_steps
 from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, of_task, schedule_of
 from downslope.diagnose.valley import Outcome, Run, optimum, safe_range
 from downslope.diagnose.widths import check
@@ -176,6 +177,30 @@ def test_the_search_costs_what_it_says_and_less_than_ten_trainings():
     assert {n for _, _, n in bench.asked} == {50, 100, 400}
     assert {(s, n) for _, s, n in bench.asked} == {(0, 50), (0, 100), (1, 100), (0, 400)}
     assert json.loads(json.dumps(found.to_dict()))["cost"] == steps
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3])
+def test_no_search_costs_more_than_was_foretold(whole):
+    """Rates are added to the last, and sweeps that end at their tenth step leave room for more."""
+
+    class Steep(Valley):
+        def sweep(self, low, high, steps, seed):
+            return super().sweep(low, high, steps, seed)[:10]
+
+    shares = []
+    for steps in range(4, 60, 5):
+        for count in (1, 2, 4):
+            seeds = Seeds(range(count), range(whole))
+            most = int(plan_line(steps, steps, seeds, 1).split()[5].replace(",", ""))
+            costs = [
+                searched(Steep(10.0**k, sharp=0.05, noise=0.05), range(count), whole, steps=steps).cost
+                for k in (-9, -3, 9)
+            ]
+            assert max(costs) <= most
+            shares.append(max(costs) / most)
+            sums = [n + room_for_more(steps, n, seeds) for n in range(3, 3 * sweep_steps(steps) + 1)]
+            assert max(sums) == sums[-1]
+    assert max(shares) > 0.85
 
 
 def test_a_long_training_is_not_run_to_its_end():

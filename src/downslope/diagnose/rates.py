@@ -198,6 +198,7 @@ def search(
     runs: list[Run] = []
     found: list[Run] = []
     room = room_for_more(longest, sum(len(losses) for _, losses in sweeps), seeds)
+    spared = room - room_for_more(longest, SWEEP_SEEDS * length, seeds)  # by sweeps that ended early
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds.of(rung)
@@ -207,7 +208,7 @@ def search(
         else:
             scales = around(tried, runs, longest, rung.rates)
             noise = _noise_of_two(runs, len(own))
-            room *= len(own)
+            room = (room - spared) * len(own) + spared
         found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
         runs += found

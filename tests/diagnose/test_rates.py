@@ -238,6 +238,32 @@ def test_a_failed_run_is_not_safe():
     assert safe_range([*runs, Run(2.0, 2, 50, math.inf, 2.0)]) == (1.0, 1.0)
 
 
+def test_a_best_rate_that_failed_on_one_seed_is_not_safe():
+    """Its median of three seeds is finite: it was once told as safe, and as too high."""
+
+    class Brittle(Valley):
+        def run(self, scale, seed, steps):
+            broke = (seed, steps) == (2, 400) and scale > self.share * self.best
+            return Outcome(math.inf, 2.0) if broke else super().run(scale, seed, steps)
+
+    Brittle.share = 1.2
+    found = searched(Brittle(0.01, sharp=0.05), whole=3)
+    assert found.low < found.value <= found.high < found.diverges
+    Brittle.share = 0.6  # what the value lies between
+    found = searched(Brittle(0.01, sharp=0.05), whole=3)
+    failed = {r.scale for r in found.runs if r.failed}
+    assert min(failed) < found.value < found.diverges
+    assert (found.low, found.high) == (None, None)
+    assert "safe" not in text(found).splitlines()[0]
+    ends = {1.0: 1.05, 2.0: 1.0, 4.0: 1.02}
+    runs = [Run(scale, seed, 100, end, 9.0) for scale, end in ends.items() for seed in range(3)]
+    assert safe_range(runs) == (1.0, 4.0)
+    broken = [replace(r, final=math.inf) if (r.scale, r.seed) == (2.0, 2) else r for r in runs]
+    assert safe_range(broken) == (4.0, 4.0)
+    flat = [replace(r, final=r.final + (r.scale != 2.0)) for r in broken]
+    assert safe_range(flat) == (None, None)
+
+
 def test_steepest_ignores_what_comes_after_the_explosion():
     rates = [10.0 ** (i / 10 - 4) for i in range(40)]
     losses = [2.0 - (0.1 * max(0, i - 10) if i < 20 else 1.0) for i in range(30)] + [9.0, 50.0, math.nan]

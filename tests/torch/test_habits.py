@@ -456,6 +456,24 @@ def test_groups_with_the_same_options_are_stepped_together(monkeypatch: pytest.M
     assert trained(together=True)[1][0] == [1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["one group", "two groups"])
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(AdamW, {"cautious": True}), (SGD, {"fused": False}), (Muon, {"fused": False, "weight_decay": 0.0})],
+    ids=["cautious", "sgd", "muon"],
+)
+def test_of_parameters_of_one_memory_no_step_is_lost(cls: Any, options: Any, together: bool) -> None:
+    memory = torch.zeros(16, 16)
+    params = [nn.Parameter(memory.view(16, 16)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.eye(16)
+    cls(params if together else [{"params": [p]} for p in params], lr=1.0, **options).step()
+    alone = nn.Parameter(torch.zeros(16, 16))
+    alone.grad = torch.eye(16)
+    cls([alone], lr=1.0, **options).step()
+    torch.testing.assert_close(memory, 2 * alone.detach())
+
+
 @pytest.mark.parametrize("both", [(0, False), (False, 0)])
 def test_of_groups_that_look_alike_each_is_stepped_as_it_asks(
     both: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch

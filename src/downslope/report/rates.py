@@ -65,7 +65,7 @@ def _answers(rates: Sequence[Found]) -> Section:
         Column("optimizer"),
         Column("learning rate", "number"),
         Column("safe", "number", "runs end within 10 % of the best"),
-        Column("too high from", "number", "a run did not end below where it began"),
+        Column("too high from", "number", "a run diverged, or its longest ended no better than it began"),
         Column("confidence"),
         Column("why"),
     ]
@@ -100,7 +100,7 @@ def _runs(found: Found) -> Section:
         series=series,
         points=True,
         missing="top",
-        missing_label="too high",
+        missing_label="did not train",
         span_label="safe",
     )
     table = _runs_table(found)

@@ -225,6 +225,19 @@ def test_disagreeing_seeds_lower_the_confidence():
     assert max(found.optima) / min(found.optima) > 4
 
 
+def test_a_seed_that_no_rate_trained_agrees_with_none():
+    """It was once counted among those that agree, with high confidence."""
+
+    class Unlucky(Valley):
+        def run(self, scale, seed, steps):
+            return Outcome(math.inf, 2.0) if seed == 1 else super().run(scale, seed, steps)
+
+    found = searched(Unlucky(0.01), (0, 1, 2))
+    assert len(found.optima) == 2
+    assert found.confidence == "low"
+    assert found.reasons[0] == "Only 2 of 3 seeds trained at any rate in runs of 100 steps."
+
+
 def test_the_optimum_is_that_of_the_parabola():
     true = {2.0**k: math.exp(0.1 * (k - 0.3) ** 2) for k in range(-3, 4)}
     assert optimum(true) == pytest.approx(2**0.3)

@@ -219,6 +219,9 @@ def confidence_of(
     if seeds == 1:
         agree = "One seed alone: how far chance moves the rate is not known."
         level = max(level, 1)
+    elif len(optima) < seeds:
+        level = 2
+        agree = f"Only {len(optima)} of {seeds} seeds trained at any rate in runs of {shared:,} steps."
     reasons = [agree]
     if len(ends) > 1:
         off = f"a factor {max(drift, 1 / drift):.1f} {'higher' if drift > 1 else 'lower'}"

@@ -16,8 +16,9 @@ from downslope.compare.optimizers import CANDIDATES
 from downslope.compare.plan import Plan
 from downslope.compare.torch.trainer import TorchTrainer
 from downslope.diagnose.rates import search, steepest
+from downslope.diagnose.rates_command import plan_line
 from downslope.diagnose.rates_table import text
-from downslope.diagnose.rungs import Seeds
+from downslope.diagnose.rungs import Seeds, room_for_more, sweep_steps
 from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, of_task, schedule_of
 from downslope.diagnose.valley import Outcome, Run, optimum, safe_range
 from downslope.diagnose.widths import check
@@ -178,6 +179,30 @@ def test_the_search_costs_what_it_says_and_less_than_ten_trainings():
     assert json.loads(json.dumps(found.to_dict()))["cost"] == steps
 
 
+@pytest.mark.parametrize("whole", [1, 2, 3])
+def test_no_search_costs_more_than_was_foretold(whole):
+    """Rates are added to the last, and sweeps that end at their tenth step leave room for more."""
+
+    class Steep(Valley):
+        def sweep(self, low, high, steps, seed):
+            return super().sweep(low, high, steps, seed)[:10]
+
+    shares = []
+    for steps in range(4, 60, 5):
+        for count in (1, 2, 4):
+            seeds = Seeds(range(count), range(whole))
+            most = int(plan_line(steps, steps, seeds, 1).split()[5].replace(",", ""))
+            costs = [
+                searched(Steep(10.0**k, sharp=0.05, noise=0.05), range(count), whole, steps=steps).cost
+                for k in (-9, -3, 9)
+            ]
+            assert max(costs) <= most
+            shares.append(max(costs) / most)
+            sums = [n + room_for_more(steps, n, seeds) for n in range(3, 3 * sweep_steps(steps) + 1)]
+            assert max(sums) == sums[-1]
+    assert max(shares) > 0.85
+
+
 def test_a_long_training_is_not_run_to_its_end():
     found = searched(Valley(0.01), steps=100_000, longest=600)
     assert max(r.steps for r in found.runs) == 600
@@ -200,6 +225,19 @@ def test_disagreeing_seeds_lower_the_confidence():
     assert max(found.optima) / min(found.optima) > 4
 
 
+def test_a_seed_that_no_rate_trained_agrees_with_none():
+    """It was once counted among those that agree, with high confidence."""
+
+    class Unlucky(Valley):
+        def run(self, scale, seed, steps):
+            return Outcome(math.inf, 2.0) if seed == 1 else super().run(scale, seed, steps)
+
+    found = searched(Unlucky(0.01), (0, 1, 2))
+    assert len(found.optima) == 2
+    assert found.confidence == "low"
+    assert found.reasons[0] == "Only 2 of 3 seeds trained at any rate in runs of 100 steps."
+
+
 def test_the_optimum_is_that_of_the_parabola():
     true = {2.0**k: math.exp(0.1 * (k - 0.3) ** 2) for k in range(-3, 4)}
     assert optimum(true) == pytest.approx(2**0.3)
@@ -211,6 +249,32 @@ def test_a_failed_run_is_not_safe():
     runs = [Run(s, seed, 100, 1.0, 2.0) for s in (1.0, 2.0) for seed in (0, 1)]
     assert safe_range(runs) == (1.0, 2.0)
     assert safe_range([*runs, Run(2.0, 2, 50, math.inf, 2.0)]) == (1.0, 1.0)
+
+
+def test_a_best_rate_that_failed_on_one_seed_is_not_safe():
+    """Its median of three seeds is finite: it was once told as safe, and as too high."""
+
+    class Brittle(Valley):
+        def run(self, scale, seed, steps):
+            broke = (seed, steps) == (2, 400) and scale > self.share * self.best
+            return Outcome(math.inf, 2.0) if broke else super().run(scale, seed, steps)
+
+    Brittle.share = 1.2
+    found = searched(Brittle(0.01, sharp=0.05), whole=3)
+    assert found.low < found.value <= found.high < found.diverges
+    Brittle.share = 0.6  # what the value lies between
+    found = searched(Brittle(0.01, sharp=0.05), whole=3)
+    failed = {r.scale for r in found.runs if r.failed}
+    assert min(failed) < found.value < found.diverges
+    assert (found.low, found.high) == (None, None)
+    assert "safe" not in text(found).splitlines()[0]
+    ends = {1.0: 1.05, 2.0: 1.0, 4.0: 1.02}
+    runs = [Run(scale, seed, 100, end, 9.0) for scale, end in ends.items() for seed in range(3)]
+    assert safe_range(runs) == (1.0, 4.0)
+    broken = [replace(r, final=math.inf) if (r.scale, r.seed) == (2.0, 2) else r for r in runs]
+    assert safe_range(broken) == (4.0, 4.0)
+    flat = [replace(r, final=r.final + (r.scale != 2.0)) for r in broken]
+    assert safe_range(flat) == (None, None)
 
 
 def test_steepest_ignores_what_comes_after_the_explosion():

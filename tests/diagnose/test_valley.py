@@ -79,7 +79,7 @@ def test_what_chance_may_have_put_below_the_edge_has_its_best_there():
     assert edge_of(runs) == edge_of(runs, 0.011) == ""
     assert edge_of(runs, 0.013) == "highest"
     assert edge_of(runs_of({1.0: -2.52, 2.0: -2.5, 4.0: -1.0})) == "lowest"
-    level, reasons = confidence_of(1.0, [1.0], 2, 50, [(50, 1.0), (100, 1.0)], 1.0, near="highest")
+    level, reasons = confidence_of(1.0, [1.0, 1.0], 2, 50, [(50, 1.0), (100, 1.0)], 1.0, near="highest")
     assert level == "medium"
     assert reasons[-1].endswith(
         "by no more than chance: it may lie higher. More seeds of whole trainings would tell."

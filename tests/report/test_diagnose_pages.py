@@ -158,6 +158,7 @@ def test_a_learning_rate_has_its_curves(show: Any) -> None:
     marks = opened.page.locator("figure.plot").nth(1)
     assert marks.locator(".stage .mark").count() == 8
     assert marks.locator(".stage .lost").count() == 2
+    assert marks.locator(".stage .word", has_text="did not train").count() == 1  # which is not yet too high
     assert marks.locator(".best").count() == 2
     assert opened.page.locator(".notes").inner_text().endswith("Two seeds disagree.")
 

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -455,6 +456,49 @@ def test_groups_with_the_same_options_are_stepped_together(monkeypatch: pytest.M
     assert trained(together=True)[1][0] == [1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["one group", "two groups"])
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(AdamW, {"cautious": True}), (SGD, {"fused": False}), (Muon, {"fused": False, "weight_decay": 0.0})],
+    ids=["cautious", "sgd", "muon"],
+)
+def test_of_parameters_of_one_memory_no_step_is_lost(cls: Any, options: Any, together: bool) -> None:
+    memory = torch.zeros(16, 16)
+    params = [nn.Parameter(memory.view(16, 16)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.eye(16)
+    cls(params if together else [{"params": [p]} for p in params], lr=1.0, **options).step()
+    alone = nn.Parameter(torch.zeros(16, 16))
+    alone.grad = torch.eye(16)
+    cls([alone], lr=1.0, **options).step()
+    torch.testing.assert_close(memory, 2 * alone.detach())
+
+
+@pytest.mark.parametrize("both", [(0, False), (False, 0)])
+def test_of_groups_that_look_alike_each_is_stepped_as_it_asks(
+    both: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these two, equal as numbers, `False` alone asks for plain blocks."""
+    asked: list[bool] = []
+    monkeypatch.setattr(optimizer_module, "step_elementwise", lambda *args: asked.append(args[3].fused))
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    for p in params:
+        p.grad = torch.ones(3)
+    AdamW([{"params": [p], "fused": fused} for p, fused in zip(params, both, strict=True)]).step()
+    assert asked == [fused is not False for fused in both]
+
+
+@pytest.mark.parametrize("key", ["lr", "cautious"])
+def test_an_array_of_one_number_is_one(key: str) -> None:
+    """NumPy's have no hash by which groups could be compared."""
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.ones(3)
+    optimizer = AdamW([p], lr=0.1)
+    optimizer.param_groups[0][key] = np.array(optimizer.param_groups[0][key])
+    optimizer.step()
+    assert p.tolist() == pytest.approx([0.9 - 0.1 * 0.01] * 3)
+
+
 def test_repr_says_what_runs() -> None:
     text = repr(Muon(model(), torch.zeros(2, 6)))
     assert "hidden: 1 parameter, 256 elements" in text
@@ -462,6 +506,15 @@ def test_repr_says_what_runs() -> None:
     assert "code compiled for this CPU" in text
     assert "cache-sized blocks (fused=False)" in repr(RMSProp(model().parameters(), fused=False))
     assert "torch's fused kernel (capturable)" in repr(RMSProp(model().parameters(), capturable=True))
+
+
+def test_repr_keeps_to_80_columns() -> None:
+    params = [nn.Parameter(torch.empty(1280, 5120, device="meta")) for _ in range(100)]
+    text = repr(AdamW(params, lr=1.23457e-4, weight_decay=0.1, cautious=True))
+    assert "100 parameters, 655,360,000 elements, lr=0.000123457, weight_decay=0.1, cautious" in " ".join(
+        text.split()
+    )
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("cls", [AdamW, SGD, AdaGrad, RMSProp])

@@ -32,6 +32,7 @@ from downslope.torch.exchange import placed
 from downslope.torch.kernel import HALF, first_state, state_fields
 from downslope.torch.native import elementwise, finite, steps
 from downslope.torch.native.expression import written
+from downslope.torch.native.memory import lie_apart
 from downslope.torch.nonfinite import nonfinite
 
 PLAIN = Write(0.1, 0.0, False)
@@ -366,12 +367,20 @@ def test_parameters_of_one_memory_are_stepped_one_after_the_other(
     monkeypatch.setattr(elementwise, "take", None)
     memory = torch.zeros(1 << 17)
     params = [memory, memory[after:]]
-    assert not elementwise.lie_apart(params)
+    assert not lie_apart(params)
     for k in range(1, 20):
         step_elementwise(SGD(), [params, list(map(torch.ones_like, params))], 1, Write(1.0, 0.0, False))
         assert bool((memory[after:] == -2 * k).all())
         assert bool((memory[:after] == -k).all())
-    assert elementwise.lie_apart([memory[after:], memory[:after], memory[:0], torch.zeros(0)])
+    assert lie_apart([memory[after:], memory[:after], memory[:0], torch.zeros(0)])
+
+
+def test_matrices_of_one_memory_are_not_stepped_side_by_side() -> None:
+    memory = torch.zeros(3, 4)
+    view = MatrixView((0,), (1,))
+    items = [placed(p, torch.ones(2, 4), torch.zeros(2, 4), view) for p in (memory[:2], memory[1:])]
+    assert steps.taken(items) == []
+    assert steps.taken(items[:1]) == items[:1]
 
 
 def test_a_step_that_a_tensor_counts_or_decides_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ class Rates:
 
     Attributes:
         value: the rate to use; None where no rate trained the model.
-        low, high: between these, runs ended within 10 % of the best.
+        low, high: between these, runs ended within 10 % of the best; None where none did, or where one failed
+            at or beside the value.
         diverges: the lowest rate above the value at which a run diverged, or ended no better than it began
             in its longest runs; None if there was none.
         confidence: "high", "medium" or "low".
@@ -198,6 +199,7 @@ def search(
     runs: list[Run] = []
     found: list[Run] = []
     room = room_for_more(longest, sum(len(losses) for _, losses in sweeps), seeds)
+    spared = room - room_for_more(longest, SWEEP_SEEDS * length, seeds)  # by sweeps that ended early
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds.of(rung)
@@ -207,7 +209,7 @@ def search(
         else:
             scales = around(tried, runs, longest, rung.rates)
             noise = _noise_of_two(runs, len(own))
-            room *= len(own)
+            room = (room - spared) * len(own) + spared
         found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
         room -= length * (len(found) - len(scales) * len(own))
         runs += found
@@ -253,10 +255,13 @@ def _concluded(
     seeds = {r.seed for r in runs}
     shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
     own = _own([r for r in runs if r.steps == shared], value) if value else []
-    failed = [scale for scale in failing(runs) if value is not None and scale > value]
+    too_high = failing(runs)
+    failed = [scale for scale in too_high if value is not None and scale > value]
     low, high = safe_range(runs)
     if value and low and high:
         low, high = min(low, value), max(high, value)
+        if any(low <= scale <= high for scale in too_high):
+            low, high = None, None
     ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
     whole = [r for r in runs if r.steps == last]
     short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs, len({r.seed for r in whole})))

@@ -78,10 +78,11 @@ def planned(longest: int, seeds: Seeds) -> int:
 def room_for_more(longest: int, sweeps: int, seeds: Seeds) -> int:
     """Return the steps that rates at an edge may take, beside those of the sweeps and what is planned.
 
-    That many for whole trainings on one seed; for those on several, each of their seeds has as many.
+    That many for whole trainings on one seed; for those on several, each of their seeds has as many, but for
+    what sweeps that ended early have spared: it is there once.
     """
     taken = sweeps + planned(longest, seeds._replace(whole=seeds.whole[:1]))
-    return round(max(EXTRA * longest, MOST * longest - taken))
+    return math.floor(max(EXTRA * longest, MOST * longest - taken))
 
 
 def sweep_steps(longest: int) -> int:

@@ -118,7 +118,8 @@ def _reached(runs: Sequence[Run]) -> dict[float, int]:
 def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
     """Return the lowest and the highest of the rates around the best that end within 10 % of it.
 
-    Each rate is judged among runs of the longest length that it reached; `failing` ones are not safe.
+    Each rate is judged among runs of the longest length that it reached; `failing` ones are not safe. Where
+    the best is one, as it may be on several seeds, the range is around the next best within 10 % of it.
     """
     reached, too_high = _reached(runs), failing(runs)
     excess: dict[float, float] = {}
@@ -131,9 +132,11 @@ def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
     scales = sorted(excess)
     longest = max(reached.values(), default=0)
     ends = {s: v for s, v in medians_of([r for r in runs if r.steps == longest]).items() if math.isfinite(v)}
-    if not ends:
+    lowest = min(ends.values(), default=0.0)
+    sound = [s for s, end in ends.items() if s not in too_high and end <= lowest + SAFE * abs(lowest)]
+    if not sound:
         return None, None
-    first = last = scales.index(min(ends, key=ends.__getitem__))
+    first = last = scales.index(min(sound, key=ends.__getitem__))
     while first > 0 and excess[scales[first - 1]] <= SAFE:
         first -= 1
     while last + 1 < len(scales) and excess[scales[last + 1]] <= SAFE:
@@ -216,6 +219,9 @@ def confidence_of(
     if seeds == 1:
         agree = "One seed alone: how far chance moves the rate is not known."
         level = max(level, 1)
+    elif len(optima) < seeds:
+        level = 2
+        agree = f"Only {len(optima)} of {seeds} seeds trained at any rate in runs of {shared:,} steps."
     reasons = [agree]
     if len(ends) > 1:
         off = f"a factor {max(drift, 1 / drift):.1f} {'higher' if drift > 1 else 'lower'}"

@@ -65,7 +65,7 @@ def _answers(rates: Sequence[Found]) -> Section:
         Column("optimizer"),
         Column("learning rate", "number"),
         Column("safe", "number", "runs end within 10 % of the best"),
-        Column("too high from", "number", "a run diverged, or the longest ended no lower than it began"),
+        Column("too high from", "number", "a run diverged, or its longest ended no better than it began"),
         Column("confidence"),
         Column("why"),
     ]
@@ -100,7 +100,7 @@ def _runs(found: Found) -> Section:
         series=series,
         points=True,
         missing="top",
-        missing_label="fails",
+        missing_label="did not train",
         span_label="safe",
     )
     table = _runs_table(found)

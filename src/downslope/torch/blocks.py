@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from downslope.torch.native.memory import are_readable, lie_apart
+
 BLOCK = 1 << 17
 """Elements a block: half a megabyte of float32, so that a rule's operands share a core's cache."""
 
@@ -78,9 +80,11 @@ def _large(kernel: Kernel, row: Row, written: Sequence[bool], block: int) -> Non
 
 
 def _small(kernel: Kernel, pack: Sequence[Row], written: Sequence[bool]) -> None:
-    """Gather rows into one block, and scatter what was written."""
-    if len(pack) == 1:  # which is its own block: gathering would make no copy of it
-        _large(kernel, pack[0], written, BLOCK)
+    """Gather rows into one block, and scatter what was written; rows of one memory go one after the other."""
+    first = [row[0] for row in pack]
+    if len(pack) == 1 or (are_readable(first) and not lie_apart(first)):  # one row is its own block
+        for row in pack:
+            _large(kernel, row, written, BLOCK)
         return
     columns = [list(column) for column in zip(*pack, strict=True)]
     unstages = []

@@ -16,6 +16,7 @@ from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Write, counted
 from downslope.torch.kernel import elementwise_kernel
 from downslope.torch.native import elementwise
+from downslope.torch.native.memory import lie_apart
 
 Columns = Sequence[list[Tensor]]
 """Parameters of one dtype and device, their gradients, and the parts of the rule's state."""
@@ -52,7 +53,7 @@ def _compiled(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Ten
     if isinstance(step, str):
         return columns
     taken, rest = _parted(columns, elementwise.fits)
-    if not elementwise.lie_apart(taken[0]):
+    if not lie_apart(taken[0]):
         return columns
     if taken[0]:
         elementwise.take(step, taken)

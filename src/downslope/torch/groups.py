@@ -25,8 +25,8 @@ RULES: dict[str, type[Rule]] = {
 _NOT_HERE = {"maximize": False, "differentiable": False, "dampening": 0, "lr_decay": 0}
 """Options of `torch.optim` that no rule here has, and the values with which they do nothing."""
 
-_OPTIONS = ("rule", "cautious", "fused", "on_nonfinite", "capturable", "ns_dtype")
-"""Options of a group that are no part of its rule."""
+_OPTIONS = ("rule", "on_nonfinite", "capturable", "ns_dtype")
+"""Options of a group that are no part of its rule, and that are compared as they are."""
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 
@@ -67,8 +67,9 @@ def _hashable(value: Any) -> Any:
 def options_of(group: dict[str, Any], rule: Rule) -> tuple[Any, ...]:
     """Return what the step of a group's parameters depends on, to compare with that of another group."""
     lr = group["lr"]
-    named = (group.get(name) for name in _OPTIONS)
-    return (rule, id(lr) if isinstance(lr, Tensor) else lr, decoupled_decay(group), *named)
+    rate = id(lr) if isinstance(lr, Tensor) else float(lr)
+    asked = (bool(group["cautious"]), group["fused"] is not False)  # 0 is not False, though it equals it
+    return (rule, rate, decoupled_decay(group), *asked, *map(group.get, _OPTIONS))
 
 
 def decoupled_decay(group: dict[str, Any]) -> float:

@@ -48,7 +48,7 @@ from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
 
-_WRAPPED = TextWrapper(80, initial_indent=4 * " ", subsequent_indent=6 * " ", break_on_hyphens=False)
+_WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
 
 _PLAIN = (Tensor, nn.Parameter)
 """Types whose tensors are not spread over processes."""
@@ -424,8 +424,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             size = f"{many(len(group['params']), 'parameter')}, {many(count, 'element')}"
             decay = f"weight_decay={group['weight_decay']:g}" + ", cautious" * bool(group["cautious"])
             lines.append(f"  {title}: {size}, lr={float(group['lr']):g}, {decay}")
-            lines += [_WRAPPED.fill(text) for text in (repr(rule), self._engine(group, rule))]
-        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+            lines += [f"    {text}" for text in (repr(rule), self._engine(group, rule))]
+        return "\n".join([f"{type(self).__name__}(", *map(_WRAPPED.fill, lines), ")"])
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
         params = [local(p) for p in group["params"]]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain, pairwise
-from operator import attrgetter
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -101,12 +100,6 @@ def fits(columns: Sequence[Sequence[Tensor]]) -> bool:
         and all({t.dtype for t in column} == real for column in states)
         and (all(map(in_order, columns)) or all(map(_lie_alike, zip(*columns, strict=True))))
     )
-
-
-def lie_apart(params: Sequence[Tensor]) -> bool:
-    """Whether no two parameters share memory: the second would have to wait for the first."""
-    spans = sorted(zip(map(Tensor.data_ptr, params), map(attrgetter("nbytes"), params), strict=True))
-    return all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 
 def _lie_alike(row: tuple[Tensor, ...]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from operator import attrgetter
 
 import torch
@@ -39,6 +40,12 @@ def are_readable(tensors: Sequence[Tensor]) -> bool:
 def in_order(tensors: Iterable[Tensor]) -> bool:
     """Whether the numbers of each tensor lie one after the other."""
     return all(map(Tensor.is_contiguous, tensors))
+
+
+def lie_apart(params: Sequence[Tensor]) -> bool:
+    """Whether no two parameters share memory: the second would have to wait for the first."""
+    spans = sorted(zip(map(Tensor.data_ptr, params), map(attrgetter("nbytes"), params), strict=True))
+    return all(start + size <= after for (start, size), (after, _) in pairwise(spans))
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

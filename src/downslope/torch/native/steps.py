@@ -19,7 +19,7 @@ from torch import Tensor
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native.memory import addresses, are_readable, in_order, tell_autograd
+from downslope.torch.native.memory import addresses, are_readable, in_order, lie_apart, tell_autograd
 from downslope.torch.native.polar import compiled, run
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
@@ -49,7 +49,8 @@ def takes(rule: Muon, t: Any) -> bool:
 def taken(items: Sequence[Item]) -> list[Item]:
     """Return the items that whole steps are taken of."""
     found = [item for item in items if item.in_place]
-    return found if _fit(found) else [item for item in found if _fit([item])]
+    found = found if _fit(found) else [item for item in found if _fit([item])]
+    return found if lie_apart([item.p for item in found]) else []
 
 
 def _fit(items: Sequence[Item]) -> bool:

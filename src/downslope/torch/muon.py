@@ -103,7 +103,6 @@ class Muon(RuleOptimizer):
     """
 
     _kept: ClassVar[tuple[str, ...]] = ("_views", "max_stack_bytes")
-    replicas: dist.ProcessGroup | None = None
     _same_code: tuple[dist.ProcessGroup, bool] | None = None
 
     def __init__(

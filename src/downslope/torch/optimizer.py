@@ -58,7 +58,8 @@ _PLAIN = (Tensor, nn.Parameter)
 class Job:
     """Parameters of one dtype, device and step count, with what the rule needs.
 
-    They are of one group, on a CPU of all groups with the same options, of which `group` is the first.
+    They are of one group; on a CPU, where no other process takes the step too, of all groups with the same
+    options, of which `group` is the first.
 
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
     order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
@@ -97,6 +98,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     """
 
     _kept: ClassVar[tuple[str, ...]] = ()
+    replicas: dist.ProcessGroup | None = None
+    """Processes that share the work of a step that all of them take."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._ledger = Ledger()
@@ -211,7 +214,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 count = slot.get("step", 0)
                 if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                on_host = device.type == "cpu" and not group["capturable"]
+                own = type(p) in _PLAIN and self.replicas is None  # others' jobs must be the same ones
+                on_host = own and device.type == "cpu" and not group["capturable"]
                 key = (
                     id(count) if isinstance(count, Tensor) else count,
                     dtype,

@@ -214,15 +214,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 count = slot.get("step", 0)
                 if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                own = type(p) in _PLAIN and self.replicas is None  # others' jobs must be the same ones
-                on_host = own and device.type == "cpu" and not group["capturable"]
-                key = (
-                    id(count) if isinstance(count, Tensor) else count,
-                    dtype,
-                    device,
-                    ready,
-                    None if on_host else number,
-                )
+                shared = (
+                    type(p) not in _PLAIN or self.replicas is not None
+                )  # whose jobs must be the same ones
+                apart = number if shared or device.type != "cpu" or group["capturable"] else None
+                key = (id(count) if isinstance(count, Tensor) else count, dtype, device, ready, apart)
                 job = alike.get(key)
                 if job is None:
                     t = count if isinstance(count, Tensor) else count + 1

@@ -452,8 +452,28 @@ def test_groups_with_the_same_options_are_stepped_together(monkeypatch: pytest.M
     assert counts == [[1, 1, 3], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1, 1]]
     for p, q in zip(one, trained(together=False)[0], strict=True):
         assert torch.equal(p, q)
+    monkeypatch.setattr(AdamW, "replicas", object())  # processes whose jobs must be the same ones
+    assert trained(together=True)[1][0] == [1, 1, 1, 1, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr(optimizer_module, "step_elementwise", counting)
     options["capturable"] = True  # where each group's count lies on the device by itself
     assert trained(together=True)[1][0] == [1, 1, 1, 1, 1]
+
+
+def test_each_group_is_asked_what_to_do_about_nan() -> None:
+    params = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    groups = [
+        {"params": [p], "on_nonfinite": how} for p, how in zip(params, ("ignore", "raise"), strict=True)
+    ]
+    optimizer = SGD(groups, lr=0.1)
+    params[0].grad, params[1].grad = torch.full((2,), torch.nan), torch.ones(2)
+    optimizer.step()
+    assert params[0].isnan().all()
+    assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
+    params[1].grad = torch.full((2,), torch.nan)
+    with pytest.raises(ValueError, match=r"parameter 0 of shape .* holds NaN or infinity"):
+        optimizer.step()
+    assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one group", "two groups"])

@@ -214,9 +214,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 count = slot.get("step", 0)
                 if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                shared = (
-                    type(p) not in _PLAIN or self.replicas is not None
-                )  # whose jobs must be the same ones
+                plain = type(p) in _PLAIN
+                shared = not plain or self.replicas is not None  # with processes whose jobs must be the same
                 apart = number if shared or device.type != "cpu" or group["capturable"] else None
                 key = (id(count) if isinstance(count, Tensor) else count, dtype, device, ready, apart)
                 job = alike.get(key)
@@ -225,7 +224,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     capturable = capturable_on(group, device)
                     job = alike[key] = Job(rule, group, [], [], [], [], t, capturable, ready)
                 job.params.append(p)
-                job.grads.append(g if type(g) is Tensor and type(p) in _PLAIN else gradient_of(p, g))
+                job.grads.append(g if type(g) is Tensor and plain else gradient_of(p, g))
                 job.slots.append(slot)
         jobs = [job for alike in found.values() for job in alike.values()]
         self._part_counts(jobs, resting)

@@ -78,11 +78,17 @@ def run_lr(
     told.print(plan_line(length, longest, seeds_of(seed, seeds, whole_seeds), len(tasks) * len(candidates)))
     if dry_run:
         if as_json:
-            plan = {"task": task.name, "steps": length, "longest": longest}
-            counts = {"seeds": seeds, "whole_seeds": whole_seeds}
-            names = [c.name for c in candidates]
-            more = {"schedule": schedule, "optimizers": names, "widths": list(widths)}
-            print_json({"plan": {**plan, **counts, **more}})
+            plan = {
+                "task": task.name,
+                "steps": length,
+                "longest": longest,
+                "seeds": seeds,
+                "whole_seeds": whole_seeds,
+                "schedule": schedule,
+                "optimizers": [c.name for c in candidates],
+                "widths": list(widths),
+            }
+            print_json({"plan": plan})
         return 0
     searched = _search(
         tasks,

@@ -436,11 +436,11 @@ for p in params:
     p.grad = torch.randn_like(p)
 muon.polar.reason = lambda dtype: "stacks are what this is about"
 optimizer, faults = muon.Muon(params), []
-for _ in range(7):
+for _ in range(20):
     before = getrusage(RUSAGE_SELF).ru_minflt
     optimizer.step()
     faults.append(getrusage(RUSAGE_SELF).ru_minflt - before)
-print(sorted(faults)[3])
+print(sorted(faults[5:])[7])  # the first steps touch what stays from then on
 """
 
 

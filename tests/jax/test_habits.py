@@ -279,6 +279,16 @@ def test_one_trace_and_none_on_step_two(make: Any, dtype: str) -> None:
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim} == {wanted}
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_a_kernel_is_never_permuted_whichever_axis_its_outputs_are(shape: tuple[int, int]) -> None:
+    def transposes(view: MatrixView) -> int:
+        tx, p = dj.muon({"w": view}, 0.1), {"w": jnp.ones(shape)}
+        return str(jax.make_jaxpr(tx.update)(p, tx.init(p), p)).count("transpose[")
+
+    dense, flax = MatrixView((0,), (1,)), MatrixView((1,), (0,))
+    assert transposes(flax) == transposes(dense)
+
+
 def test_apply_if_finite_leaves_out_a_bad_gradient(make: Any) -> None:
     tx = optax.apply_if_finite(make(0.1), max_consecutive_errors=3)
     params = tree(0)

@@ -153,6 +153,18 @@ class MatrixView:
         along: Literal["outputs", "inputs"] = "inputs" if self.blocks_along == "outputs" else "outputs"
         return MatrixView(self.inputs, self.outputs, self.batch, self.blocks, along, self.repeats)
 
+    def as_laid_out(self) -> MatrixView:
+        """Return the transposed view where a contiguous array lies so, and else this one.
+
+        Since polar(Gᵀ) = polar(G)ᵀ, kernels whose outputs are the last axis need not be permuted.
+
+        >>> MatrixView((1,), (0,)).as_laid_out().matrices((64, 256))
+        [(1, 64, 256)]
+
+        """
+        turned = self.transposed()
+        return turned if turned._order == tuple(range(len(turned._order))) else self
+
     def describe(self, shape: tuple[int, ...]) -> str:
         """Return the matrices in words: `3 × 768×768`."""
         return " + ".join(f"{n} × {o}×{i}" if n > 1 else f"{o}×{i}" for n, o, i in self.matrices(shape))

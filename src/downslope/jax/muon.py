@@ -37,6 +37,7 @@ from downslope.jax.leaves import (
 from downslope.jax.plan import Item, lay, plan_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
+from downslope.rules.orthogonalize import orthogonalize
 
 NS_DTYPES = ("bfloat16", "float32", "float64")
 
@@ -288,29 +289,32 @@ def orthogonal(
 ) -> dict[int, Array]:
     """Return the direction of each parameter in its shape, orthogonalised in stacks of equal matrices.
 
-    The values of `row_squares`, empty without NorMuon, are replaced by the next ones.
+    Flax's kernels, whose outputs are the last axis, are reshaped and never permuted. The values of
+    `row_squares`, empty without NorMuon, are replaced by the next ones.
     """
-    pieces = {i: views[i].split(OPS, gathered(u)) for i, u in updates.items()}
+    laid = {i: view.as_laid_out() for i, view in views.items()}
+    pieces = {i: laid[i].split(OPS, gathered(u)) for i, u in updates.items()}
     squares = {i: views[i].split_rows(OPS, r, updates[i].shape) for i, r in row_squares.items()}
     alike: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, stacks in pieces.items():
         for j, stack in enumerate(stacks):
             alike.setdefault((*stack.shape[1:], stack.dtype), []).append((i, j))
+    how = {"coefficients": rule.coefficients, "steps": rule.ns_steps, "dtype": ns_dtype}
     for places in alike.values():
         for portion in _portions(places, pieces, max_stack_bytes):
             parts = [pieces[i][j] for i, j in portion]
-            stack = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-            rows = jnp.concatenate([squares[i][j] for i, j in portion]) if squares else None
-            done, rows = rule.matrix_direction(OPS, stack, rows, dtype=ns_dtype)
+            polars = orthogonalize(OPS, parts[0] if len(parts) == 1 else jnp.concatenate(parts), **how)
             start = 0
             for (i, j), part in zip(portion, parts, strict=True):
-                pieces[i][j] = done[start : start + len(part)]
+                own = polars[start : start + len(part)]
+                rows = squares[i][j] if squares else None
+                pieces[i][j], rows = rule.scaled(OPS, own, rows, turned=laid[i] is not views[i])
                 if squares:
-                    squares[i][j] = rows[start : start + len(part)]
+                    squares[i][j] = rows
                 start += len(part)
     row_squares.update({i: views[i].join_rows(OPS, stacks) for i, stacks in squares.items()})
     return {
-        i: spread_like(updates[i], views[i].join(OPS, stacks, updates[i].shape))
+        i: spread_like(updates[i], laid[i].join(OPS, stacks, updates[i].shape))
         for i, stacks in pieces.items()
     }
 

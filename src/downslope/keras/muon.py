@@ -228,8 +228,7 @@ class _Choices:
 def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) -> None:
     """Fill in the directions of Muon's variables: matrices of one shape make one stack.
 
-    A matrix may be taken transposed, since polar(Gᵀ) = polar(G)ᵀ: so Keras's kernels, whose outputs
-    are the last axis, are reshaped and never permuted.
+    Keras's kernels, whose outputs are the last axis, are reshaped and never permuted.
     """
     x, dtype = operations(work[0].p), None if ns_dtype is None else native_dtype(ns_dtype)
     pieces: list[list[Array]] = []
@@ -238,7 +237,7 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) 
         rule = w.setting.rule
         assert isinstance(rule, rules.Muon)
         u, w.new = rule.momentum_of(x, w.g, w.state, w.p, t)
-        stacks = _as_laid_out(w).split(x, u)
+        stacks = _laid_out(w).split(x, u)
         pieces.append(stacks)
         for j, stack in enumerate(stacks):
             places.setdefault((rule, u.dtype, stack.shape[1], stack.shape[2]), []).append((i, j))
@@ -251,42 +250,26 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) 
             pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]
             low += part.shape[0]
     for w, stacks in zip(work, pieces, strict=True):
-        if w.new.row_square is not None:
-            stacks = _evened(w, stacks)
-        w.direction = _as_laid_out(w).join(x, _scaled(w, stacks), tuple(w.slot.variable.shape))
+        w.direction = _laid_out(w).join(x, _scaled(w, stacks), tuple(w.slot.variable.shape))
 
 
-def _as_laid_out(w: Work) -> MatrixView:
-    """Return the view of a variable, or the transposed one where that is how its memory lies."""
-    view = w.setting.view
-    assert view is not None
-    flipped = view.transposed()
-    in_order = (*flipped.batch, *flipped.outputs, *flipped.inputs) == tuple(range(len(w.slot.variable.shape)))
-    return flipped if in_order else view
+def _laid_out(w: Work) -> MatrixView:
+    """Return the view of a variable's matrices as its memory lies."""
+    assert w.setting.view is not None
+    return w.setting.view.as_laid_out()
 
 
-def _evened(w: Work, stacks: Sequence[Array]) -> list[Array]:
-    """Return a variable's polar factors with NorMuon's even rows, and keep the next mean squares."""
+def _scaled(w: Work, polars: Sequence[Array]) -> list[Array]:
+    """Return a variable's polar factors as its rule scales them; with NorMuon keep the next mean squares."""
     rule, view, x = w.setting.rule, w.setting.view, operations(w.p)
     assert isinstance(rule, rules.Muon)
     assert view is not None
-    turned = _as_laid_out(w) is not view  # then a stack's rows are its columns
-    squares = view.split_rows(x, w.new.row_square, tuple(w.slot.variable.shape))
-    pairs = [
-        rule.evened(x, x.transpose(stack) if turned else stack, square)
-        for stack, square in zip(stacks, squares, strict=True)
-    ]
-    w.new = w.new._replace(row_square=view.join_rows(x, [square for _, square in pairs]))
-    return [x.transpose(stack) if turned else stack for stack, _ in pairs]
-
-
-def _scaled(w: Work, stacks: Sequence[Array]) -> list[Array]:
-    """Return a variable's polar factors times the scale of their shape as the view has it."""
-    rule, view = w.setting.rule, w.setting.view
-    assert isinstance(rule, rules.Muon)
-    assert view is not None
-    shapes = view.matrices(tuple(w.slot.variable.shape))
-    return [rule.scale_of(o, i) * stack for (_, o, i), stack in zip(shapes, stacks, strict=True)]
+    turned, kept = _laid_out(w) is not view, w.new.row_square
+    squares = [None] * len(polars) if kept is None else view.split_rows(x, kept, w.slot.variable.shape)
+    pairs = [rule.scaled(x, *pair, turned) for pair in zip(polars, squares, strict=True)]
+    if kept is not None:
+        w.new = w.new._replace(row_square=view.join_rows(x, [square for _, square in pairs]))
+    return [direction for direction, _ in pairs]
 
 
 def match(partition: Partition, variables: Sequence[Any]) -> list[Assignment]:

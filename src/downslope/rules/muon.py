@@ -139,17 +139,21 @@ class Muon(Rule):
         return self.momentum * share + self.momentum_start * (1 - share)
 
     def matrix_direction(
-        self, x: Ops, u: Array, row_square: Array | None = None, dtype: Any = None
+        self, x: Ops, u: Array, row_square: Array | None = None
     ) -> tuple[Array, Array | None]:
-        """Return the scaled polar factors of a stack (..., fan_out, fan_in), and the next `row_square`.
+        """Return the direction of a stack (..., fan_out, fan_in), and the next `row_square`."""
+        polar = orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps)
+        return self.scaled(x, polar, row_square)
 
-        This is the matrix half of the rule. `dtype` is what the iterations run in, the stack's own
-        by default.
-        """
-        polar = orthogonalize(x, u, coefficients=self.coefficients, steps=self.ns_steps, dtype=dtype)
+    def scaled(
+        self, x: Ops, polar: Array, row_square: Array | None = None, turned: bool = False
+    ) -> tuple[Array, Array | None]:
+        """Return polar factors scaled, and the next `row_square`; each lies transposed if `turned`."""
         if row_square is not None:
-            polar, row_square = self.evened(x, polar, row_square)
-        return self.scale_of(u.shape[-2], u.shape[-1]) * polar, row_square
+            upright, row_square = self.evened(x, x.transpose(polar) if turned else polar, row_square)
+            polar = x.transpose(upright) if turned else upright
+        fan_out, fan_in = polar.shape[-2:][:: -1 if turned else 1]
+        return self.scale_of(fan_out, fan_in) * polar, row_square
 
     def evened(self, x: Ops, polar: Array, row_square: Array) -> tuple[Array, Array]:
         """Return polar factors with NorMuon's even rows, and the next `row_square`."""

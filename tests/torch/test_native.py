@@ -25,7 +25,7 @@ from downslope.rules.orthogonalize import (
     published_range,
 )
 from downslope.torch import Muon
-from downslope.torch.native import build, polar
+from downslope.torch.native import build, polar, steps
 from downslope.torch.native.tape import program_of
 from downslope.torch.regions import heard_by
 from tests.torch.test_orthogonalize import SPECTRA, matrix
@@ -175,6 +175,9 @@ PARAMETERS = {
     "blocks": ([(96, 40)], MatrixView((0,), (1,), blocks=(32, 48, 16))),
     "heads": ([(96, 40)], MatrixView((0,), (1,), blocks=(32, 32, 32))),
     "lying across": ([(40, 96)] * 2, MatrixView((1,), (0,))),
+    "side by side": ([(70, 105)] * 2, MatrixView((1,), (0,), blocks=(35, 35, 35))),
+    "experts side by side": ([(3, 40, 96)], MatrixView((2,), (1,), batch=(0,), blocks=(48, 48))),
+    "inputs in blocks": ([(40, 96)], MatrixView((0,), (1,), blocks=(32, 32, 32), blocks_along="inputs")),
     "large, left over": ([(300, 280)] * 3, None),
     "one number": ([(1, 1)] * 2, None),
 }
@@ -218,6 +221,35 @@ def test_steps_are_those_of_plain_pytorch(name: str, options: dict[str, Any]) ->
         assert (p - expected).norm() < allowed * (expected - start).norm()
     for m, expected in zip(momenta, plain_momenta, strict=True):
         torch.testing.assert_close(m, expected, rtol=0, atol=1e-6)  # sums of numbers up to 4, each 2^-22 off
+
+
+WHOLE = {  # (count, shape as it lies), of whole compiled steps
+    "convolutions": [(3, (8, 36)), (1, (4, 8))],
+    "experts": [(5, (48, 16))],
+    "blocks": [],  # not all equal
+    "heads": [(3, (32, 40))],
+    "lying across": [(2, (40, 96))],
+    "side by side": [(6, (70, 35))],
+    "experts side by side": [(6, (40, 48))],
+    "inputs in blocks": [(3, (40, 32))],
+}
+
+
+@compiled
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_steps_are_compiled_of_equal_matrices_however_they_lie(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+    run = steps.run
+
+    def noted(function: Any, where: Any, shape: tuple[int, ...], *rest: Any) -> None:
+        taken.append((shape[0], shape[1:]))
+        run(function, where, shape, *rest)
+
+    monkeypatch.setattr(steps, "run", noted)
+    stepped(name)
+    assert taken == 3 * WHOLE[name]
 
 
 @compiled

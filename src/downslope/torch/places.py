@@ -24,17 +24,34 @@ Shape = tuple[int, int]
 T = TypeVar("T")
 
 
+class Lying(NamedTuple):
+    """How equal matrices, or their transposes, lie in the memory of a contiguous array, by rows.
+
+    Attributes:
+        shape: of each as it lies.
+        stride: numbers from one row to the next.
+        starts: where each begins, in numbers.
+
+    """
+
+    shape: Shape
+    stride: int
+    starts: tuple[int, ...]
+
+
 class Layout(NamedTuple):
     """What a view makes of a shape.
 
     Attributes:
         matrices: (count, fan_out, fan_in) of each stack of equal matrices.
         in_order: whether the memory of a contiguous array is one stack of its matrices.
+        lying: how they lie there, where all are equal and their rows or their columns are in one piece.
 
     """
 
     matrices: tuple[tuple[int, int, int], ...]
     in_order: bool
+    lying: Lying | None
 
 
 @lru_cache(maxsize=4096)
@@ -43,7 +60,19 @@ def layout_of(view: MatrixView, shape: tuple[int, ...]) -> Layout:
     matrices = tuple(view.matrices(shape))
     in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(len(shape)))
     one_stack = len(matrices) == 1 and view.blocks_along == "outputs" and view.repeats == 1
-    return Layout(matrices, in_order and one_stack)
+    return Layout(matrices, in_order and one_stack, _lying(view.as_laid_out(), shape))
+
+
+def _lying(view: MatrixView, shape: tuple[int, ...]) -> Lying | None:
+    """Return how the matrices of a view that is as memory lies do so; None where it cannot be said."""
+    (count, rows, columns), *others = view.matrices(shape)
+    in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(len(shape)))
+    if others or not in_order or view.repeats != 1:
+        return None
+    side_by_side = len(view.blocks) or 1 if view.blocks_along == "inputs" else 1
+    stride, beside = side_by_side * columns, range(0, side_by_side * columns, columns)
+    below = range(0, count * rows * columns, rows * stride)
+    return Lying((rows, columns), stride, tuple(low + left for low in below for left in beside))
 
 
 @dataclass(slots=True)

@@ -370,12 +370,12 @@ extern "C" int orthogonalise(float* x, const float* sizes, long step, long strid
     return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, nullptr);
 }
 
-// Step each of `count` parameters, of which the addresses are given. `seconds`, unless it is null, is for the
-// three parts of each thread's time.
-extern "C" int step(const float* const* g, float* const* m, float* const* p, const How* how, double* seconds,
-                    long count, long rows, long columns, const Instruction* program, long length,
-                    long squares, long threads, int half) {
-    const auto source = [=](long i) { return Stepped{g[i], m[i], p[i], columns, how}; };
+// Step each of `count` parameters, of which the addresses are given; `stride` numbers lie between two rows.
+// `seconds`, unless it is null, is for the three parts of each thread's time.
+extern "C" int step(const float* const* g, float* const* m, float* const* p, long stride, const How* how,
+                    double* seconds, long count, long rows, long columns, const Instruction* program,
+                    long length, long squares, long threads, int half) {
+    const auto source = [=](long i) { return Stepped{g[i], m[i], p[i], columns, stride, how}; };
     return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, seconds);
 }
 

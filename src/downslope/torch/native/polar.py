@@ -37,7 +37,7 @@ def compiled() -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_long
     program = (*3 * (number,), pointer, *3 * (number,), ctypes.c_int)
     found.orthogonalise.argtypes = (pointer, pointer, number, number, *program)
-    found.step.argtypes = (*5 * (pointer,), *program)
+    found.step.argtypes = (*3 * (pointer,), number, pointer, pointer, *program)
     return found
 
 

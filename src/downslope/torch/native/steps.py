@@ -1,7 +1,8 @@
 """Muon's whole step compiled for this CPU: momentum, orthogonalisation and write, matrix after matrix.
 
-Each is read from memory once and written once, where a stack is gone over five times. Taken are parameters
-whose memory is, in order, one stack of their matrices; the others are left to plain PyTorch.
+Each is read from memory once and written once, where a stack is gone over five times. Taken are contiguous
+parameters of which all matrices are equal, and their rows or their columns in one piece, as of every kernel
+and of queries, keys and values side by side; the others are left to plain PyTorch.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def takes(rule: Muon, t: Any) -> bool:
 
 def taken(items: Sequence[Item]) -> list[Item]:
     """Return the items that whole steps are taken of."""
-    found = [item for item in items if item.in_place]
+    found = [item for item in items if item.layout.lying]
     found = found if _fit(found) else [item for item in found if _fit([item])]
     return found if lie_apart([item.p for item in found]) else []
 
@@ -68,19 +69,21 @@ def _columns(items: Sequence[Item]) -> tuple[list[Tensor], list[Tensor], list[Te
 
 def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
     """Take the steps of items, those of one shape and scale together."""
-    alike: dict[tuple[Shape, float], list[Item]] = {}
+    alike: dict[tuple[Shape, int, float], list[Item]] = {}
     for item in items:
-        ((_, fan_out, fan_in),) = item.matrices
-        alike.setdefault(((fan_out, fan_in), scale_of(rule, item.leading)), []).append(item)
+        lying = item.layout.lying
+        assert lying is not None
+        alike.setdefault((lying.shape, lying.stride, scale_of(rule, item.leading)), []).append(item)
     momentum = rule.momentum_at(OPS, items[0].momentum, t)
-    for (shape, scale), own in alike.items():
+    for (shape, stride, scale), own in alike.items():
         decay = how.weight_decay / scale if scale else 0.0
         how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * scale, decay, how.cautious)
         columns = _columns(own)
-        starts = [_addresses(column, shape) for column in columns]
+        begins = [item.layout.lying.starts for item in own if item.layout.lying]
+        starts = [_addresses(column, begins) for column in columns]
         tell_autograd(chain(*columns[1:]))
         with _timed() as seconds:
-            where = (*starts, ctypes.byref(how_), seconds)
+            where = (*starts, stride, ctypes.byref(how_), seconds)
             run(compiled().step, where, (len(starts[0]), *shape), dtype, rule.coefficients, rule.ns_steps)
 
 
@@ -97,8 +100,7 @@ def _timed() -> Iterator[ctypes.Array[ctypes.c_double] | None]:
     told({name: passed * sum(seconds[i :: len(_PARTS)]) / spent for i, name in enumerate(_PARTS)})
 
 
-def _addresses(tensors: Sequence[Tensor], shape: Shape) -> ctypes.Array[ctypes.c_void_p]:
+def _addresses(tensors: Sequence[Tensor], begins: Sequence[Sequence[int]]) -> ctypes.Array[ctypes.c_void_p]:
     """Return where each matrix of some tensors begins."""
-    size = shape[0] * shape[1]
-    starts = [t.data_ptr() + 4 * i for t in tensors for i in range(0, t.numel(), size)]
+    starts = [t.data_ptr() + 4 * i for t, own in zip(tensors, begins, strict=True) for i in own]
     return (ctypes.c_void_p * len(starts))(*starts)

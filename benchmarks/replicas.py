@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from step_time import SETS, our_muon
+from step_time import our_muon
 from timing import dump, medians, ratio, show
 
 SHAPES = ("gpt2-4-hidden", "conv-126", "experts-8")
@@ -28,10 +28,9 @@ def work(rank: int, processes: int, repeats: int, store: str) -> None:
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[float]]] = {}
     for name in SHAPES:
-        stacked = name == "experts-8"
         steps = {
-            "each does all": our_muon(SETS[name], stacked, replicas=False).step,
-            "shared": our_muon(SETS[name], stacked, replicas=dist.group.WORLD).step,
+            "each does all": our_muon(name, replicas=False).step,
+            "shared": our_muon(name, replicas=dist.group.WORLD).step,
         }
         found[name] = {how: [] for how in steps}
         for round_ in range(repeats + 2):

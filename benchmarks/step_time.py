@@ -35,6 +35,8 @@ SETS = {
     + [(256, 128, 1, 1)] * 26,
     "experts-8": [(8, 512, 2048)],
 }
+SETS["gpt2-4-conv1d"] = [shape[::-1] for shape in SETS["gpt2-4-hidden"]]
+"""Kernels (in, out), as Hugging Face's GPT-2 has them: query, key and value side by side."""
 
 Make = Callable[..., torch.optim.Optimizer]
 # rule: (ours, torch's, options, bytes an element: every array read or written once, in float32)
@@ -97,11 +99,19 @@ def split(shapes: list[tuple[int, ...]], stacked: bool) -> list[torch.nn.Paramet
     return found
 
 
-def our_muon(shapes: list[tuple[int, ...]], stacked: bool, **options: Any) -> torch.optim.Optimizer:
-    view = MatrixView((1,), (2,), batch=(0,)) if stacked else None
-    views = {"view": view} if stacked else {}
-    groups = [{"params": [p], "rule": "muon", **views} for p in parameters(shapes)]
-    return dt.Muon(groups if stacked else parameters(shapes), lr=1e-6, **options)
+def view_of(set_name: str, shape: tuple[int, ...]) -> MatrixView:
+    """Return how a parameter of a set is seen as matrices."""
+    if set_name == "experts-8":
+        return MatrixView((1,), (2,), batch=(0,))
+    if set_name == "gpt2-4-conv1d":
+        return MatrixView((1,), (0,), blocks=(768,) * 3 if shape[1] == 2304 else ())
+    return MatrixView.of_kernel(len(shape))
+
+
+def our_muon(set_name: str, **options: Any) -> torch.optim.Optimizer:
+    params = parameters(SETS[set_name])
+    views = [view_of(set_name, tuple(p.shape)) for p in params]
+    return dt.Muon([{"params": params, "rule": "muon", "views": views}], lr=1e-6, **options)
 
 
 def candidates_of(
@@ -120,15 +130,13 @@ def candidates_of(
     return found
 
 
-def muon(
-    shapes: list[tuple[int, ...]], stacked: bool, repeats: int, asked: list[str]
-) -> dict[str, list[float]]:
+def muon(set_name: str, repeats: int, asked: list[str]) -> dict[str, list[float]]:
     candidates = {
-        "ours": our_muon(shapes, stacked).step,
-        "ours, plain": our_muon(shapes, stacked, fused=False).step,
-        "ours, float32": our_muon(shapes, stacked, ns_dtype="float32").step,
-        "ours, bfloat16": our_muon(shapes, stacked, ns_dtype="bfloat16").step,
-        **candidates_of(shapes, stacked, asked),
+        "ours": our_muon(set_name).step,
+        "ours, plain": our_muon(set_name, fused=False).step,
+        "ours, float32": our_muon(set_name, ns_dtype="float32").step,
+        "ours, bfloat16": our_muon(set_name, ns_dtype="bfloat16").step,
+        **candidates_of(SETS[set_name], set_name == "experts-8", asked),
     }
     return interleaved(candidates, repeats)
 
@@ -188,15 +196,15 @@ def ranges(asked: list[str]) -> dict[str, str]:
     return found
 
 
-def muon_floor(shapes: list[tuple[int, ...]], stacked: bool, rate: float, products: float) -> float:
+def muon_floor(set_name: str, rate: float, products: float) -> float:
     """Return the seconds of the multiply-adds of the default steps in bfloat16 and of the bytes of the rule.
 
     Of a symmetric product half is counted.
     """
     work, elements = 0.0, 0
-    for shape in shapes:
-        count, m, n = shape if stacked else (1, shape[0], torch.Size(shape[1:]).numel())
-        m, n = min(m, n), max(m, n)
+    for shape in SETS[set_name]:
+        ((count, *sides),) = view_of(set_name, shape).matrices(shape)
+        m, n = sorted(sides)
         half = {Kind.GRAM: m * n / 2, Kind.APPLY: m * n, Kind.SYMMETRIC: m * m / 2, Kind.WHOLE: m * m}
         program = program_of(m, n, "minimax", None, True).instructions
         work += count * m * sum(half[Kind(one.kind)] for one in program)
@@ -257,11 +265,10 @@ def main() -> None:
         asked = args.peers.split(";")
         products, ends = matmul_rate(), ranges(asked)
         print(f"products: {products / 1e9:.0f} GFLOP/s")
-        for set_name in ("gpt2-4-hidden", "conv-126", "experts-8"):
-            stacked = set_name == "experts-8"
-            seconds = muon(SETS[set_name], stacked, max(3, args.repeats // 3), asked)
+        for set_name in ("gpt2-4-hidden", "gpt2-4-conv1d", "conv-126", "experts-8"):
+            seconds = muon(set_name, max(3, args.repeats // 3), asked)
             results[f"{set_name}/muon"] = medians(seconds)
-            floor = muon_floor(SETS[set_name], stacked, rate, products)
+            floor = muon_floor(set_name, rate, products)
             rows = [[*row, ends[row[0]]] for row in rows_of(seconds, floor)]
             title = f"muon on {set_name}: floor {1e3 * floor:.1f} ms"
             show(title, ["step", "ms", "x torch", "of floor", "singular values / rms"], rows)

@@ -1,0 +1,62 @@
+"""Parts of well-known architectures in which what is multiplied is not written as a product of matrices."""
+
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+F, nn = torch.nn.functional, torch.nn
+
+from downslope.grouping.torch import partition  # noqa: E402
+
+
+class Between(nn.Module):
+    """A part between a table and a head; `parameters` are its own, `part(p, x)` is what it computes."""
+
+    def __init__(self, part, **shapes):
+        super().__init__()
+        self.part = part
+        self.table, self.head = nn.Embedding(30, 16), nn.Linear(16, 30)
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
+
+    def forward(self, tokens, *others):
+        x = self.table(tokens)
+        own = SimpleNamespace(**dict(self.named_parameters(recurse=False)))
+        return self.head(x + self.part(own, x, *others))
+
+
+def seen(part, *others, **shapes):
+    found = partition(Between(part, **shapes), torch.arange(10).reshape(2, 5), *others)
+    assert (found["table.weight"].role.value, found["head.weight"].role.value) == ("embedding", "output")
+    return {name: (found[name].role.value, found[name].to_dict()["matrices"]) for name in shapes}
+
+
+def attend(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("shape", "equation", "matrices"),
+    [
+        ((3, 16, 16), "btd,cdf->cbtf", "3 × 16×16"),
+        ((16, 3, 16), "btd,dcf->cbtf", "3 × 16×16"),
+        ((16, 16, 3), "btd,dfc->cbtf", "3 × 16×16"),
+        ((3, 2, 8, 16), "btd,chkd->cbthk", "3 × 16×16"),
+        ((2, 3, 8, 16), "btd,hckd->cbthk", "3 × 16×16"),
+    ],
+)
+def test_projections_that_are_fused_along_an_axis_of_their_own(shape, equation, matrices):
+    def part(p, x):
+        q, k, v = torch.einsum(equation, x, p.w)
+        return attend(q, k, v).flatten(2) if q.dim() == 4 else attend(q, k, v)
+
+    assert seen(part, w=shape) == {"w": ("hidden", matrices)}
+
+
+def test_grouped_queries_keys_and_values_that_are_fused_along_the_axis_of_heads():
+    def part(p, x):
+        q, k, v = torch.einsum("btd,dhk->bhtk", x, p.w).split([2, 1, 1], 1)
+        return attend(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)).transpose(1, 2).flatten(2)
+
+    assert seen(part, w=(16, 4, 8)) == {"w": ("hidden", "16×16 + 2 × 8×16")}

@@ -60,3 +60,20 @@ def test_grouped_queries_keys_and_values_that_are_fused_along_the_axis_of_heads(
         return attend(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)).transpose(1, 2).flatten(2)
 
     assert seen(part, w=(16, 4, 8)) == {"w": ("hidden", "16×16 + 2 × 8×16")}
+
+
+@pytest.mark.parametrize("how", ["gather", "one_hot"])
+def test_a_gate_whose_experts_choose_their_tokens_routes(how):
+    def part(p, x):
+        h = x.flatten(0, 1)
+        gains, chosen = (h @ p.gate).softmax(-1).T.topk(3, -1)
+        picks = F.one_hot(chosen, len(h)).float()
+        given = h[chosen] if how == "gather" else torch.einsum("ecn,nd->ecd", picks, h)
+        made = torch.relu(given @ p.up) @ p.down * gains[..., None]
+        return torch.einsum("ecn,ecd->nd", picks, made).unflatten(0, x.shape[:2])
+
+    assert seen(part, gate=(16, 4), up=(4, 16, 32), down=(4, 32, 16)) == {
+        "gate": ("router", "4×16"),
+        "up": ("hidden", "4 × 32×16"),
+        "down": ("hidden", "4 × 16×32"),
+    }

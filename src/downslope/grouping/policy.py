@@ -4,7 +4,7 @@
 2. What is looked up, or stands among the data itself (tables, class tokens, learned queries,
    position tables that are added), is an **embedding**, even if it is also contracted (tied).
 3. What is contracted with the data is seen as a stack of (fan_out, fan_in) matrices, and is
-   - a **router** if a ranking of its result decides which other weights the data meets,
+   - a **router** if a ranking of its result decides which data meets which other weights,
    - an **output** if its result reaches the model's output and goes into no further contraction,
    - an **input** if it is only ever contracted with raw data,
    - a **vector** if its matrices have a side below `NARROW` (depthwise kernels, scalar gates),
@@ -144,7 +144,7 @@ def _contracted(p: ParameterFacts, uses: Sequence[Use], depth: int, split_heads:
     if narrow == 1 and (uses[0].groups > 1 or view.batch):
         return Verdict(Role.VECTOR, f"{reason}; one row for each channel", view)
     if any(u.routes for u in uses):
-        return Verdict(Role.ROUTER, f"{reason}; a ranking of its result chooses what the data meets", view)
+        return Verdict(Role.ROUTER, f"{reason}; a ranking of its result chooses which data meets which weights", view)
     if last and not feeds:
         return Verdict(Role.OUTPUT, f"{reason}; its result leaves the model", view)
     if all(raw) or (p.aliases and any(raw)):

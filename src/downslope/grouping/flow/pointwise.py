@@ -224,7 +224,7 @@ def ranked(uses: Uses, info: Info, at: int | None) -> tuple[Info, Info]:
     """Return what the values and the places of a ranking along an axis are."""
     places = NONE
     if at is not None:
-        places = frozenset(t.origin for t in info.results if axes_of(t.dims[at : at + 1]))
+        places = frozenset(t.origin for t in info.results)
     values = replace(uses.merged([info]), choices=info.choices)
     return values, Info(data=info.data, depth=info.depth, choices=info.choices | places)
 

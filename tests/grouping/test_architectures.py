@@ -77,3 +77,15 @@ def test_a_gate_whose_experts_choose_their_tokens_routes(how):
         "up": ("hidden", "4 × 32×16"),
         "down": ("hidden", "4 × 16×32"),
     }
+
+
+def test_matrices_mixed_from_a_basis_and_fetched_by_relation():
+    def part(p, x, relation):  # a relational graph convolution
+        mixed = torch.einsum("rb,bio->rio", p.mix, p.basis)
+        return torch.einsum("bti,btio->bto", x, mixed[relation])
+
+    relation = torch.randint(5, (2, 5))
+    assert seen(part, relation, basis=(4, 16, 16), mix=(5, 4)) == {
+        "basis": ("hidden", "4 × 16×16"),
+        "mix": ("embedding", ""),
+    }

@@ -65,7 +65,7 @@ def _is_weight(info: Info) -> bool:
     """Whether a value is weights: made from parameters alone, or matrices fetched from a stack."""
     if not info.data:
         return bool(info.weights)
-    return any(t.fetched and len(axes_of(t.dims)) > 1 for t in info.weights)
+    return any(len(axes_of(t.dims)) > 1 for t in info.weights)
 
 
 def _weighted(

@@ -89,3 +89,35 @@ def test_matrices_mixed_from_a_basis_and_fetched_by_relation():
         "basis": ("hidden", "4 × 16×16"),
         "mix": ("embedding", ""),
     }
+
+
+def test_a_product_that_is_summed_is_a_contraction():
+    assert seen(lambda p, x: (x[:, :, None] * p.w).sum(-1), w=(16, 16)) == {"w": ("hidden", "16×16")}
+    pooled = seen(lambda p, x: (x * p.w).sum(1, keepdim=True), w=(5, 16))  # a filter for each channel
+    assert pooled["w"][0] == "vector"
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_a_kernel_that_a_style_scales_is_a_kernel(demodulate):
+    class Styled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.style, self.first = nn.Linear(12, 8), nn.Conv2d(3, 8, 1)
+            self.kernel = nn.Parameter(torch.randn(16, 8, 3, 3))
+            self.image = nn.Conv2d(16, 3, 1)
+
+        def forward(self, x, z):
+            kernels = self.kernel * self.style(z)[:, None, :, None, None]
+            if demodulate:
+                kernels = kernels * kernels.square().sum((2, 3, 4), keepdim=True).rsqrt()
+            rows = self.first(x).reshape(1, -1, *x.shape[2:])
+            made = F.conv2d(rows, kernels.flatten(0, 1), padding=1, groups=len(x))
+            return self.image(torch.relu(made.view(len(x), 16, *x.shape[2:])))
+
+    found = partition(Styled(), torch.randn(2, 3, 8, 8), torch.randn(2, 12))
+    assert {n: found[f"{n}.weight"].role.value for n in ("style", "first", "image")} == {
+        "style": "input",
+        "first": "input",
+        "image": "output",
+    }
+    assert (found["kernel"].role.value, found["kernel"].to_dict()["matrices"]) == ("hidden", "16×72")

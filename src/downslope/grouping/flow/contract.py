@@ -6,7 +6,7 @@ any objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -36,6 +36,11 @@ def product(
     if _is_weight(ix) and iy.data:
         return _weighted(uses, name, iy, ix, lx, kept, ly, sizes)
     if ix.data or iy.data:
+        made = []
+        for info, own, other in ((ix, lx, ly), (iy, ly, lx)):
+            outputs = [k for k, letter in enumerate(own) if letter in kept and letter not in other]
+            inputs = [k for k, letter in enumerate(own) if letter in other and letter not in kept]
+            made += _scaled(uses, Kind.CONTRACTION, name, info, outputs, inputs)
         uses.note_routes([ix, iy])
         uses.note_whole(ix)
         uses.note_whole(iy)
@@ -43,7 +48,7 @@ def product(
         uses.note_heads(iy, ly, lx, kept)
         uses.note_mixture(ix, iy, [(k, list(ly).index(c)) for k, c in enumerate(lx) if c in ly])
         uses.note_mixture(iy, ix, [(k, list(lx).index(c)) for k, c in enumerate(ly) if c in lx])
-        return uses.merged([replace(ix, weights=()), replace(iy, weights=())])
+        return _deeper(uses, uses.merged([replace(ix, weights=()), replace(iy, weights=())]), made)
     folded = [_folded(t, own, kept, sizes) for i, own in ((ix, lx), (iy, ly)) for t in i.weights]
     return uses.merged([Info(weights=tuple(folded))])
 
@@ -100,6 +105,26 @@ def _weighted(
     return Info(data=True, depth=depth, writers=uses.open(writers), results=tuple(results))
 
 
+def _scaled(
+    uses: Uses, kind: Kind, name: str, info: Info, outputs: Sequence[int], inputs: Sequence[int]
+) -> list[int]:
+    """Enter the uses of matrices that data has scaled before they meet other data."""
+    made = []
+    for t in info.results:
+        if len(t.dims) > max((*outputs, *inputs), default=0):
+            summed = axes_of([t.dims[k] for k in inputs])
+            stays = axes_of([t.dims[k] for k in outputs]) - summed
+            made.append(uses.summed(info, t, kind, name, stays, summed))
+    return [number for number in made if number is not None]
+
+
+def _deeper(uses: Uses, info: Info, made: Sequence[int]) -> Info:
+    """Return what came out of contractions with matrices that data had scaled."""
+    if not made:
+        return info
+    return replace(info, depth=info.depth + 1, writers=uses.open(made))
+
+
 def _is_gain(axes: Mapping[str, frozenset[int]], stays: int, summed: int) -> bool:
     """Whether a parameter is only stretched along a side of the weight: the gain of a weight norm."""
     outputs, inputs = axes["outputs"], axes["inputs"]
@@ -148,8 +173,10 @@ def convolution(
     if not w.weights or w.data:
         if x.weights and not x.data and w.data:
             uses.absorb(x, Kind.UNKNOWN, "convolution", w)
+        rest = [k for k in range(len(kernel)) if k != o]
+        made = _scaled(uses, Kind.CONVOLUTION, "convolution", w, [o], rest)
         uses.feed(x)
-        return uses.merged([replace(x, weights=()), replace(w, weights=())])
+        return _deeper(uses, uses.merged([replace(x, weights=()), replace(w, weights=())]), made)
     x = as_data(uses, x) if x.weights and not x.data else x
     uses.feed(x)
     summed = prod(n for k, n in enumerate(kernel) if k != o)

@@ -100,6 +100,8 @@ class Met:
     joined: set[tuple[int, int, int]] = field(default_factory=set)
     whole: set[tuple[int, int, int]] = field(default_factory=set)
     gates: int = 1
+    stretched: frozenset[int] = NONE  # of a product element by element: axes that the data lacked
+    summed: bool = False  # of such a product: a sum has made it a contraction
     groups: int = 1
     along: Literal["outputs", "inputs"] = "outputs"
 

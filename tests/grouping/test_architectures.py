@@ -121,3 +121,28 @@ def test_a_kernel_that_a_style_scales_is_a_kernel(demodulate):
         "image": "output",
     }
     assert (found["kernel"].role.value, found["kernel"].to_dict()["matrices"]) == ("hidden", "16×72")
+
+
+def test_a_weight_of_pairs_of_numbers_that_are_read_as_complex():
+    def part(p, x):  # a Fourier neural operator
+        waves = torch.fft.rfft(x.transpose(1, 2))
+        mixed = torch.einsum("bim,iom->bom", waves, torch.view_as_complex(p.w))
+        return torch.fft.irfft(mixed, n=x.shape[1]).transpose(1, 2)
+
+    assert seen(part, w=(16, 16, 3, 2)) == {"w": ("hidden", "6 × 16×16")}
+
+
+def test_what_makes_the_filter_of_a_state_space_goes_to_adamw():
+    def part(p, x):  # S4D
+        length, rate = x.shape[1], p.log_rate.exp()[:, None]
+        state = (-p.log_decay.exp() + 1j * p.wave) * rate
+        c = torch.view_as_complex(p.c) * (torch.exp(state) - 1) / state
+        filters = 2 * torch.einsum("hn,hnl->hl", c, torch.exp(state[..., None] * torch.arange(length))).real
+        waves = torch.fft.rfft(x.transpose(1, 2), n=2 * length) * torch.fft.rfft(filters, n=2 * length)
+        return torch.fft.irfft(waves, n=2 * length)[..., :length].transpose(1, 2)
+
+    found = seen(part, log_rate=(16,), log_decay=(16, 4), wave=(16, 4), c=(16, 4, 2))
+    assert {name: role for name, (role, _) in found.items()} == {
+        "log_rate": "vector",
+        **dict.fromkeys(("log_decay", "wave", "c"), "input"),
+    }

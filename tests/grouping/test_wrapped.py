@@ -181,7 +181,7 @@ def test_data_parallel_and_sharded(plain, process_group):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_state_of_a_sharded_model_stays_one_of_shards(process_group):
-    """After a forward pass its outermost layers are gathered: what is saved, and what is read into, is not."""
+    """After a forward pass its outermost layers are gathered: what is saved, or read into, is not."""
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 

@@ -146,3 +146,13 @@ def test_what_makes_the_filter_of_a_state_space_goes_to_adamw():
         "log_rate": "vector",
         **dict.fromkeys(("log_decay", "wave", "c"), "input"),
     }
+
+
+def test_a_ranking_that_picks_from_what_it_ranked_routes_nothing():
+    def part(p, x):  # k-max pooling
+        made = F.conv1d(x.mT, p.kernel, padding=1)
+        best = made.gather(-1, made.topk(2, -1).indices.sort(-1).values)
+        return torch.relu(best.flatten(1) @ p.w)[:, None]
+
+    found = seen(part, kernel=(16, 16, 3), w=(32, 16))
+    assert found == {"kernel": ("hidden", "16×48"), "w": ("hidden", "16×32")}

@@ -189,6 +189,10 @@ class Uses:
                     if j != k and not mine and use not in other.choices and (other.depth or other.weights):
                         self.uses[use].routes = True
 
+    def elsewhere(self, choices: frozenset[int], picked: Info) -> frozenset[int]:
+        """Return the choices that picked from other results than their own, as a k-max pooling does not."""
+        return choices - picked.writers - {t.origin for t in picked.results}
+
     def note_mixture(self, gate: Info, mixed: Info, axes: Sequence[tuple[int, int]]) -> None:
         """Say that a result weighs the results of other weights, lined up along its own outputs."""
         for g in gate.results:

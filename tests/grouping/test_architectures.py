@@ -148,6 +148,25 @@ def test_what_makes_the_filter_of_a_state_space_goes_to_adamw():
     }
 
 
+@pytest.mark.parametrize(
+    ("made", "shapes"),
+    [
+        (lambda p: p.up @ p.mix @ p.down, {"up": (16, 4), "mix": (4, 4), "down": (4, 16)}),
+        (lambda p: p.up @ (p.mix @ p.down), {"up": (16, 4), "mix": (4, 4), "down": (4, 16)}),
+        (lambda p: torch.ones(16, 8) @ p.mix @ torch.ones(8, 16), {"mix": (8, 8)}),  # LoRA-XS
+        (
+            lambda p: torch.eye(16) @ p.low.tril() @ (p.high.triu() + torch.diag(p.scale.exp())),  # Glow
+            {"low": (16, 16), "high": (16, 16), "scale": (16,)},
+        ),
+    ],
+    ids=["from the left", "from the right", "between constants", "triangles"],
+)
+def test_a_weight_that_is_a_product_of_three_is_made_of_hidden_matrices(made, shapes):
+    found = seen(lambda p, x: F.linear(x, made(p)), **shapes)
+    expected = {name: "hidden" if len(shape) > 1 else "vector" for name, shape in shapes.items()}
+    assert {name: role for name, (role, _) in found.items()} == expected
+
+
 def test_a_ranking_that_picks_from_what_it_ranked_routes_nothing():
     def part(p, x):  # k-max pooling
         made = F.conv1d(x.mT, p.kernel, padding=1)

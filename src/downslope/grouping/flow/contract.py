@@ -61,7 +61,11 @@ def as_data(uses: Uses, info: Info) -> Info:
 
 
 def _stands_for_data(info: Info) -> bool:
-    stretched = any(f.axis is None and f.size > 1 for t in info.weights for dim in t.dims for f in dim)
+    whole = [t for t in info.weights if not t.factored]  # of a product, other weights made the rest
+    stretched = any(
+        all(any(f.axis is None and f.size > 1 for f in dim) for dim in along)
+        for along in zip(*(t.dims for t in whole), strict=False)
+    )
     vector = all(len(t.dims) == 1 and not t.inner for t in info.weights)
     return stretched or vector
 
@@ -137,7 +141,10 @@ def _settled(sides: dict[str, set[int]], trace: Trace) -> dict[str, frozenset[in
     sides["batch"] -= sides["outputs"] | sides["inputs"]
     sides["outputs"] -= sides["inputs"]
     inner = set(trace.inner) - sides["outputs"] - sides["inputs"] - sides["batch"]
-    if not sides["inputs"]:
+    if not sides["inputs"] and not sides["outputs"] and len(trace.factored & inner) > 1:
+        first, *others = sorted(inner)  # in the middle of a product: which side is which makes no difference
+        sides["outputs"], sides["inputs"] = {first}, set(others)
+    elif not sides["inputs"]:
         sides["inputs"] |= inner
     elif not sides["outputs"]:
         sides["outputs"] |= inner
@@ -152,7 +159,8 @@ def _placed(dims: Dims, own: Letters, kept: Letters, sizes: Sizes) -> Dims:
 def _folded(trace: Trace, own: Letters, kept: Letters, sizes: Sizes) -> Trace:
     gone = axes_of([d for letter, d in zip(own, trace.dims, strict=True) if letter not in kept])
     dims = _placed(trace.dims, own, kept, sizes)
-    return replace(trace, dims=dims, inner=trace.inner | (gone - axes_of(dims)))
+    gone -= axes_of(dims)
+    return replace(trace, dims=dims, inner=trace.inner | gone, factored=trace.factored | gone)
 
 
 def convolution(

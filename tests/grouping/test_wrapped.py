@@ -180,6 +180,24 @@ def test_data_parallel_and_sharded(plain, process_group):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_state_of_a_sharded_model_stays_one_of_shards(process_group):
+    """After a forward pass its outermost layers are gathered: what is saved, or read into, is not."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    model = mlp()
+    fully_shard(model)
+    partition(model, X)
+    model(X)
+    saved = model.state_dict()
+    assert all(isinstance(value, DTensor) for value in saved.values())
+    model(X)
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in saved.items()})
+    model.reshard()
+    assert not any(p.full_tensor().any() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("original", [True, False])
 @pytest.mark.parametrize("part", [True, False])
 def test_flattened_parameters_are_refused(process_group, original, part):

@@ -142,6 +142,21 @@ def test_a_schedule_that_turns_nan_later() -> None:
     assert all(np.isnan(u).all() for u in jax.tree.leaves(updates))  # unchecked, it does not hide
 
 
+def test_a_rate_that_rounding_leaves_below_zero_ends_a_schedule() -> None:
+    schedule = jax.jit(optax.linear_schedule(1e-3, 0.0, 10))
+    assert -1e-10 < schedule(10) < 0  # compiled, 1 - 10/10 is no zero
+    tx = dj.adam(schedule)
+    state = tx.init(PARAMS)
+    checked = jax.jit(checkify.checkify(tx.update))
+    for _ in range(11):
+        error, (_, state) = checked(PARAMS, state, PARAMS)
+        error.throw()
+    updates, _ = tx.update(PARAMS, state, PARAMS)  # compiled nowhere but in the schedule
+    assert all(np.abs(u).max() < 1e-10 for u in jax.tree.leaves(updates))
+    with pytest.raises(ValueError, match=r"returned -2\.4"):
+        dj.adam(lambda k: 1e-3 * (1 - k / 1000))
+
+
 def test_state_of_another_rule() -> None:
     adam, sgd, muon = dj.adam(0.1), dj.sgd(0.1, 0.9), tx_of()
     with pytest.raises(TypeError, match="the state is a SGDState, expected the AdamState"):

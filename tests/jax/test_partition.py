@@ -349,6 +349,18 @@ def test_queries_keys_and_values_interleaved_by_head() -> None:
     assert p["qkv"].view == MatrixView((1,), (0,), blocks=(8, 8, 8), repeats=2)
 
 
+def test_queries_keys_and_values_fused_along_an_axis_of_their_own() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.moveaxis(jnp.einsum("btd,dchk->btchk", x, p["qkv"]), 2, 0)
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+        return (x + jnp.einsum("bhqk,bkhd,hdf->bqf", weights, v, p["out"])) @ p["head"]
+
+    shapes = {"table": (50, 16), "qkv": (16, 3, 2, 8), "out": (2, 8, 16), "head": (16, 50)}
+    p = dj.partition(model, zeros(**shapes), TOKENS)
+    assert p["qkv"].view.matrices((16, 3, 2, 8)) == [(3, 16, 16)]
+
+
 def test_shapes_do_in_the_place_of_arrays() -> None:
     params = {"first": jnp.zeros((8, 16)), "mid": jnp.zeros((16, 16)), "head": jnp.zeros((16, 2))}
 

@@ -4,9 +4,9 @@
 2. What is looked up, or stands among the data itself (tables, class tokens, learned queries,
    position tables that are added), is an **embedding**, even if it is also contracted (tied).
 3. What is contracted with the data is seen as a stack of (fan_out, fan_in) matrices, and is
-   - a **router** if a ranking of its result decides which other weights the data meets,
+   - a **router** if a ranking of its result decides which data meets which other weights,
    - an **output** if its result reaches the model's output and goes into no further contraction,
-   - an **input** if it is only ever contracted with raw data,
+   - an **input** if it is only ever contracted with raw data, or with constants,
    - a **vector** if its matrices have a side below `NARROW` (depthwise kernels, scalar gates),
    - **hidden** otherwise.
 4. What is only added or multiplied element by element is a **vector**.
@@ -138,17 +138,19 @@ def _contracted(p: ParameterFacts, uses: Sequence[Use], depth: int, split_heads:
     if view is None:
         return Verdict(Role.VECTOR, reason)
     last, feeds = any(u.last for u in uses), any(u.feeds for u in uses)
-    raw = [u.data and u.deepest == 0 for u in uses]
+    raw = [u.deepest == 0 for u in uses]
     # The widest of its matrices counts: a scalar gate may ride along in a fused projection.
     narrow = max(min(o, i) for _, o, i in view.matrices(p.shape))
     if narrow == 1 and (uses[0].groups > 1 or view.batch):
         return Verdict(Role.VECTOR, f"{reason}; one row for each channel", view)
     if any(u.routes for u in uses):
-        return Verdict(Role.ROUTER, f"{reason}; a ranking of its result chooses what the data meets", view)
+        return Verdict(
+            Role.ROUTER, f"{reason}; a ranking of its result chooses which data meets which weights", view
+        )
     if last and not feeds:
         return Verdict(Role.OUTPUT, f"{reason}; its result leaves the model", view)
     if all(raw) or (p.aliases and any(raw)):
-        return Verdict(Role.INPUT, f"{reason}: raw data", view)
+        return Verdict(Role.INPUT, f"{reason}: raw data" if any(u.data for u in uses) else reason, view)
     if narrow < NARROW:
         return Verdict(Role.VECTOR, f"{reason}; a side of {narrow} is below {NARROW}", view)
     return Verdict(Role.HIDDEN, reason, view)

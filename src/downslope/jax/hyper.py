@@ -27,6 +27,9 @@ R = TypeVar("R", bound=Rule)
 _PROBES = np.concatenate([[0], 2 ** np.arange(21)]).astype(np.int32)
 """Steps at which a schedule is tried when a transform is made: 0, 1, 2, 4, …, 2**20."""
 
+_ROUNDING = 1e-7
+"""How far below 0 rounding may leave a rate that ends there, as XLA does: float32, rates up to 1."""
+
 
 class Dynamic:
     """A number known only as an array; it takes part in arithmetic in the dtype of its partner."""
@@ -128,7 +131,7 @@ def rate_at(lr: Number | Schedule, count: Array) -> Any:
     if readable(value):
         _require_rate(value, int(count) if readable(count) else None)
         return value
-    ok = jnp.isfinite(value) & (value >= 0)
+    ok = jnp.isfinite(value) & (value >= -_ROUNDING)
     checkify.debug_check(ok, "the learning rate is {lr} at step {count}", lr=value, count=count)
     return value
 
@@ -144,7 +147,7 @@ def _tried(lr: Schedule) -> Any:
 def _require_rate(value: Any, count: int | None) -> None:
     array = np.asarray(value)
     number = float(array) if array.ndim == 0 else math.nan
-    if not (math.isfinite(number) and number >= 0):
+    if not (math.isfinite(number) and number >= -_ROUNDING):
         where = "" if count is None else f" at step {count}"
         raise ValueError(
             f"the schedule of the learning rate returned {array.tolist()!r}{where}: "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from downslope.grouping.facts import Use
 from downslope.grouping.flow.info import Cut, Met
@@ -42,12 +43,21 @@ def use_of(met: Met, shape: tuple[int, ...]) -> Use:
 
 def blocks_of(met: Met, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Return the parts that a result was cut into, and how often their pattern repeats."""
-    if len(met.outputs) != 1 or met.groups > 1:
+    if not met.outputs or met.groups > 1:
         return (), 1
-    (axis,) = met.outputs
-    size = shape[axis]
     if met.gates > 1:
-        return (size // met.gates,) * met.gates, 1
+        (axis,) = met.outputs
+        return (shape[axis] // met.gates,) * met.gates, 1
+    for axis in sorted(met.outputs):
+        blocks, repeats = _blocks_along(axis, met, shape[axis])
+        if blocks:  # the outputs are flattened in the order of their axes
+            before = prod(shape[a] for a in met.outputs if a < axis)
+            after = prod(shape[a] for a in met.outputs if a > axis)
+            return tuple(b * after for b in blocks), repeats * before
+    return (), 1
+
+
+def _blocks_along(axis: int, met: Met, size: int) -> tuple[tuple[int, ...], int]:
     if (axis, 0, size) in met.whole:
         return (), 1
     cuts = [c for c in met.cuts if c.axis == axis and not (c.period == 0 and _inside(c, met))]

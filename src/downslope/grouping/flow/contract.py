@@ -6,7 +6,7 @@ any objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -36,6 +36,11 @@ def product(
     if _is_weight(ix) and iy.data:
         return _weighted(uses, name, iy, ix, lx, kept, ly, sizes)
     if ix.data or iy.data:
+        made = []
+        for info, own, other in ((ix, lx, ly), (iy, ly, lx)):
+            outputs = [k for k, letter in enumerate(own) if letter in kept and letter not in other]
+            inputs = [k for k, letter in enumerate(own) if letter in other and letter not in kept]
+            made += _scaled(uses, Kind.CONTRACTION, name, info, outputs, inputs)
         uses.note_routes([ix, iy])
         uses.note_whole(ix)
         uses.note_whole(iy)
@@ -43,7 +48,7 @@ def product(
         uses.note_heads(iy, ly, lx, kept)
         uses.note_mixture(ix, iy, [(k, list(ly).index(c)) for k, c in enumerate(lx) if c in ly])
         uses.note_mixture(iy, ix, [(k, list(lx).index(c)) for k, c in enumerate(ly) if c in lx])
-        return uses.merged([replace(ix, weights=()), replace(iy, weights=())])
+        return _deeper(uses, uses.merged([replace(ix, weights=()), replace(iy, weights=())]), made)
     folded = [_folded(t, own, kept, sizes) for i, own in ((ix, lx), (iy, ly)) for t in i.weights]
     return uses.merged([Info(weights=tuple(folded))])
 
@@ -56,7 +61,11 @@ def as_data(uses: Uses, info: Info) -> Info:
 
 
 def _stands_for_data(info: Info) -> bool:
-    stretched = any(f.axis is None and f.size > 1 for t in info.weights for dim in t.dims for f in dim)
+    whole = [t for t in info.weights if not t.factored]  # of a product, other weights made the rest
+    stretched = any(
+        all(any(f.axis is None and f.size > 1 for f in dim) for dim in along)
+        for along in zip(*(t.dims for t in whole), strict=False)
+    )
     vector = all(len(t.dims) == 1 and not t.inner for t in info.weights)
     return stretched or vector
 
@@ -65,7 +74,7 @@ def _is_weight(info: Info) -> bool:
     """Whether a value is weights: made from parameters alone, or matrices fetched from a stack."""
     if not info.data:
         return bool(info.weights)
-    return any(t.fetched and len(axes_of(t.dims)) > 1 for t in info.weights)
+    return any(len(axes_of(t.dims)) > 1 for t in info.weights)
 
 
 def _weighted(
@@ -100,6 +109,26 @@ def _weighted(
     return Info(data=True, depth=depth, writers=uses.open(writers), results=tuple(results))
 
 
+def _scaled(
+    uses: Uses, kind: Kind, name: str, info: Info, outputs: Sequence[int], inputs: Sequence[int]
+) -> list[int]:
+    """Enter the uses of matrices that data has scaled before they meet other data."""
+    made = []
+    for t in info.results:
+        if len(t.dims) > max((*outputs, *inputs), default=0):
+            summed = axes_of([t.dims[k] for k in inputs])
+            stays = axes_of([t.dims[k] for k in outputs]) - summed
+            made.append(uses.summed(info, t, kind, name, stays, summed))
+    return [number for number in made if number is not None]
+
+
+def _deeper(uses: Uses, info: Info, made: Sequence[int]) -> Info:
+    """Return what came out of contractions with matrices that data had scaled."""
+    if not made:
+        return info
+    return replace(info, depth=info.depth + 1, writers=uses.open(made))
+
+
 def _is_gain(axes: Mapping[str, frozenset[int]], stays: int, summed: int) -> bool:
     """Whether a parameter is only stretched along a side of the weight: the gain of a weight norm."""
     outputs, inputs = axes["outputs"], axes["inputs"]
@@ -112,7 +141,10 @@ def _settled(sides: dict[str, set[int]], trace: Trace) -> dict[str, frozenset[in
     sides["batch"] -= sides["outputs"] | sides["inputs"]
     sides["outputs"] -= sides["inputs"]
     inner = set(trace.inner) - sides["outputs"] - sides["inputs"] - sides["batch"]
-    if not sides["inputs"]:
+    if not sides["inputs"] and not sides["outputs"] and len(trace.factored & inner) > 1:
+        first, *others = sorted(inner)  # in the middle of a product: which side is which makes no difference
+        sides["outputs"], sides["inputs"] = {first}, set(others)
+    elif not sides["inputs"]:
         sides["inputs"] |= inner
     elif not sides["outputs"]:
         sides["outputs"] |= inner
@@ -127,7 +159,8 @@ def _placed(dims: Dims, own: Letters, kept: Letters, sizes: Sizes) -> Dims:
 def _folded(trace: Trace, own: Letters, kept: Letters, sizes: Sizes) -> Trace:
     gone = axes_of([d for letter, d in zip(own, trace.dims, strict=True) if letter not in kept])
     dims = _placed(trace.dims, own, kept, sizes)
-    return replace(trace, dims=dims, inner=trace.inner | (gone - axes_of(dims)))
+    gone -= axes_of(dims)
+    return replace(trace, dims=dims, inner=trace.inner | gone, factored=trace.factored | gone)
 
 
 def convolution(
@@ -148,8 +181,10 @@ def convolution(
     if not w.weights or w.data:
         if x.weights and not x.data and w.data:
             uses.absorb(x, Kind.UNKNOWN, "convolution", w)
+        rest = [k for k in range(len(kernel)) if k != o]
+        made = _scaled(uses, Kind.CONVOLUTION, "convolution", w, [o], rest)
         uses.feed(x)
-        return uses.merged([replace(x, weights=()), replace(w, weights=())])
+        return _deeper(uses, uses.merged([replace(x, weights=()), replace(w, weights=())]), made)
     x = as_data(uses, x) if x.weights and not x.data else x
     uses.feed(x)
     summed = prod(n for k, n in enumerate(kernel) if k != o)

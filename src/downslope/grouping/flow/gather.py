@@ -31,9 +31,8 @@ def picked(
     ):
         uses.note_routes(infos)
     if not table.weights or table.data:
-        return replace(
-            uses.merged(infos, tuple(replace(t, dims=move(t.dims)) for t in table.results)), weights=()
-        )
+        whole = uses.merged(infos, tuple(replace(t, dims=move(t.dims)) for t in table.results))
+        return replace(whole, weights=(), choices=uses.elsewhere(whole.choices, table))
     data = any(i.data for i in others)
     traces = []
     for t in table.weights:

@@ -26,8 +26,9 @@ MOST_RESULTS = 4
 class Trace:
     """Where the axes of an origin (a parameter, or the outputs of a use) lie in a value.
 
-    `inner` are axes summed away before any data came in, `fetched` axes that an index picked from,
-    `stacked` axes that a loop runs over, or of which one position was taken.
+    `inner` are axes summed away before any data came in, `factored` those of them that a product with
+    other weights summed, `fetched` axes that an index picked from, `stacked` axes that a loop runs over,
+    or of which one position was taken.
     `linear` says that nothing but scaling and shifting has happened to a result, `mixed` that its
     positions are no longer those of the outputs one by one, as after a softmax. `event` tells the
     results of one use at different times apart.
@@ -36,6 +37,7 @@ class Trace:
     origin: int
     dims: Dims
     inner: frozenset[int] = NONE
+    factored: frozenset[int] = NONE
     fetched: frozenset[int] = NONE
     stacked: frozenset[int] = NONE
     linear: bool = True
@@ -100,6 +102,8 @@ class Met:
     joined: set[tuple[int, int, int]] = field(default_factory=set)
     whole: set[tuple[int, int, int]] = field(default_factory=set)
     gates: int = 1
+    stretched: frozenset[int] = NONE  # of a product element by element: axes that the data lacked
+    summed: bool = False  # of such a product: a sum has made it a contraction
     groups: int = 1
     along: Literal["outputs", "inputs"] = "outputs"
 

@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.flow.info import MOST_RESULTS, NONE, RAW, Info, Trace
+from downslope.grouping.flow.info import MOST_RESULTS, NONE, Info, Trace
 from downslope.grouping.flow.uses import Uses
 from downslope.grouping.labels import (
     MEMBERS,
@@ -39,7 +39,11 @@ def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape
         if not info.data and info.weights:
             weight = fitted(info, own, shape)
             weight = _as_bias(uses, weight, parts, shape) if kind is Kind.ADDITION else weight
-            products += uses.absorb(weight, kind, operation, whole)
+            made = uses.absorb(weight, kind, operation, whole)
+            for t in made:
+                lacking = [t.dims[k] for k in _lacking(parts, shape)]
+                uses.uses[t.origin].stretched |= axes_of(lacking)
+            products += made
     if kind is Kind.ADDITION:
         uses.note_join(infos)
     else:
@@ -51,6 +55,12 @@ def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape
         return uses.merged(infos, products)  # a residual stream: no single projection to be cut
     results = [t for k in range(len(parts)) for t in _kept(parts, k, kind, shape)]
     return uses.merged(infos, (*distinct(results), *products))
+
+
+def _lacking(parts: Sequence[Part], shape: Shape) -> list[int]:
+    """Return the axes along which all data was stretched."""
+    given = [(1,) * (len(shape) - len(own)) + own for info, own in parts if info.data]
+    return [k for k in range(len(shape)) if all(own[k] == 1 for own in given)]
 
 
 def _stretched(own: Shape, parts: Sequence[Part], shape: Shape) -> bool:
@@ -202,20 +212,10 @@ def reduced(uses: Uses, info: Info, gone: set[int], keep: bool = False, summed: 
 
 def _contracted(uses: Uses, info: Info, gone: set[int]) -> Info:
     for t in info.results:
-        met = uses.uses[t.origin]
         inputs = axes_of([t.dims[k] for k in gone if k < len(t.dims)])
         outputs = axes_of(t.dims) - inputs
-        if met.kind is Kind.SCALING and inputs and outputs:
-            uses.feed(info)
-            basis = replace(RAW, depth=met.depth, data=met.data)
-            number = uses.meet(
-                replace(t, origin=met.parameter),
-                Kind.CONTRACTION,
-                "mul and sum",
-                basis,
-                outputs=outputs,
-                inputs=inputs,
-            )
+        number = uses.summed(info, t, Kind.CONTRACTION, "mul and sum", outputs, inputs)
+        if number is not None:
             info = replace(info, depth=info.depth + 1, writers=frozenset({number}))
     return info
 
@@ -224,7 +224,7 @@ def ranked(uses: Uses, info: Info, at: int | None) -> tuple[Info, Info]:
     """Return what the values and the places of a ranking along an axis are."""
     places = NONE
     if at is not None:
-        places = frozenset(t.origin for t in info.results if axes_of(t.dims[at : at + 1]))
+        places = frozenset(t.origin for t in info.results)
     values = replace(uses.merged([info]), choices=info.choices)
     return values, Info(data=info.data, depth=info.depth, choices=info.choices | places)
 

@@ -41,7 +41,8 @@ class Uses:
 
     def of(self, number: int) -> tuple[Use, ...]:
         """Return the uses of a parameter as the policy reads them."""
-        return tuple(use_of(met, self.shapes[number]) for met in self.uses if met.parameter == number)
+        own = [met for met in self.uses if met.parameter == number and not met.summed]
+        return tuple(use_of(met, self.shapes[number]) for met in own)
 
     def finish(self, outputs: Iterable[Info]) -> int:
         """Say what leaves the model; return the depth of the deepest output."""
@@ -105,6 +106,28 @@ class Uses:
                 products.append(replace(trace, origin=number, linear=False))
         return tuple(products)
 
+    def summed(
+        self,
+        info: Info,
+        trace: Trace,
+        kind: Kind,
+        operation: str,
+        outputs: frozenset[int],
+        inputs: frozenset[int],
+    ) -> int | None:
+        """Enter the contraction that a sum makes of a product of data and a matrix; return its number.
+
+        It is none where the data has the matrix's outputs as axes of its own: a filter for each of them.
+        """
+        met = self.uses[trace.origin]
+        if met.kind is not Kind.SCALING or not inputs or not outputs & met.stretched:
+            return None
+        met.summed = True
+        self.feed(info)
+        basis = replace(RAW, depth=met.depth, data=met.data)
+        axes = {"outputs": outputs & met.stretched, "inputs": inputs, "batch": outputs - met.stretched}
+        return self.meet(replace(trace, origin=met.parameter), kind, operation, basis, **axes)
+
     def result(self, number: int, dims: Dims) -> Trace:
         """Return the trace of a new result of a use."""
         self._events += 1
@@ -165,6 +188,10 @@ class Uses:
                     mine = use in other.writers or any(t.origin == use for t in other.results)
                     if j != k and not mine and use not in other.choices and (other.depth or other.weights):
                         self.uses[use].routes = True
+
+    def elsewhere(self, choices: frozenset[int], picked: Info) -> frozenset[int]:
+        """Return the choices that picked from other results than their own, as a k-max pooling does not."""
+        return choices - picked.writers - {t.origin for t in picked.results}
 
     def note_mixture(self, gate: Info, mixed: Info, axes: Sequence[tuple[int, int]]) -> None:
         """Say that a result weighs the results of other weights, lined up along its own outputs."""

@@ -42,7 +42,8 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
         info = info.moved(lambda dims: (*dims[:axis], cut(dims[axis], low, high), *dims[axis + 1 :]))
     elif whole.data:
         results = tuple(replace(t, dims=_after_index(name, a, t.dims, result)) for t in info.results)
-        info = replace(record.merged([info, *picks]), results=results)
+        choices = record.elsewhere(whole.choices, info)
+        info = replace(whole, results=results, choices=choices)
     else:
         info = whole
     for t in tensors(out):

@@ -60,7 +60,7 @@ class Record(Uses):
             del self._written[key[0]]
             return info
         return Info(
-            info.weights,
+            () if late.data else info.weights,
             info.data or late.data,
             max(info.depth, late.depth),
             self.open(info.writers | late.writers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 Protect = Callable[[torch.Tensor], None]
+
+FSDP_HOOKS = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
+"""Where `fully_shard` registers, once, in the first forward pass, that a model's state is one of shards."""
 
 
 @contextmanager
@@ -33,16 +36,15 @@ def unchanged(model: nn.Module) -> Iterator[Protect]:
         if key in held and key not in copies:
             copies[key] = (held[key], held[key].detach().clone())
 
+    sharded: list[Any] = [m for m in model.modules() if hasattr(m, "reshard") and hasattr(m, "unshard")]
     with _random_states(model):
         try:
             yield protect
         finally:
-            for m in model.modules():
-                reshard: Any = getattr(m, "reshard", None)
-                if callable(reshard) and hasattr(m, "unshard"):  # FSDP: give up what it gathered
-                    reshard()
+            for m in sharded:
+                m.reshard()  # give up what was gathered
             for current, before in attributes:
-                _put_back(current, before)
+                _put_back(current, before, left=FSDP_HOOKS if sharded else ())
             with torch.no_grad():
                 for t, value in copies.values():
                     if t.shape != value.shape:
@@ -76,10 +78,12 @@ def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _put_back(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+def _put_back(attributes: dict[str, Any], before: dict[str, Any], left: Collection[str]) -> None:
     for k in set(attributes) - set(before):
         del attributes[k]
     for k, (value, content) in before.items():
+        if k in left:
+            continue
         if content is not None:
             value.clear()
             value.extend(content) if isinstance(value, list) else value.update(content)

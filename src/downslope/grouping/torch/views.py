@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from downslope.grouping.flow.info import Info
+from downslope.grouping.flow.moves import taken
 from downslope.grouping.labels import Dims, blurred, cut, foreign, regroup, shifted
 from downslope.grouping.torch.record import Record
 
@@ -58,6 +59,7 @@ MOVES: dict[str, Callable[[Arguments, torch.Tensor], Move]] = {
     "unsqueeze_": _unsqueeze,
     "squeeze": _squeeze,
     "squeeze_": _squeeze,
+    "view_as_real": lambda a, x: lambda dims: (*dims, foreign(2)),
     "flip": _flip,
     "roll": _flip,
 }
@@ -97,6 +99,7 @@ VIEWS = {
     "detach",
     "detach_",
     "unfold",
+    "view_as_complex",
 }
 
 
@@ -117,6 +120,8 @@ def view(record: Record, name: str, a: Arguments, out: Any) -> None:
         record.set(out, _selected(info, at, i))
     elif name in ("slice", "narrow"):
         _slice(record, x, info, a, out)
+    elif name == "view_as_complex":  # a stack of real and imaginary parts
+        record.set(out, taken(info, x.dim() - 1, 0).moved(lambda dims: dims[:-1]))
     elif name in ("detach", "detach_"):
         record.set(out, Info(info.weights, info.data, info.depth, choices=info.choices))
     else:

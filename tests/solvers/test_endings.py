@@ -266,3 +266,37 @@ def test_with_bounds_the_size_is_that_of_the_projected_gradient(batch):
     assert np.all(found.steps == 0)
     projected = found.x - np.clip(found.x - found.gradient, -1, 0.6)
     np.testing.assert_allclose(found.gradient_size, np.abs(projected).max(-1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_start_that_is_a_million_times_too_steep_does_not_end_a_fit_at_its_first_step(method, batch):
+    # A normal distribution's likelihood from a σ a hundred times too small: ‖g₀‖ is 1e9, so that the first
+    # step, of length 1, leads to within 1e-6 of it and to nowhere.
+    data = np.linspace(-3.0, 9.0, 61)
+    sigma, n = data.std(), data.size
+
+    def f(x):
+        m, s = x[..., 0], x[..., 1]
+        return n * np.log(abs(s)) + ((data - m[..., None]) ** 2).sum(-1) / (2 * s**2)
+
+    first = np.array([0.0, 0.02])
+    result = ds.minimize(f, np.stack([first, first]) if batch else first, method, batch=batch)
+    value, best = np.min(result.value), f(np.array([3.0, sigma]))
+    assert np.all(result.success)
+    at_first = f(np.array([0.01, 1.02])) - best  # where the first step leads, 300
+    assert value - best < 0.15 * at_first
+    assert np.max(result.evaluations) < 40
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs"])
+def test_a_model_that_promises_more_goes_on_within_the_tolerance(method):
+    result = ds.minimize(lambda x: ((x - 3) ** 2).sum() + (x**4).sum(), np.full(5, 1e3), method)
+    once = ds.minimize(lambda x: ((x - 3) ** 2).sum() + (x**4).sum(), np.full(5, 1e3), method,
+                       stop=Stop(gradient=0, gradient_absolute=float(result.tolerance)))  # fmt: skip
+    assert result.success
+    assert result.steps <= once.steps + 8
+    assert result.value < once.value / 5  # 5,000 and 48,000
+    # Nothing is added where ‖g‖ says it all.
+    plain = ds.minimize(lambda x: ((x - 3) ** 2).sum(), np.zeros(5), method)
+    assert plain.evaluations <= 4

@@ -22,10 +22,10 @@ class Stop:
         gradient: ‖g‖∞ ≤ gradient · s, where s is the largest gradient met as long as that is at most 1,
             and ‖g₀‖∞ where that is more. So f and 10⁻⁸ f end at the same point, and no run ends sooner
             than at gradient · max(1, ‖g₀‖∞). Where there are bounds, g is projected: x - P(x - g).
-            1e-6 in float64, 1e-4 in float32; 0 to go on as long as the value falls. Methods that know
-            second derivatives go on, for at most 8 steps, until their model promises little more,
-            m(0) - m(p) ≤ gradient^1.5 · (f₀ - f): 1e-9 of the fall by default. That is what ‖g‖ gives of
-            itself where H is well conditioned, and costs a step or two where ‖g₀‖ makes it lax.
+            1e-6 in float64, 1e-4 in float32; 0 to go on as long as the value falls. Methods that model
+            the function (L-BFGS, BFGS, Newton's) go on, for at most 8 steps, until their model promises
+            little more, m(0) - m(p) ≤ gradient^1.5 · (f₀ - f): 1e-9 of the fall by default. That is what
+            ‖g‖ gives of itself where H is well conditioned, and costs a few steps where ‖g₀‖ makes it lax.
         gradient_absolute: ‖g‖∞ ≤ gradient_absolute, whatever the scale; SciPy's `gtol`.
         value: f falls by at most value · max(|f|, |f_before|) in two steps one after the other.
         step: ‖Δx‖∞ ≤ step · max(‖x‖∞, ‖Δx from the start‖∞) in two steps one after the other.

@@ -91,8 +91,8 @@ class LineSearch:
         core = seen(space, old, value, gradient, finite)
         search = self.search.step(space, state.search, value - old.value, slope, finite)
         found = search.verdict == FOUND
-        # A point within the tolerance ends the search, whatever it still wished for; not one that began there,
-        # since what is promised then is more than a point nearby can show.
+        # A point within the tolerance ends the search, whatever it still wished for; not where it began there:
+        # what is promised then is more than a point nearby can show.
         asked = tolerance(space, limits, old)
         there = (
             finite
@@ -194,7 +194,7 @@ class LineSearch:
 
 
 def _promised(space: Space, core: Core, slope: Number) -> Number:
-    """Return the fall that a model promises, ½ gᵀH g; infinite where one step from far is all that it knows."""
+    """Return the fall that a model promises, ½ gᵀH g; infinite where it knows a first step from far alone."""
     first = (core.steps == 1) & (core.scale > 1.0)
     return space.where(first, float("inf"), -0.5 * slope)
 

@@ -192,6 +192,63 @@ def test_a_run_resumed_is_the_run_uninterrupted(method):
     np.testing.assert_array_equal(part.x, before)
 
 
+@pytest.mark.parametrize(
+    "first", ["l-bfgs", "bfgs", "cg", "newton", "newton-cg", "nesterov", "pattern", "adam"]
+)
+@pytest.mark.parametrize(
+    "then", ["l-bfgs", "bfgs", "cg", "newton", "newton-cg", "nesterov", "pattern", "adam"]
+)
+def test_a_run_is_gone_on_with_by_another_method(first, then):
+    part = ds.minimize(rosenbrock, start(2), first, stop=Stop(steps=3), **GRADIENT)
+    rest = ds.minimize(rosenbrock, part, then, stop=Stop(steps=5, gradient=0), **GRADIENT)
+    assert rest.error is None
+    assert rest.value < part.value
+    assert rest.steps == 5  # of one method the count goes on
+    assert part.steps == 3
+
+
+@pytest.mark.parametrize("memory", [3, 20])
+def test_a_run_is_gone_on_with_by_other_options(memory):
+    part = ds.minimize(rosenbrock, start(4), stop=Stop(steps=12), **GRADIENT)
+    rest = ds.minimize(rosenbrock, part, options={"memory": memory}, **GRADIENT)
+    assert rest.success
+    # Those of the first run are kept where none are given.
+    part = ds.minimize(rosenbrock, start(4), options={"memory": memory}, stop=Stop(steps=12), **GRADIENT)
+    assert ds.minimize(rosenbrock, part, stop=Stop(steps=20, gradient=0), **GRADIENT).steps == 20
+
+
+def test_a_run_is_gone_on_with_within_new_bounds():
+    seen = []
+
+    def f(x):
+        seen.append(x.copy())
+        return rosenbrock(x)
+
+    part = ds.minimize(rosenbrock, start(2), stop=Stop(steps=3), **GRADIENT)
+    rest = ds.minimize(f, part, bounds=(-0.5, 0.5), **GRADIENT)
+    assert np.max(np.abs(seen)) <= 0.5
+    assert rest.success
+    whole = ds.minimize(rosenbrock, start(2), bounds=(-0.5, 0.5), stop=Stop(steps=8, gradient=0), **GRADIENT)
+    part = ds.minimize(rosenbrock, start(2), bounds=(-0.5, 0.5), stop=Stop(steps=3, gradient=0), **GRADIENT)
+    again = ds.minimize(rosenbrock, part, bounds=(-0.5, 0.5), stop=Stop(steps=8, gradient=0), **GRADIENT)
+    assert again.evaluations == whole.evaluations
+
+
+@pytest.mark.parametrize(("method", "lr"), [("sgd", 0.01), ("gd", 1.0)])
+def test_a_learning_rate_that_is_too_high_is_told(method, lr):
+    with np.errstate(all="ignore"):
+        result = ds.minimize(rosenbrock, start(2), method, options={"lr": lr}, **GRADIENT)
+    assert result.status is Status.NONFINITE
+    assert "Lower it, as in options={'lr':" in result.message
+    assert "bounds" not in result.message  # which these methods do not keep to
+
+
+def test_bounds_that_hold_all_unknowns_leave_a_minimum():
+    held = ds.minimize(lambda x: ((x - 1) ** 2).sum(), [3.0, 4.0], bounds=[(1, 1), (1, 1)],
+                       gradient=lambda x: 2 * (x - 1))  # fmt: skip
+    assert held.success
+
+
 def test_messages_say_what_to_try():
     for status in Status:
         assert status.message.endswith(".")

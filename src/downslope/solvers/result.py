@@ -33,7 +33,7 @@ class Named:
 
     def keys(self) -> list[str]:
         """Return the names of what there is."""
-        return [f.name for f in fields(self)]  # type: ignore[arg-type]
+        return [f.name for f in fields(self) if not f.name.startswith("_")]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Result(Named):
     history: Any = field(default_factory=list, repr=False)
     error: BaseException | None = None
     state: Any = field(default=None, repr=False)
+    _solver: Any = field(default=None, repr=False)  # the method, with its options, whose state it is
 
     def __getattr__(self, name: str) -> Any:
         """Answer to SciPy's names."""

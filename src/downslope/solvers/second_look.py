@@ -141,7 +141,8 @@ def beside(
         found, gradient = evaluate(x)
         here = suspect & space.finite(found) & (found < core.value - level)
         best = here & (found < best_value)
-        flat = flat & _same(space, core, found, gradient)
+        moved = space.norm_inf(x - core.x) > 0  # bounds may hold all of it
+        flat = flat & moved & _same(space, core, found, gradient)
         if gradient is not None:
             best_gradient = space.pick(best, gradient, best_gradient)
         best_x, best_value = space.pick(best, x, best_x), space.where(best, found, best_value)

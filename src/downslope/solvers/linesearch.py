@@ -91,7 +91,7 @@ class LineSearch:
         core = seen(space, old, value, gradient, finite)
         search = self.search.step(space, state.search, value - old.value, slope, finite)
         found = search.verdict == FOUND
-        # A point within the tolerance ends the search, whatever it still wished for; not where it began there:
+        # A point within the tolerance ends the search, whatever it still wished for, unless it began there:
         # what is promised then is more than a point nearby can show.
         asked = tolerance(space, limits, old)
         there = (

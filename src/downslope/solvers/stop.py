@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from downslope.errors import UsageError
 from downslope.solvers.core import Limits
 
@@ -55,7 +57,8 @@ class Stop:
                 raise UsageError(f"Stop({name}={given!r}): expected a finite number of at least 0")
         for name in ("steps", "evaluations"):
             given = getattr(self, name)
-            if given is not None and not (_is_number(given) and given >= 0 and given == int(given)):
+            whole = _is_number(given) and 0 <= given < math.inf and given == int(given)
+            if given is not None and not whole:
                 raise UsageError(f"Stop({name}={given!r}): expected a whole number of at least 0")
         if self.target is not None and not (_is_number(self.target) and not math.isnan(self.target)):
             raise UsageError(f"Stop(target={self.target!r}): expected a number")
@@ -82,4 +85,5 @@ def check_stop(stop: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, (bool, str)) and not hasattr(value, "shape")
+    array = hasattr(value, "shape") and not isinstance(value, np.number)
+    return hasattr(value, "__float__") and not (isinstance(value, bool) or array)

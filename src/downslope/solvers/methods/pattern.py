@@ -270,6 +270,6 @@ def method(name: str, step: float = 0.1) -> Pattern:
         UsageError: `step` is not positive.
 
     """
-    if not step > 0:
+    if isinstance(step, str) or not 0 < step < float("inf"):
         raise UsageError(f"step = {step!r}: expected a positive share of the largest entry of x0")
     return Pattern(step)

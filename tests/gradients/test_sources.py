@@ -294,3 +294,20 @@ def test_a_matrix_larger_than_the_memory(x0: Any) -> None:
     f = objective(lambda x: (x**2).sum(), x0)
     with pytest.raises(UsageError, match="a Hessian of 400000 x 400000"):
         f.hessian(f.x0)
+
+
+def test_pytorch_differentiates_where_the_caller_has_switched_it_off() -> None:
+    with torch.no_grad():
+        for method in ("l-bfgs", "newton", "newton-cg"):
+            result = ds.minimize(lambda x: ((x - 1) ** 4).sum(), torch.zeros(3, dtype=torch.float64), method)
+            assert result.success
+        assert ds.minimize(lambda x: ((x - 1) ** 2).sum(), torch.zeros(3, 2), batch=True).success.all()
+        assert ds.least_squares(lambda x: x - 1, torch.zeros(3)).success
+
+
+def test_a_module_is_no_start_and_it_is_said_what_is() -> None:
+    module = torch.nn.Linear(2, 1)
+    with pytest.raises(UsageError, match=r"x0 is a Linear.*dict\(module.named_parameters\(\)\)"):
+        ds.minimize(lambda m: m(torch.ones(2)).sum(), module)
+    with pytest.raises(UsageError, match="x0 is a type"):
+        ds.minimize(lambda m: 1.0, np.float64)

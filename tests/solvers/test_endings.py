@@ -47,7 +47,8 @@ def test_going_on_to_round_off_is_a_success():
 def test_a_start_at_the_minimum_is_a_success_without_a_step():
     result = ds.minimize(rosenbrock, np.ones(4), **GRADIENT)
     assert result.success
-    assert (result.steps, result.evaluations) == (0, 3)  # two of them beside the start: no saddle, no plateau
+    # Three of them beside the start, the third downhill from there: no saddle, no plateau.
+    assert (result.steps, result.evaluations) == (0, 4)
 
 
 def kinked(x):
@@ -357,3 +358,27 @@ def test_a_model_that_promises_more_goes_on_within_the_tolerance(method):
     # Nothing is added where ‖g‖ says it all.
     plain = ds.minimize(lambda x: ((x - 3) ** 2).sum(), np.zeros(5), method)
     assert plain.evaluations <= 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_start_that_is_a_saddle_is_no_minimum_whichever_way_is_looked_first(seed, batch):
+    # Factors of a matrix that start at zero: ∇f is zero, and f falls along half of all ways alone.
+    matrix = np.random.default_rng(seed).standard_normal((6, 5))
+
+    def f(x):
+        u, v = x[..., :12].reshape(*x.shape[:-1], 6, 2), x[..., 12:].reshape(*x.shape[:-1], 2, 5)
+        return ((u @ v - matrix) ** 2).sum((-1, -2))
+
+    def gradient(x):
+        u, v = x[..., :12].reshape(*x.shape[:-1], 6, 2), x[..., 12:].reshape(*x.shape[:-1], 2, 5)
+        r = 2 * (u @ v - matrix)
+        of_u, of_v = r @ v.swapaxes(-1, -2), u.swapaxes(-1, -2) @ r
+        return np.concatenate([of_u.reshape(*x.shape[:-1], 12), of_v.reshape(*x.shape[:-1], 10)], -1)
+
+    zero = np.zeros((3, 22)) if batch else np.zeros(22)
+    for sign in (1, -1):
+        matrix = sign * matrix
+        result = ds.minimize(f, zero, gradient=gradient, batch=batch)
+        assert np.all(result.status == Status.SADDLE)
+        assert np.all(result.value < f(zero))

@@ -311,3 +311,21 @@ def test_a_module_is_no_start_and_it_is_said_what_is() -> None:
         ds.minimize(lambda m: m(torch.ones(2)).sum(), module)
     with pytest.raises(UsageError, match="x0 is a type"):
         ds.minimize(lambda m: 1.0, np.float64)
+
+
+def test_the_noise_is_learned_again_where_x_has_grown() -> None:
+    # Two large weights that cancel: f stays as it is, and its rounding grows with them.
+    t = np.linspace(-1, 1, 20)
+
+    def value(x: Any) -> float:
+        first, second = np.tanh(1.8 * t + 0.1) * x[0], np.tanh((1.8 + 1e-5) * t + 0.1) * x[1]
+        return float(((first - second - np.sin(3 * t)) ** 2).mean())
+
+    f = objective(value, np.array([0.5, 0.5]))
+    f.value_and_gradient(f.x0)
+    before = f.provenance.noise
+    f.value_and_gradient(np.array([1e4, 1e4]))
+    after = f.provenance.noise
+    assert before is not None
+    assert after is not None
+    assert after > 100 * before

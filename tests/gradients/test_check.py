@@ -1031,3 +1031,16 @@ def test_flat_and_then_a_slope_is_no_staircase() -> None:
     assert wrong.verdict is Verdict.FAIL
     assert "staircase" not in str(wrong)
     assert "rounded" not in str(wrong)
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-200, 1e200, 1e250])
+def test_a_wrong_entry_is_found_where_squares_over_and_underflow(scale: float) -> None:
+    x = np.linspace(0.5, 1.5, 7)
+
+    def wrong(x: Any) -> Any:
+        g = 3 * scale * x**2
+        g[3] *= -1
+        return g
+
+    report = ds.check_gradient(lambda x: scale * np.sum(x**3), x, gradient=wrong)
+    assert [f.index for f in report.findings] == [(3,)]

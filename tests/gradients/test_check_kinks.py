@@ -9,8 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from downslope.gradients import objective
 from downslope.gradients.kinks import Jump, Kink, beside, locate
 from downslope.solvers import minimize
+from downslope.solvers.result import _broken
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,20 @@ def test_what_rounds_x_is_no_jump_of_a_continuous_function() -> None:
     result = minimize(lambda x: 0.25 * abs(x[0] - 1) + np.abs(x[1:] - 2 * np.abs(x[:-1]) + 1).sum(), x0)
     assert not result.success
     assert "a jump at" not in result.message
+
+
+def test_what_rounds_a_large_x_is_no_jump_of_a_steep_function() -> None:
+    """A net whose weights nearly cancel, where differences stall: 0.16 on it is 1e5 times as steep."""
+    t = np.linspace(-1, 1, 20)
+
+    def net(x: np.ndarray) -> float:
+        return float(((np.tanh(np.outer(t, x[:2]) + 0.1) @ x[2:] - np.sin(3 * t)) ** 2).mean())
+
+    x = np.array([1.79295412, 1.8280905, -103.18343627, 103.21703968])
+    g = np.array([2.19975565e-05, 1.65542206e-05, 1.23288452e-05, 1.23025943e-05])
+    told = _broken(objective(net, x), x, g, "l-bfgs", 1e-5)
+    assert "the function is noisy" in told
+    assert " at t = " not in told
 
 
 def test_the_pattern_search_does_not_send_to_itself() -> None:

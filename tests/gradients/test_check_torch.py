@@ -556,3 +556,19 @@ def test_a_jacobian_made_in_few_bits_and_cast_up_is_not_called_wrong(seed: int) 
         return (1 - np.tanh(a @ z) ** 2)[:, None].astype(np.float64) * a * 1.1
 
     assert ds.check_jacobian(lambda x: f(x) * 1.1, x, by_numpy).verdict is not Verdict.FAIL
+
+
+def test_a_module_as_the_point_is_told_what_to_give() -> None:
+    module = nn.Linear(3, 1)
+    with pytest.raises(
+        UsageError, match=r"x holds a Linear, a module: check_gradient\(module, batch, loss=…\)"
+    ):
+        ds.check_gradient(lambda m: m(torch.ones(3)).sum(), module)
+
+
+def test_inference_mode_is_told_and_makes_no_gradient_wrong() -> None:
+    x = torch.ones(3)
+    with torch.inference_mode(), pytest.raises(UsageError, match="inference_mode"):
+        ds.check_gradient(lambda x: (x**2).sum(), x)
+    with torch.no_grad():
+        assert ds.check_gradient(lambda x: (x**2).sum(), x).verdict is Verdict.PASS

@@ -294,3 +294,38 @@ def test_a_matrix_larger_than_the_memory(x0: Any) -> None:
     f = objective(lambda x: (x**2).sum(), x0)
     with pytest.raises(UsageError, match="a Hessian of 400000 x 400000"):
         f.hessian(f.x0)
+
+
+def test_pytorch_differentiates_where_the_caller_has_switched_it_off() -> None:
+    with torch.no_grad():
+        for method in ("l-bfgs", "newton", "newton-cg"):
+            result = ds.minimize(lambda x: ((x - 1) ** 4).sum(), torch.zeros(3, dtype=torch.float64), method)
+            assert result.success
+        assert ds.minimize(lambda x: ((x - 1) ** 2).sum(), torch.zeros(3, 2), batch=True).success.all()
+        assert ds.least_squares(lambda x: x - 1, torch.zeros(3)).success
+
+
+def test_a_module_is_no_start_and_it_is_said_what_is() -> None:
+    module = torch.nn.Linear(2, 1)
+    with pytest.raises(UsageError, match=r"x0 is a Linear.*dict\(module.named_parameters\(\)\)"):
+        ds.minimize(lambda m: m(torch.ones(2)).sum(), module)
+    with pytest.raises(UsageError, match="x0 is a type"):
+        ds.minimize(lambda m: 1.0, np.float64)
+
+
+def test_the_noise_is_learned_again_where_x_has_grown() -> None:
+    # Two large weights that cancel: f stays as it is, and its rounding grows with them.
+    t = np.linspace(-1, 1, 20)
+
+    def value(x: Any) -> float:
+        first, second = np.tanh(1.8 * t + 0.1) * x[0], np.tanh((1.8 + 1e-5) * t + 0.1) * x[1]
+        return float(((first - second - np.sin(3 * t)) ** 2).mean())
+
+    f = objective(value, np.array([0.5, 0.5]))
+    f.value_and_gradient(f.x0)
+    before = f.provenance.noise
+    f.value_and_gradient(np.array([1e4, 1e4]))
+    after = f.provenance.noise
+    assert before is not None
+    assert after is not None
+    assert after > 100 * before

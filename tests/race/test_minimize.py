@@ -85,6 +85,16 @@ def test_the_function_may_be_in_a_file(capsys: Any) -> None:
     assert "PyTorch" in torch["problem"]["gradient"]
 
 
+def test_a_start_in_a_file_may_be_a_list(capsys: Any, tmp_path: Path) -> None:
+    text = "def f(x):\n    return ((x - 1) ** 2).sum()\n\n\nx0 = "
+    (tmp_path / "listed.py").write_text(text + "[3, 0.5]\n")
+    found = answer(capsys, "listed.py:f")
+    np.testing.assert_allclose(found["runs"][0]["x"], 1, atol=1e-5)
+    (tmp_path / "listed.py").write_text(text + "['3']\n")
+    assert run(["minimize", "listed.py:f"]) == 2
+    assert "x0[0] is a str" in capsys.readouterr().err
+
+
 def test_the_function_may_be_a_program(capsys: Any) -> None:
     program = f"{sys.executable} -S {ANSWERS} well"
     found = answer(capsys, "--program", program, "--x0", "5*3", "--workers", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -177,3 +178,63 @@ def test_criteria_out_of_range_are_named():
 def test_an_unknown_argument_is_a_type_error():
     with pytest.raises(TypeError, match="did you mean 'bounds'"):
         ds.minimize(rosenbrock, start(2), bound=(0, 1))
+
+
+def test_numbers_of_numpy_are_numbers():
+    tight = ds.minimize(
+        rosenbrock, start(2), tol=np.sqrt(np.finfo(float).eps), options={"maxiter": np.int64(99)}
+    )
+    assert tight.success
+    assert (
+        Stop(gradient=np.float32(1e-3), steps=np.int64(3), target=np.float64(0)).limits("float64").steps == 3
+    )
+    assert ds.least_squares(lambda x: x - 1, [0.0], xtol=np.float64(1e-9)).success
+    assert len(ds.minimize(rosenbrock, start(2), starts=np.int64(3), box=(-2, 2)).results) == 3
+    for wrong in (np.float64(-1), np.array(1.0), np.True_, "1"):
+        with pytest.raises(UsageError, match="gradient="):
+            Stop(gradient=wrong)
+    for wrong in (np.float64(1.5), math.inf, np.int64(-1)):
+        with pytest.raises(UsageError, match="steps="):
+            Stop(steps=wrong)
+
+
+@pytest.mark.parametrize("truth", [True, np.True_])
+def test_a_callback_stops_by_a_truth_of_numpy_too(truth):
+    result = ds.minimize(rosenbrock, start(2), callback=lambda x: truth)
+    assert result.status is Status.CALLBACK
+
+
+def test_a_callback_may_write_to_its_x():
+    def wipe(x):
+        x[:] = 0
+
+    plain, wiped = (ds.minimize(rosenbrock, start(2), callback=c, history="points") for c in (None, wipe))
+    assert wiped.success
+    assert np.array_equal(plain.x, wiped.x)
+    assert np.array_equal(plain.history[-1]["x"], wiped.history[-1]["x"])
+
+
+def test_a_callback_without_a_signature_gets_x():
+    assert not ds.minimize(rosenbrock, start(2), callback=max).error
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "named"),
+    [
+        ("l-bfgs", {"memory": 0}, "memory = 0: expected a whole number"),
+        ("l-bfgs", {"memory": "5"}, "memory = '5'"),
+        ("bfgs", {"trials": 0}, "trials = 0"),
+        ("bfgs", {"decrease": 0.1}, "method 'bfgs' has no option 'decrease'"),
+        ("pattern", {"step": "a"}, "step = 'a'"),
+        ("bfgs", [("trials", 3)], "options is a list: expected a dict"),
+    ],
+)
+def test_options_that_do_not_fit_are_told_before_the_function_is_called(method, options, named):
+    with pytest.raises(ValueError, match=named):
+        ds.minimize(lambda x: 1 / 0, [1.0], method, options=options)
+
+
+@pytest.mark.parametrize("noise", [-1.0, "a", np.nan, [1.0]])
+def test_a_noise_that_is_none_is_told(noise):
+    with pytest.raises(UsageError, match="noise = "):
+        ds.minimize(rosenbrock, start(2), noise=noise)

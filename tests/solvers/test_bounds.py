@@ -133,3 +133,9 @@ def test_bad_bounds_are_named():
             ds.minimize(rosenbrock, [0.5, 0.5], gradient=rosenbrock_gradient, bounds=bounds)
     with pytest.raises(UsageError, match="keeps to no bounds"):
         ds.minimize(rosenbrock, [0.5, 0.5], "cg", gradient=rosenbrock_gradient, bounds=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("pair", [(np.inf, np.inf), (-np.inf, -np.inf)])
+def test_bounds_that_leave_no_number_are_told(pair):
+    with pytest.raises(UsageError, match=r"bounds of x0\[1\] leave no number"):
+        ds.minimize(lambda x: x @ x, [1.0, 2.0], bounds=[(0, 1), pair])

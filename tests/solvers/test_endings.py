@@ -47,7 +47,8 @@ def test_going_on_to_round_off_is_a_success():
 def test_a_start_at_the_minimum_is_a_success_without_a_step():
     result = ds.minimize(rosenbrock, np.ones(4), **GRADIENT)
     assert result.success
-    assert (result.steps, result.evaluations) == (0, 3)  # two of them beside the start: no saddle, no plateau
+    # Three of them beside the start, the third downhill from there: no saddle, no plateau.
+    assert (result.steps, result.evaluations) == (0, 4)
 
 
 def kinked(x):
@@ -192,6 +193,63 @@ def test_a_run_resumed_is_the_run_uninterrupted(method):
     np.testing.assert_array_equal(part.x, before)
 
 
+@pytest.mark.parametrize(
+    "first", ["l-bfgs", "bfgs", "cg", "newton", "newton-cg", "nesterov", "pattern", "adam"]
+)
+@pytest.mark.parametrize(
+    "then", ["l-bfgs", "bfgs", "cg", "newton", "newton-cg", "nesterov", "pattern", "adam"]
+)
+def test_a_run_is_gone_on_with_by_another_method(first, then):
+    part = ds.minimize(rosenbrock, start(2), first, stop=Stop(steps=3), **GRADIENT)
+    rest = ds.minimize(rosenbrock, part, then, stop=Stop(steps=5, gradient=0), **GRADIENT)
+    assert rest.error is None
+    assert rest.value < part.value
+    assert rest.steps == 5  # of one method the count goes on
+    assert part.steps == 3
+
+
+@pytest.mark.parametrize("memory", [3, 20])
+def test_a_run_is_gone_on_with_by_other_options(memory):
+    part = ds.minimize(rosenbrock, start(4), stop=Stop(steps=12), **GRADIENT)
+    rest = ds.minimize(rosenbrock, part, options={"memory": memory}, **GRADIENT)
+    assert rest.success
+    # Those of the first run are kept where none are given.
+    part = ds.minimize(rosenbrock, start(4), options={"memory": memory}, stop=Stop(steps=12), **GRADIENT)
+    assert ds.minimize(rosenbrock, part, stop=Stop(steps=20, gradient=0), **GRADIENT).steps == 20
+
+
+def test_a_run_is_gone_on_with_within_new_bounds():
+    seen = []
+
+    def f(x):
+        seen.append(x.copy())
+        return rosenbrock(x)
+
+    part = ds.minimize(rosenbrock, start(2), stop=Stop(steps=3), **GRADIENT)
+    rest = ds.minimize(f, part, bounds=(-0.5, 0.5), **GRADIENT)
+    assert np.max(np.abs(seen)) <= 0.5
+    assert rest.success
+    whole = ds.minimize(rosenbrock, start(2), bounds=(-0.5, 0.5), stop=Stop(steps=8, gradient=0), **GRADIENT)
+    part = ds.minimize(rosenbrock, start(2), bounds=(-0.5, 0.5), stop=Stop(steps=3, gradient=0), **GRADIENT)
+    again = ds.minimize(rosenbrock, part, bounds=(-0.5, 0.5), stop=Stop(steps=8, gradient=0), **GRADIENT)
+    assert again.evaluations == whole.evaluations
+
+
+@pytest.mark.parametrize(("method", "lr"), [("sgd", 0.01), ("gd", 1.0)])
+def test_a_learning_rate_that_is_too_high_is_told(method, lr):
+    with np.errstate(all="ignore"):
+        result = ds.minimize(rosenbrock, start(2), method, options={"lr": lr}, **GRADIENT)
+    assert result.status is Status.NONFINITE
+    assert "Lower it, as in options={'lr':" in result.message
+    assert "bounds" not in result.message  # which these methods do not keep to
+
+
+def test_bounds_that_hold_all_unknowns_leave_a_minimum():
+    held = ds.minimize(lambda x: ((x - 1) ** 2).sum(), [3.0, 4.0], bounds=[(1, 1), (1, 1)],
+                       gradient=lambda x: 2 * (x - 1))  # fmt: skip
+    assert held.success
+
+
 def test_messages_say_what_to_try():
     for status in Status:
         assert status.message.endswith(".")
@@ -266,3 +324,61 @@ def test_with_bounds_the_size_is_that_of_the_projected_gradient(batch):
     assert np.all(found.steps == 0)
     projected = found.x - np.clip(found.x - found.gradient, -1, 0.6)
     np.testing.assert_allclose(found.gradient_size, np.abs(projected).max(-1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_start_that_is_a_million_times_too_steep_does_not_end_a_fit_at_its_first_step(method, batch):
+    # A normal distribution's likelihood from a σ a hundred times too small: ‖g₀‖ is 1e9, so that the first
+    # step, of length 1, leads to within 1e-6 of it and to nowhere.
+    data = np.linspace(-3.0, 9.0, 61)
+    sigma, n = data.std(), data.size
+
+    def f(x):
+        m, s = x[..., 0], x[..., 1]
+        return n * np.log(abs(s)) + ((data - m[..., None]) ** 2).sum(-1) / (2 * s**2)
+
+    first = np.array([0.0, 0.02])
+    result = ds.minimize(f, np.stack([first, first]) if batch else first, method, batch=batch)
+    value, best = np.min(result.value), f(np.array([3.0, sigma]))
+    assert np.all(result.success)
+    at_first = f(np.array([0.01, 1.02])) - best  # where the first step leads, 300
+    assert value - best < 0.15 * at_first
+    assert np.max(result.evaluations) < 40
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs"])
+def test_a_model_that_promises_more_goes_on_within_the_tolerance(method):
+    result = ds.minimize(lambda x: ((x - 3) ** 2).sum() + (x**4).sum(), np.full(5, 1e3), method)
+    once = ds.minimize(lambda x: ((x - 3) ** 2).sum() + (x**4).sum(), np.full(5, 1e3), method,
+                       stop=Stop(gradient=0, gradient_absolute=float(result.tolerance)))  # fmt: skip
+    assert result.success
+    assert result.steps <= once.steps + 8
+    assert result.value < once.value / 5  # 5,000 and 48,000
+    # Nothing is added where ‖g‖ says it all.
+    plain = ds.minimize(lambda x: ((x - 3) ** 2).sum(), np.zeros(5), method)
+    assert plain.evaluations <= 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_start_that_is_a_saddle_is_no_minimum_whichever_way_is_looked_first(seed, batch):
+    # Factors of a matrix that start at zero: ∇f is zero, and f falls along half of all ways alone.
+    matrix = np.random.default_rng(seed).standard_normal((6, 5))
+
+    def f(x):
+        u, v = x[..., :12].reshape(*x.shape[:-1], 6, 2), x[..., 12:].reshape(*x.shape[:-1], 2, 5)
+        return ((u @ v - matrix) ** 2).sum((-1, -2))
+
+    def gradient(x):
+        u, v = x[..., :12].reshape(*x.shape[:-1], 6, 2), x[..., 12:].reshape(*x.shape[:-1], 2, 5)
+        r = 2 * (u @ v - matrix)
+        of_u, of_v = r @ v.swapaxes(-1, -2), u.swapaxes(-1, -2) @ r
+        return np.concatenate([of_u.reshape(*x.shape[:-1], 12), of_v.reshape(*x.shape[:-1], 10)], -1)
+
+    zero = np.zeros((3, 22)) if batch else np.zeros(22)
+    for sign in (1, -1):
+        matrix = sign * matrix
+        result = ds.minimize(f, zero, gradient=gradient, batch=batch)
+        assert np.all(result.status == Status.SADDLE)
+        assert np.all(result.value < f(zero))

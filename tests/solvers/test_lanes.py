@@ -113,7 +113,8 @@ def test_rank_two_leaves_other_lanes_alone_to_the_bit(framework):
 
 def test_data_that_a_function_closes_over_do_not_shrink_and_it_is_said():
     data = np.arange(1.0, 7.0)[:, None] * np.ones(3)
-    x0 = data + np.arange(6.0)[:, None]  # the first has ended before the others begin
+    # The first two have ended before the others begin.
+    x0 = data + np.array([0.0, 0.0, 1.0, 2.0, 3.0, 4.0])[:, None]
 
     def f(x, goal):
         return ((x - goal) ** 4).sum(1)

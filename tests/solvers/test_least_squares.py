@@ -252,3 +252,17 @@ def test_a_fit_that_runs_off_is_no_success():
     fit = ds.least_squares(lambda x: np.exp(-x[0] * np.arange(1, 6)) + np.array([0.1, 0, 0, 0, 0]), [1.0])
     assert fit.status is Status.LEVEL
     assert ds.least_squares(lambda x: np.array([np.exp(-x[0]), 0.1 * x[0]]), [0.0]).success
+
+
+@pytest.mark.parametrize("factor", [-1.0, -0.2, -5.0])
+def test_a_jacobian_of_the_wrong_sign_is_no_lack_of_precision(factor):
+    result = ds.least_squares(lambda x: x - 1, [3.0, 2.0], jac=lambda x: factor * np.eye(2))
+    assert result.status is Status.STALLED
+    assert "check_gradient" in result.message
+
+
+@pytest.mark.parametrize("linear", ["svd", "cg"])
+def test_options_of_a_fit_that_do_not_fit_are_told(linear):
+    for options, named in (({"foo": 1}, "has no option 'foo'"), ([1], "options is a list")):
+        with pytest.raises(UsageError, match=named):
+            ds.least_squares(lambda x: x - 1, [3.0], options=options, linear=linear)

@@ -4,10 +4,10 @@
     central   (f(x + h) - f(x - h)) / 2h       2n evaluations   error  h² |f'''| / 6 + ε / h
 
 ε is the noise of f, estimated where the function is first differentiated and again where its size has
-changed a hundredfold. The first derivative is central. It measures f'' along each axis on the way,
-from which forward steps h = 2 √(ε / |f''|) follow; the step of central differences is set where a
-second step, twice as long, says that truncation and noise weigh alike. "auto" takes forward
-differences as long as their error stays below a hundredth of the gradient.
+changed a hundredfold or x has grown fourfold. The first derivative is central. It measures f'' along
+each axis on the way, from which forward steps h = 2 √(ε / |f''|) follow; the step of central
+differences is set where a second step, twice as long, says that truncation and noise weigh alike.
+"auto" takes forward differences as long as their error stays below a hundredth of the gradient.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Differences:
         self.noise: Vector | None = None
         self.error: float | None = None
         self.now = "central"
-        self._size = 0.0
+        self._size = self._far = 0.0
         self._curvature: Vector | None = None
         self._relative: float | None = None
         self._switched_at = 0.0
@@ -103,6 +103,7 @@ class Differences:
             bounds = bounds[0][lanes], bounds[1][lanes]
         made = Differences(function, self.kind, self.known_noise, bounds)
         made.error, made.now, made._size, made._relative = self.error, self.now, self._size, self._relative
+        made._far = self._far
         made.noise = None if self.noise is None else self.noise[lanes]
         made._curvature = None if self._curvature is None else self._curvature[lanes]
         return made
@@ -115,11 +116,15 @@ class Differences:
 
     def _learn_noise(self, x: Vector, value: Vector, scale: Vector) -> None:
         size = float(np.max(np.abs(value), initial=0.0, where=np.isfinite(value)))
+        far = float(np.max(scale, initial=0.0))
         if self.noise is not None and self.noise.shape == value.shape:
-            if 0.01 <= (size + np.finfo(float).tiny) / (self._size + np.finfo(float).tiny) <= 100:
+            tiny = float(np.finfo(float).tiny)
+            alike = 0.01 <= (size + tiny) / (self._size + tiny) <= 100
+            # Of large entries that cancel inside of f the noise grows, and its value does not.
+            if alike and far <= 4 * self._far:
                 return
             self._relative = None
-        self._size = size
+        self._size, self._far = size, far
         if self.known_noise is not None:
             self.noise = np.full(value.shape, float(self.known_noise))
         else:

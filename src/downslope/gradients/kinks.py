@@ -50,6 +50,7 @@ def locate(
     noise: float = 0.0,
     points: int = 17,
     values: int | None = None,
+    grain: float = 0.0,
 ) -> Kink | Jump | None:
     """Return the most pronounced kink or jump of `phi` in [a, b], or None where it is smooth.
 
@@ -62,6 +63,7 @@ def locate(
             hide one another.
         values: how often `phi` is asked at most, the grid included; the place is known less narrowly then.
             By default as often as it takes, about 200 times.
+        grain: what `t` is rounded to within `phi`, as where it is added to something large.
 
     Raises:
         ValueError: `a` is not below `b`, fewer than 5 points, or fewer values than points.
@@ -85,12 +87,12 @@ def locate(
     sigma = noise or 4 * 2.0**-53 * max(map(abs, known.values()))
     suspects = _suspects([known[s] for s in t])
     share = math.inf if values is None else (values - points) / len(suspects)
-    found = [_followed(phi, _around(t, i), known, sigma, len(known) + share) for i in suspects]
+    found = [_followed(phi, _around(t, i), known, sigma, len(known) + share, grain) for i in suspects]
     return max((one for one in found if one), key=_size, default=None)
 
 
 def beside(
-    phi: Callable[[float], float], reach: float, *, noise: float = 0.0, scales: int = 4
+    phi: Callable[[float], float], reach: float, *, noise: float = 0.0, scales: int = 4, grain: float = 0.0
 ) -> Kink | Jump | None:
     """Return the kink or jump nearest to t = 0 that a search of growing stretches [-r, r] finds first.
 
@@ -99,6 +101,7 @@ def beside(
         reach: the largest r; the others are smaller by 1000 each.
         noise: as for `locate`.
         scales: stretches tried.
+        grain: as for `locate`.
 
     >>> round(beside(lambda t: abs(t - 1e-5), 1.0).at, 12)
     1e-05
@@ -106,7 +109,7 @@ def beside(
     """
     for k in reversed(range(scales)):
         r = reach * 1e-3**k
-        found = locate(phi, -r, 1.1 * r, noise=noise)
+        found = locate(phi, -r, 1.1 * r, noise=noise, grain=grain)
         if found is not None:
             return found
     return None
@@ -139,7 +142,12 @@ def _around(t: list[float], i: int) -> list[float]:
 
 
 def _followed(
-    phi: Callable[[float], float], t: list[float], known: dict[float, float], sigma: float, most: float
+    phi: Callable[[float], float],
+    t: list[float],
+    known: dict[float, float],
+    sigma: float,
+    most: float,
+    grain: float,
 ) -> Kink | Jump | None:
     """Return what the sharpest bend among the points `t` turns out to be, with `most` values known."""
     a, b = t[0], t[-1]
@@ -147,7 +155,8 @@ def _followed(
     while True:
         width = t[1] - t[0]
         change, i = _sharpest(t, known)
-        sigma = max(sigma, 4 * 2.0**-53 * max(abs(known[s]) for s in t))
+        steepest = max(abs(known[v] - known[u]) for u, v in pairwise(t)) / width
+        sigma = max(sigma, 4 * 2.0**-53 * max(abs(known[s]) for s in t), grain * steepest)
         # Beside a jump the change of slope is J / width; a kink must rise above the round-off of slopes.
         if change * width <= 16 * sigma or width <= 2.0**-46 * max(abs(a), abs(b), abs(b - a)):
             break

@@ -12,6 +12,7 @@ differences or from the complex step. `Provenance` says which, and at what cost 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -204,7 +205,7 @@ def objective(
         _callable("fun", fun), _tuple(args), _gradient("gradient", gradient),
         None if hessian is None else _callable("hessian", hessian),
         None if hessian_vector is None else _callable("hessian_vector", hessian_vector),
-        noise, vectorized, bounds,
+        _noise(noise), vectorized, bounds,
     )  # fmt: skip
     own = import_module(f"downslope.gradients.{structure.framework}")
     made: Objective = own.Objective(given, structure, vector)
@@ -235,7 +236,7 @@ def residuals(
     """
     structure, vector = structure_of(x0, batch=batch)
     given = Given(
-        _callable("fun", fun), _tuple(args), _gradient("jacobian", jacobian), noise=noise,
+        _callable("fun", fun), _tuple(args), _gradient("jacobian", jacobian), noise=_noise(noise),
         vectorized=vectorized, bounds=bounds,
     )  # fmt: skip
     own = import_module(f"downslope.gradients.{structure.framework}")
@@ -247,6 +248,16 @@ def _callable(name: str, value: Any) -> Any:
     if not callable(value):
         raise UsageError(f"{name} is {a_type(value)}: expected a function")
     return value
+
+
+def _noise(value: Any) -> float | None:
+    try:
+        fits = value is None or (not isinstance(value, str) and 0 <= float(value) < math.inf)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UsageError(f"noise = {value!r}: expected a standard deviation, a number of at least 0, or None")
+    return None if value is None else float(value)
 
 
 def _tuple(args: Any) -> tuple[Any, ...]:

@@ -195,11 +195,17 @@ def _is_plain(tree: Tree) -> bool:
 
 def _framework(leaf: Any, where: str) -> str:
     try:
-        return type(ops_for(leaf)).__module__.rpartition(".")[2]
+        found = type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:
+        found = ""
+    if not found or not hasattr(leaf, "dtype"):
+        module = hasattr(leaf, "named_parameters")
+        hint = "; of a module give dict(module.named_parameters()) and torch.func.functional_call"
         raise UsageError(
             f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
-        ) from None
+            f"{hint if module else ''}"
+        )
+    return found
 
 
 def _dtype_name(leaf: Any) -> str:

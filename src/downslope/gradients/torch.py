@@ -155,7 +155,7 @@ class Objective(_Function):
         point = x.detach().requires_grad_(True)
         with torch.enable_grad(), self._unchanged(point):
             value = self._scalar(self._call(self.given.fun, point), differentiable=True)
-        (made,) = torch.autograd.grad(value.sum(), point)
+            (made,) = torch.autograd.grad(value.sum(), point)
         return value.detach(), made
 
     def hessian_vector(self, x: Tensor, v: Tensor) -> Tensor:

@@ -47,6 +47,12 @@ def bounds_of(given: Any, structure: Structure) -> tuple[Vector, Vector] | None:
         if np.isnan(values).any():
             at = int(np.argwhere(np.isnan(values))[0][-1])
             raise UsageError(f"the {side} bound of x0{structure.where(at)} is NaN: expected a number or None")
+    nowhere = np.argwhere(np.isposinf(low) | np.isneginf(high))
+    if len(nowhere):
+        at = int(nowhere[0][-1])
+        raise UsageError(
+            f"bounds of x0{structure.where(at)} leave no number: expected low < inf, high > -inf"
+        )
     crossing = np.argwhere(low > high)
     if len(crossing):
         first = tuple(int(i) for i in crossing[0])

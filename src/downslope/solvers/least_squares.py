@@ -15,14 +15,14 @@ import numpy as np
 from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
-from downslope.solvers import losses, saturation, second_look, spaces
+from downslope.solvers import losses, saturation, scipy_names, second_look, spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Problem
 from downslope.solvers.drive import bounded, driven, looking
 from downslope.solvers.drivers import host
 from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
-from downslope.solvers.methods import SQUARES, levenberg, truncated
+from downslope.solvers.methods import SQUARES, method_of
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop, check_stop
@@ -150,6 +150,7 @@ def least_squares(
         raise UsageError(f"linear = {linear!r}: expected 'svd' or 'cg'")
     matrix_free = linear == "cg" or tr_solver == "lsmr"
     losses.check(loss, f_scale)
+    scipy_names.check_options(options or {})
     derivative = jac if jacobian is None else jacobian
     if kwargs:
         fun = partial(fun, **kwargs)
@@ -189,7 +190,7 @@ def _run(
         own = f.structure.framework in ("numpy", "torch")
         squares: Any = Products(f, loss, scale) if own else OnHost(Products(f, loss, scale))
         space = spaces.space_of(squares.x0, f.structure.framework if own else "numpy", "host")
-        chosen: Any = truncated.method("trust-ncg", **options)
+        chosen: Any = method_of("trust-ncg", **options)
         start = squares.x0
         return host.run(chosen, space, Problem(), limits, squares, start, seconds=stop.seconds, watch=watch)
     dense = Dense(f, loss, scale)
@@ -198,7 +199,7 @@ def _run(
     if bounds is not None:
         low, high = (np.asarray(side, start.dtype) for side in bounds)
         problem, start = Problem(low, high), np.clip(start, low, high)
-    chosen = levenberg.method(method, **options)
+    chosen = method_of(method, **options)
     run = host.run(chosen, space, problem, limits, dense, start, seconds=stop.seconds, watch=watch)
 
     def evaluate(x: Any) -> tuple[Any, Any]:
@@ -223,7 +224,7 @@ def _in_arrays(
     """Return the result of fits in lock step, or of one within a transformation of JAX's."""
     structure = f.structure
     squares = Squares(f, loss, scale, spaces.space_of(f.x0, structure.framework, "lanes"))
-    chosen, limits = levenberg.method(method, **options), stop.limits(structure.dtype)
+    chosen, limits = method_of(method, **options), stop.limits(structure.dtype)
     problem, start = bounded(bounds, chosen, squares)
     nobody = Observer(None, False, None, False, structure.restore)
     state, error = driven(squares, chosen, problem, stop, start, nobody)

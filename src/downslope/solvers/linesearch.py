@@ -91,11 +91,14 @@ class LineSearch:
         core = seen(space, old, value, gradient, finite)
         search = self.search.step(space, state.search, value - old.value, slope, finite)
         found = search.verdict == FOUND
-        # A point within the tolerance ends the run, whatever the search still wished for.
+        # A point within the tolerance ends the search, whatever it still wished for, unless it began there:
+        # what is promised then is more than a point nearby can show.
+        asked = tolerance(space, limits, old)
         there = (
             finite
             & (value <= old.value)
-            & (projected_size(space, problem, old.ask, gradient) <= tolerance(space, limits, old))
+            & (old.size > asked)
+            & (projected_size(space, problem, old.ask, gradient) <= asked)
         )
         found = found | there
         took = found | ((search.verdict == LOWEST) & (core.best_value < old.value))
@@ -140,6 +143,8 @@ class LineSearch:
             d = inside(space, problem, x + d) - x
         slope = space.dot(d, gradient)
         lengths = space.sqrt(space.dot(d, d)) * space.sqrt(space.dot(gradient, gradient))
+        if self.modelled:
+            core = core._replace(promise=space.maximum(promise, _promised(space, core, slope)))
         descends = (space.finite(slope) & (-slope > DESCENT * lengths)) | space.invert(took)
 
         def onward() -> LineState:
@@ -186,6 +191,12 @@ class LineSearch:
         search = self.search.start(space, core.value, slope, t, last, problem.noise)
         core = core._replace(ask=inside(space, problem, space.axpy(search.t, d, core.x)))
         return LineState(core, memory, d, search, fresh)
+
+
+def _promised(space: Space, core: Core, slope: Number) -> Number:
+    """Return the fall that a model promises, ½ gᵀH g; infinite where it knows a first step from far alone."""
+    first = (core.steps == 1) & (core.scale > 1.0)
+    return space.where(first, float("inf"), -0.5 * slope)
 
 
 def inside(space: Space, problem: Problem, x: Array) -> Array:

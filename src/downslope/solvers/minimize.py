@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from downslope.errors import UsageError
 from downslope.gradients import objective as objective_of
 from downslope.solvers import scipy_names
+from downslope.solvers.core import Core, Problem
 from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
 from downslope.solvers.method import Method, Want
@@ -152,9 +154,10 @@ def minimize(  # noqa: D417
     gradient = scipy_names.derivative("gradient", gradient, "jac", jac)
     hessian = scipy_names.derivative("hessian", hessian, "hess", hess)
     hessian_vector = scipy_names.derivative("hessian_vector", hessian_vector, "hessp", hessp)
-    stop, rest = scipy_names.stop_of(stop, tol, options or {})
+    stop, rest = scipy_names.stop_of(stop, tol, {} if options is None else options)
     progress = bool(rest.pop("disp", False)) or progress
     resumed = x0 if isinstance(x0, Result) else None
+    going_on = resumed is not None and resumed._solver is not None and named is None and not rest
     if resumed is not None:
         x0, named = resumed.x, named or resumed.method
     if named is None:
@@ -163,7 +166,7 @@ def minimize(  # noqa: D417
         raise UsageError(
             f"method = {named!r} takes residuals: call least_squares(residuals, x0, method={named!r})"
         )
-    chosen = method_of(named, **rest)
+    chosen: Method = resumed._solver if resumed is not None and going_on else method_of(named, **rest)
     f = objective_of(
         fun, x0, args=args, gradient=gradient, hessian=hessian, hessian_vector=hessian_vector,
         noise=noise, batch=batch, vectorized=vectorized,
@@ -177,7 +180,7 @@ def minimize(  # noqa: D417
     problem, start = bounded(bounds, chosen, f)
     observer = Observer(callback, history, log, progress, f.structure.restore)
     try:
-        state, error = driven(f, chosen, problem, stop, _resumed(resumed, chosen, start), observer)
+        state, error = driven(f, chosen, problem, stop, _resumed(resumed, chosen, problem, start), observer)
     finally:
         observer.close()
     name = named if isinstance(named, str) else type(chosen).__name__
@@ -187,7 +190,16 @@ def minimize(  # noqa: D417
         made: Result = jax.traced(f, state, sized, stop.limits(f.structure.dtype), name)
         return made
     finish = of_batch if batch else of_one
-    return finish(f, state, sized, stop.limits(f.structure.dtype), name, began, observer.records, error)
+    result = finish(f, state, sized, stop.limits(f.structure.dtype), name, began, observer.records, error)
+    if result.status is Status.NONFINITE and result.steps > 0 and _rate(chosen) is not None:
+        far = f"The function is not finite where steps of lr = {_rate(chosen):g} lead; x is the best point."
+        result = replace(result, message=f"{far} Lower it, as in options={{'lr': {_rate(chosen) / 10:g}}}.")
+    return replace(result, _solver=chosen)
+
+
+def _rate(method: Any) -> Any:
+    """Return the learning rate of a method that takes its steps whatever the value does, None of others."""
+    return getattr(method, "lr", getattr(getattr(method, "search", None), "lr", None))
 
 
 def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:
@@ -197,15 +209,20 @@ def _default(x0: Any, batch: bool, bounds: Any, options: dict[str, Any]) -> str:
     return "bfgs" if small else "l-bfgs"
 
 
-def _resumed(result: Result | None, method: Method, start: Any) -> Any:
-    """Return the state to go on with, a copy, or the start where the last run had come to its end."""
+def _resumed(result: Result | None, method: Method, problem: Problem, start: Any) -> Any:
+    """Return the state to go on with, a copy; or the start, where the last run had come to its end.
+
+    So too where that was of another method or of other options, or led out of the bounds that now hold.
+    """
     if result is None or result.state is None:
         return start
     own_end = (Status.ROUNDOFF, Status.STALLED, Status.KINK, Status.NONFINITE, Status.PRECISION)
-    if type(result.state) is not getattr(method, "state_type", type(result.state)):
+    if not isinstance(result.status, Status) or result.status in own_end or result._solver != method:
         return start
-    if not isinstance(result.status, Status) or result.status in own_end:
-        return start
+    if problem.low is not None:
+        known: Core = result.state.core
+        if any(((x < problem.low) | (x > problem.high)).any() for x in (known.x, known.best_x, known.ask)):
+            return start
     return copy.deepcopy(result.state)
 
 

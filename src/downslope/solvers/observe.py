@@ -88,7 +88,7 @@ class Observer:
             self.file.flush()
         if self.bar is not None:
             self.bar.show(record)
-        return self.callback is not None and self.callback(self.restore(core.x), record)
+        return self.callback is not None and self.callback(self.restore(_copied(core.x)), record)
 
     def close(self) -> None:
         """Close the log and the bar."""
@@ -126,6 +126,11 @@ class Bar:
         self.progress.stop()
 
 
+def _copied(x: Any) -> Any:
+    """Return a vector that a callback may write to; those of JAX and TensorFlow cannot be written to."""
+    return x.copy() if isinstance(x, np.ndarray) else x.clone() if hasattr(x, "clone") else x
+
+
 def _plain(x: Any) -> list[float]:
     if hasattr(x, "detach"):
         x = x.detach().cpu()
@@ -135,14 +140,17 @@ def _plain(x: Any) -> list[float]:
 def _in_both_forms(given: Callable[..., Any]) -> Callable[[Any, dict[str, Any]], bool]:
     from scipy.optimize import OptimizeResult
 
-    named = set(inspect.signature(given).parameters) == {"intermediate_result"}
+    try:
+        named = set(inspect.signature(given).parameters) == {"intermediate_result"}
+    except ValueError:  # of some built-in functions nothing is known
+        named = False
 
     def call(x: Any, record: dict[str, Any]) -> bool:
         try:
             if named:
                 result = OptimizeResult(x=x, fun=record["value"], nit=record["step"], **record)
-                return given(intermediate_result=result) is True
-            return given(x) is True
+                return _is_true(given(intermediate_result=result))
+            return _is_true(given(x))
         except StopIteration:
             return True
         except Exception as error:
@@ -150,3 +158,8 @@ def _in_both_forms(given: Callable[..., Any]) -> Callable[[Any, dict[str, Any]],
             raise
 
     return call
+
+
+def _is_true(returned: Any) -> bool:
+    """Return whether a callback returned True, Python's or NumPy's; an array or a number says nothing."""
+    return isinstance(returned, (bool, np.bool_)) and bool(returned)

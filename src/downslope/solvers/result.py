@@ -33,7 +33,7 @@ class Named:
 
     def keys(self) -> list[str]:
         """Return the names of what there is."""
-        return [f.name for f in fields(self)]  # type: ignore[arg-type]
+        return [f.name for f in fields(self) if not f.name.startswith("_")]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Result(Named):
     history: Any = field(default_factory=list, repr=False)
     error: BaseException | None = None
     state: Any = field(default=None, repr=False)
+    _solver: Any = field(default=None, repr=False)  # the method, with its options, whose state it is
 
     def __getattr__(self, name: str) -> Any:
         """Answer to SciPy's names."""
@@ -176,8 +177,8 @@ def _broken(f: Objective, x: Any, g: Any, method: str, seconds: float) -> str:
     try:
         noise = _scatter(phi, reach)
         # Where x is large and t small, what t changes is mostly how x is rounded.
-        rounded = float(np.finfo(f.structure.dtype).eps) * size * length
-        found = beside(phi, reach, noise=max(noise, rounded))
+        grain = float(np.finfo(f.structure.dtype).eps) * length
+        found = beside(phi, reach, noise=max(noise, grain * size), grain=grain)
         level = 64 * float(np.finfo(f.structure.dtype).eps) * abs(phi(0.0))
     except Exception:  # the run is over: what f says beside its best point must not end it again
         return ""
@@ -189,10 +190,10 @@ def _broken(f: Objective, x: Any, g: Any, method: str, seconds: float) -> str:
 
 
 def _scatter(phi: Callable[[float], float], reach: float) -> float:
-    """Return the standard deviation of phi's noise: the least of three places, since a jump is at one."""
+    """Return the standard deviation of phi's noise: the middle of three places, since a jump is at one."""
     at = np.array([-0.01, 1e-5, 0.02]) * reach
     values = lambda t: np.asarray(phi(float(t[0])))  # noqa: E731
-    return min(float(estimate_noise(values, t, np.full(1, reach))) for t in at[:, None])
+    return float(np.median([estimate_noise(values, t, np.full(1, reach)) for t in at[:, None]]))
 
 
 def chosen(core: Core, iterate: bool) -> tuple[Any, Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.solvers.stop import Stop, check_stop
 
 OPTIONS = {
@@ -36,6 +36,7 @@ def stop_of(stop: Stop | None, tol: float | None, options: dict[str, Any]) -> tu
 
     """
     check_stop(stop)
+    check_options(options)
     criteria: dict[str, Any] = {} if tol is None else {"gradient": 0.0, "gradient_absolute": tol}
     rest: dict[str, Any] = {}
     for name, value in options.items():
@@ -55,6 +56,12 @@ def stop_of(stop: Stop | None, tol: float | None, options: dict[str, Any]) -> tu
     if "ftol" in options and criteria["value"] in (0, 0.0):
         del criteria["value"]
     return Stop(**criteria), rest
+
+
+def check_options(options: Any) -> None:
+    """Raise UsageError unless these are options by name."""
+    if not isinstance(options, dict):
+        raise UsageError(f"options is {a_type(options)}: expected a dict, as {{'memory': 20}}")
 
 
 def derivative(name: str, ours: Any, theirs_name: str, theirs: Any) -> Any:

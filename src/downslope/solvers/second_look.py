@@ -128,24 +128,45 @@ def beside(
     evaluate: Evaluate,
     suspect: Condition,
     ways: tuple[Array, Array],
+    traced: bool,
 ) -> tuple[Core, Condition]:
-    """Return the core, SADDLE where the function falls beside a point without slope, and where it is flat."""
+    """Return the core, SADDLE where the function falls beside a point without slope, and where it is flat.
+
+    From a start that is a saddle, as all zeros often are, both ways may lead up: the slope at the second
+    leads on to where the function falls, as far as the way was long.
+    """
     size = space.maximum(space.norm_inf(core.x), space.norm_inf(core.x - core.origin))
     length = space.eps**0.25 * space.where(size > 0, size, 1.0)
     level = ROUNDINGS * space.eps * space.absolute(core.value)
     flat, asked = suspect, space.where(suspect, 2, 0)
     best_x, best_value, best_gradient = core.best_x, core.best_value, core.best_gradient
     lower = suspect & (core.value != core.value)
+    x, gradient = core.x, None
+
+    def look(
+        x: Array, lower: Condition, asking: Condition, known: tuple[Array, Number, Array]
+    ) -> tuple[Any, ...]:
+        found, gradient = evaluate(x)
+        here = asking & space.finite(found) & (found < core.value - level)
+        best = here & (found < known[1])
+        kept = known[2] if gradient is None else space.pick(best, gradient, known[2])
+        known = space.pick(best, x, known[0]), space.where(best, found, known[1]), kept
+        return found, gradient, lower | here, known
+
+    best = best_x, best_value, best_gradient
     for way in ways:
         x = _within(space, problem, space.axpy(length, way + 0.0 * core.x, core.x))
-        found, gradient = evaluate(x)
-        here = suspect & space.finite(found) & (found < core.value - level)
-        best = here & (found < best_value)
-        flat = flat & _same(space, core, found, gradient)
-        if gradient is not None:
-            best_gradient = space.pick(best, gradient, best_gradient)
-        best_x, best_value = space.pick(best, x, best_x), space.where(best, found, best_value)
-        lower = lower | here
+        found, gradient, lower, best = look(x, lower, suspect, best)
+        moved = space.norm_inf(x - core.x) > 0  # bounds may hold all of it
+        flat = flat & moved & _same(space, core, found, gradient)
+    if gradient is not None:
+        climbing = suspect & (core.steps == 0) & space.invert(lower) & space.invert(flat)
+        if traced or space.holds(climbing):
+            share = space.divide(space.norm_inf(x - core.x), space.norm_inf(gradient))
+            down = _within(space, problem, space.axpy(-share, gradient, x))
+            _, _, lower, best = look(down, lower, climbing, best)
+            asked = asked + space.where(climbing, 1, 0)
+    best_x, best_value, best_gradient = best
     return core._replace(
         status=space.where(lower, int(Status.SADDLE), core.status), evaluations=core.evaluations + asked,
         best_x=best_x, best_value=best_value, best_gradient=best_gradient,
@@ -232,7 +253,7 @@ def looked(
         return along(space, problem, limits, core, evaluate, tail, modelled, traced)
 
     def around() -> Core:
-        made, flat = beside(space, problem, core, evaluate, still, ways())
+        made, flat = beside(space, problem, core, evaluate, still, ways(), traced)
         at_start = flat & (core.steps == 0)
         made = made._replace(status=space.where(at_start, int(Status.PLATEAU), made.status))
         flat = flat & space.invert(at_start)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from downslope.errors import UsageError
 from downslope.gradients import Objective, Structure, objective, structure_of
+from downslope.gradients.returned import is_whole
 from downslope.solvers import spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.engines import check_engine, spread
@@ -121,7 +122,7 @@ def from_many(
 
     """
     began = time.perf_counter()
-    if not (isinstance(starts, int) and not isinstance(starts, bool) and starts >= 2):
+    if not (is_whole(starts) and starts >= 2):
         raise UsageError(f"starts = {starts!r}: expected a whole number from 1 on")
     check_engine(engine)
     structure, first = structure_of(x0)

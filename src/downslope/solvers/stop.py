@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from downslope.errors import UsageError
 from downslope.solvers.core import Limits
 
@@ -22,10 +24,10 @@ class Stop:
         gradient: ‖g‖∞ ≤ gradient · s, where s is the largest gradient met as long as that is at most 1,
             and ‖g₀‖∞ where that is more. So f and 10⁻⁸ f end at the same point, and no run ends sooner
             than at gradient · max(1, ‖g₀‖∞). Where there are bounds, g is projected: x - P(x - g).
-            1e-6 in float64, 1e-4 in float32; 0 to go on as long as the value falls. Methods that know
-            second derivatives go on, for at most 8 steps, until their model promises little more,
-            m(0) - m(p) ≤ gradient^1.5 · (f₀ - f): 1e-9 of the fall by default. That is what ‖g‖ gives of
-            itself where H is well conditioned, and costs a step or two where ‖g₀‖ makes it lax.
+            1e-6 in float64, 1e-4 in float32; 0 to go on as long as the value falls. Methods that model
+            the function (L-BFGS, BFGS, Newton's) go on, for at most 8 steps, until their model promises
+            little more, m(0) - m(p) ≤ gradient^1.5 · (f₀ - f): 1e-9 of the fall by default. That is what
+            ‖g‖ gives of itself where H is well conditioned, and costs a few steps where ‖g₀‖ makes it lax.
         gradient_absolute: ‖g‖∞ ≤ gradient_absolute, whatever the scale; SciPy's `gtol`.
         value: f falls by at most value · max(|f|, |f_before|) in two steps one after the other.
         step: ‖Δx‖∞ ≤ step · max(‖x‖∞, ‖Δx from the start‖∞) in two steps one after the other.
@@ -55,7 +57,8 @@ class Stop:
                 raise UsageError(f"Stop({name}={given!r}): expected a finite number of at least 0")
         for name in ("steps", "evaluations"):
             given = getattr(self, name)
-            if given is not None and not (_is_number(given) and given >= 0 and given == int(given)):
+            whole = _is_number(given) and 0 <= given < math.inf and given == int(given)
+            if given is not None and not whole:
                 raise UsageError(f"Stop({name}={given!r}): expected a whole number of at least 0")
         if self.target is not None and not (_is_number(self.target) and not math.isnan(self.target)):
             raise UsageError(f"Stop(target={self.target!r}): expected a number")
@@ -82,4 +85,5 @@ def check_stop(stop: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, (bool, str)) and not hasattr(value, "shape")
+    array = hasattr(value, "shape") and not isinstance(value, np.number)
+    return hasattr(value, "__float__") and not (isinstance(value, bool) or array)

@@ -164,7 +164,7 @@ class Search:
         h = seen.slope.step
         wide, fine = seen.line.bend(h), seen.line.bend(h / 4)  # a quarter of it where f is only curved
         noise = seen.line.noise(h / 4)
-        stands = wide * fine > 0.6 * wide**2 and abs(fine) > 8 * noise
+        stands = wide != 0 and fine / wide > 0.6 and abs(fine) > 8 * noise
         lost = noise > 1e-3 * abs(wide)  # what finer steps would show; else they have been taken
         return stands and lost and abs(seen.residual) < 0.6 * abs(wide)
 

@@ -139,6 +139,12 @@ class TorchAdapter(_Common):
         self.apart = spread(fun, x)
         found = list(named(x))
         self.all = [a for _, a in found]
+        for a in self.all:
+            if isinstance(a, nn.Module):
+                raise UsageError(
+                    f"x holds {a_type(a)}, a module: check_gradient(module, batch, loss=…), or give a "
+                    "function of dict(module.named_parameters()), with torch.func.functional_call"
+                )
         self.floating = [i for i, a in enumerate(self.all) if _is_float(a)]
         called = labels([n for n, _ in found], fun, self.apart)
         tensors = [(n, a) for n, a in zip(called, self.all, strict=True) if isinstance(a, Tensor)]
@@ -313,6 +319,10 @@ def _random_layers(module: nn.Module) -> str:
 
 def adapter_for(fun: Any, x: Any, gradient: Any, loss: Any) -> TorchAdapter | ModuleAdapter:
     """Return the adapter of a function, or of a module."""
+    if torch.is_inference_mode_enabled():
+        raise UsageError(
+            "within torch.inference_mode() nothing is differentiated: check the gradient outside of it"
+        )
     if isinstance(fun, nn.Module) and (loss is not None or fun_has_parameters(fun)):
         if gradient is not None:
             raise UsageError("gradient is given for a module: its gradient is that of autograd; leave it out")

@@ -65,7 +65,7 @@ def method_of(name: str | Method, **options: object) -> Method:
     try:
         made: Method = module.method(known, **options)
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        if "unexpected keyword" not in str(error) and "multiple values" not in str(error):
             raise
         wrong = str(error).rpartition("argument ")[2]
         raise UsageError(f"method {name!r} has no option {wrong}") from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from downslope.gradients.returned import is_whole
 from downslope.ops.protocol import Array
+from downslope.rules.checks import require
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.wolfe import Wolfe
 from downslope.solvers.spaces.protocol import Condition, Number, Space
@@ -81,6 +83,10 @@ class LBFGS:
     memory: int = 10
     newton_like: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        whole = is_whole(self.memory) and self.memory >= 1
+        require("memory", self.memory, whole, "a whole number from 1 on")
 
     def init(self, space: Space, x: Array) -> Pairs:
         m, n = self.memory, space.size(x)

@@ -22,6 +22,8 @@ COARSE = 0.99e-6
 """The offset at which an ending at round-off still counts as a success."""
 CUTS = 40
 """Rejections in a row after which no lower point is expected."""
+PROPORTION = 16.0
+"""A value that is off the model by less than so many times the model's fall may tell of a wrong Jacobian."""
 
 
 class LevenbergState(NamedTuple):
@@ -159,7 +161,11 @@ class Levenberg:
             offset = self._offset(space, problem, made)
             # Where rounding hides the fall, only a smaller offset is progress.
             at_end = state.hidden & (offset > 0.5 * old.size)
-            status = space.where(at_end, int(Status.ROUNDOFF), core.status)
+            # A step that was cut until nothing shows of it may have been promised much.
+            why = space.where(
+                self._rounded(space, state, state.noise), int(Status.ROUNDOFF), int(Status.STALLED)
+            )
+            status = space.where(at_end, why, core.status)
             return made._replace(core=core._replace(size=offset, status=status))
 
         def back() -> LevenbergState:
@@ -199,10 +205,10 @@ class Levenberg:
         size = space.sqrt(space.dot(scaled, scaled))
         vanished = (state.cut >= CUTS) | (radius <= 0.01 * space.eps * size) | (radius <= 1e-300)
         # After three cuts a step is a 64th of the first. What it is off the model is noise, unless the
-        # Jacobian is wrong: that would be off in proportion to the step. Where noise is as large as what
-        # the whole step promised, no lower point can be told.
+        # Jacobian is wrong: that is off in proportion to the step. Where noise is as large as what the whole
+        # step promised, no lower point can be told.
         gap = space.absolute(core.value - value - state.fall)
-        near = (state.cut >= 3) | (state.length <= 16 * space.eps * size)
+        near = (state.cut >= 3) & (gap > PROPORTION * state.fall) | (state.length <= 16 * space.eps * size)
         noise = space.where(near & space.finite(gap), space.maximum(state.noise, gap), state.noise)
         again = state._replace(
             want=space.full(state.cut, int(Want.VALUE)), radius=radius, shrink=2 * state.shrink,
@@ -210,7 +216,7 @@ class Levenberg:
         )  # fmt: skip
 
         def ended() -> LevenbergState:
-            rounded = (state.promised <= 100 * space.eps * core.value) | (state.promised <= 10 * noise)
+            rounded = self._rounded(space, state, noise)
             why = space.where(rounded, int(Status.ROUNDOFF), int(Status.STALLED))
             # The offset of residuals that are nothing but noise says nothing: it counts as coarse.
             size = space.where(rounded, space.minimum(core.size, COARSE), core.size)
@@ -218,6 +224,10 @@ class Levenberg:
 
         following: LevenbergState = space.branch(vanished, ended, lambda: again)
         return following
+
+    def _rounded(self, space: Any, state: LevenbergState, noise: Number) -> Condition:
+        """Return whether what the whole step promised is lost in rounding or in noise."""
+        return (state.promised <= 100 * space.eps * state.core.value) | (state.promised <= 10 * noise)
 
     def _trial(self, space: Any, problem: Problem, state: LevenbergState) -> LevenbergState:
         """Return the state that asks for the value at the model's least point, within the bounds."""

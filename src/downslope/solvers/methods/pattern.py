@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from downslope.errors import UsageError
 from downslope.ops.protocol import Array
+from downslope.rules.checks import require_number
 from downslope.solvers.core import Core, Limits, Problem, begin, projected_size
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Condition, Number
@@ -270,6 +271,7 @@ def method(name: str, step: float = 0.1) -> Pattern:
         UsageError: `step` is not positive.
 
     """
-    if not step > 0:
+    require_number("step", step, 0.0)
+    if step == 0:
         raise UsageError(f"step = {step!r}: expected a positive share of the largest entry of x0")
     return Pattern(step)

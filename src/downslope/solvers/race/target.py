@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from downslope.errors import MissingPackageError, UsageError, closest, one_line
-from downslope.gradients import Program, load
+from downslope.gradients import Program, load, structure_of
 from downslope.tasks.load import gradient_beside, import_file, where
 from downslope.tasks.problems import Minimum, Problem, problem
 
@@ -141,8 +141,9 @@ def _from_file(path: Path, name: str, start: Any, framework: str, differences: b
 
 def _gradient(fun: Callable[..., Any], x0: Any, path: Path) -> Any:
     """Return True for a function that returns (value, gradient): it is called once to see."""
+    structure, start = structure_of(x0)  # a list is an array to `minimize`
     try:
-        return True if isinstance(fun(x0), tuple) else None
+        return True if isinstance(fun(structure.restore(start)), tuple) else None
     except Exception as error:
         raise UsageError(
             f"the function raises at its start: {one_line(error)}{where(error, path)}"

@@ -19,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from downslope.gradients.returned import is_whole
+from downslope.rules.checks import require
 from downslope.solvers.core import ROUNDINGS
 from downslope.solvers.spaces.protocol import Condition, Number, Space
 from downslope.solvers.status import Status
@@ -78,6 +80,9 @@ class Wolfe:
     decrease: float = 1e-3
     curvature: float = 0.9
     trials: int = 20
+
+    def __post_init__(self) -> None:
+        require("trials", self.trials, is_whole(self.trials) and self.trials >= 1, "a whole number from 1 on")
 
     def start(
         self, space: Space, value: Number, slope: Number, t: Number, last: Number, noise: Number

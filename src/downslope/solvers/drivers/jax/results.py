@@ -17,7 +17,7 @@ jax.tree_util.register_dataclass(
     Result,
     data_fields=["x", "value", "gradient", "status", "success", "steps", "evaluations", "gradient_size",
                  "tolerance"],
-    meta_fields=["message", "seconds", "method", "provenance", "history", "error", "state"],
+    meta_fields=["message", "seconds", "method", "provenance", "history", "error", "state", "_solver"],
 )  # fmt: skip
 jax.tree_util.register_dataclass(
     LeastSquaresResult,

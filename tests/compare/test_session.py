@@ -268,6 +268,20 @@ def test_seeds_that_change_nothing_are_noted(tmp_path):
     assert any("SGD: every seed gave the same run" in note for note in found["notes"])
 
 
+def test_runs_that_stay_where_they_began_are_noted_as_that(tmp_path):
+    level = replace(tiny.regression, evaluate=lambda model: 0.5)
+    found = compare(level, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})
+    assert not any("every seed gave the same run" in note for note in found["notes"])
+    assert any("SGD: the final runs end no lower than they began" in note for note in found["notes"])
+
+
+def test_a_measure_that_grows_as_the_model_learns_is_noted(tmp_path):
+    upside_down = replace(tiny.regression, evaluate=lambda model: -tiny.evaluate(model))
+    found = compare(upside_down, out=tmp_path / "run", **SMALL)
+    (note,) = [note for note in found["notes"] if "no lower than they began" in note]
+    assert "or evaluate(model) returns more where the model is better" in note
+
+
 def test_a_task_that_exits_is_told(tmp_path):
     def exits(model, batch):
         raise SystemExit(0)

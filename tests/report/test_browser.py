@@ -71,8 +71,8 @@ def test_what_diverged_is_named_beside_its_marks(show: Any) -> None:
     for optimizer in result["optimizers"]:
         for trial in optimizer["trials"]:
             trial.update(final=None, diverged=True)
-    result["optimizers"][2]["final"].update(median=None, high=None)
-    result["optimizers"][2]["final"]["values"][:3] = [None] * 3
+    result["optimizers"][0]["final"].update(median=None, high=None)
+    result["optimizers"][0]["final"]["values"][:3] = [None] * 3
     opened = show(render(result))
     for index, marks, word in ((SENSITIVITY, ".lost", "diverged"), (FINALS, ".bar, .seed", "diverged")):
         name = plot(opened, index).locator(".word", has_text=word).bounding_box()

@@ -63,7 +63,9 @@ def test_diverged_trials_stand_at_the_top_edge(show: Any) -> None:
 
 
 def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
-    return all(a[at] < b[at] + b[size] and b[at] < a[at] + a[size] for at, size in (("x", "width"), ("y", "height")))
+    return all(
+        a[at] < b[at] + b[size] and b[at] < a[at] + a[size] for at, size in (("x", "width"), ("y", "height"))
+    )
 
 
 def test_what_diverged_is_named_beside_its_marks(show: Any) -> None:

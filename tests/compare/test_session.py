@@ -301,7 +301,7 @@ def test_a_full_disk_is_told_and_the_comparison_goes_on_when_there_is_room(whole
     with monkeypatch.context() as patched:
         patched.setattr(optuna.study.Study, "add_trial", taking)
         with pytest.raises(
-            UsageError, match="storage 'sqlite.*does not take a trial: StorageInternalError: full"
+            UsageError, match=r"storage 'sqlite.*does not take a trial: StorageInternalError: full"
         ):
             compare(SPEC, out=out, **SMALL)
     with monkeypatch.context() as patched:

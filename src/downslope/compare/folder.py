@@ -66,8 +66,8 @@ class RunFolder:
             if error.errno not in FULL:
                 raise
             raise UsageError(
-                f"{self.path} cannot be written: {error.strerror}; what is done is kept, and the same command "
-                "goes on from here where there is room"
+                f"{self.path} cannot be written: {error.strerror}; what is done is kept, and the same "
+                "command goes on from here where there is room"
             ) from error
         finally:
             lock.release()

@@ -196,8 +196,8 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         )
     if under.untrained:
         found.append(
-            f"{listed(under.untrained)}: the final runs end no lower than they began: training does not help, "
-            "or evaluate(model) returns more where the model is better, and lower is better here."
+            f"{listed(under.untrained)}: the final runs end no lower than they began: training does not "
+            "help, or evaluate(model) returns more where the model is better, and lower is better here."
         )
     if under.crews > 1:
         found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")

@@ -78,10 +78,10 @@ class Studies:
         )
         try:
             self._studies[record.optimizer].add_trial(trial)
-        except Exception as error:  # likewise
+        except Exception as error:  # whatever a database driver raises
             raise UsageError(
-                f"the storage {self._url!r} does not take a trial: {one_line(error)}; what is done is kept in "
-                "the run folder, and the same command goes on from there"
+                f"the storage {self._url!r} does not take a trial: {one_line(error)}; what is done is kept "
+                "in the run folder, and the same command goes on from there"
             ) from error
 
     def exchange(self, records: Iterable[Record]) -> list[Record]:

@@ -112,6 +112,8 @@ def compare(
     from downslope.compare.command import ranges, run_compare
     from downslope.compare.terminal import command_line
 
+    if _was_typed(context, "across") and not sensitivity:
+        raise UsageError("--across says what the columns of a grid are: give --sensitivity with it")
     names = [name.strip() for name in optimizers.split(",") if name.strip()]
     typed = [o for o in ("optimizers", "seeds") if _was_typed(context, o)]
     if sensitivity:

@@ -166,6 +166,7 @@ def test_all_diverged_is_a_finding(capsys):
         ("compare digits --steps -5", "steps = -5"),
         ("compare digits --warmup 999", "warmup = 999"),
         ("compare digits --seed -1", "seed = -1"),
+        ("compare digits --across decay", "--across says what the columns of a grid are: give --sens"),
         ("compare digits --schedule step", "unknown schedule 'step': expected linear or cosine"),
         ("compare digits --jobs 999", "jobs = 999: this machine has"),
         ("compare digits --goal nan", "goal = nan"),

@@ -1,5 +1,7 @@
 """From plan to result: what is kept, what is resumed, and what the result says."""
 
+import errno
+import itertools
 import json
 import math
 import os
@@ -266,6 +268,52 @@ def test_seeds_that_change_nothing_are_noted(tmp_path):
     fixed = replace(tiny.regression, build=lambda s: tiny.network(0), batches=lambda s: tiny.batches(0))
     found = compare(fixed, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})
     assert any("SGD: every seed gave the same run" in note for note in found["notes"])
+
+
+def test_runs_that_stay_where_they_began_are_noted_as_that(tmp_path):
+    level = replace(tiny.regression, evaluate=lambda model: 0.5)
+    found = compare(level, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})
+    assert not any("every seed gave the same run" in note for note in found["notes"])
+    assert any("SGD: the final runs end no lower than they began" in note for note in found["notes"])
+
+
+def test_a_measure_that_grows_as_the_model_learns_is_noted(tmp_path):
+    upside_down = replace(tiny.regression, evaluate=lambda model: -tiny.evaluate(model))
+    found = compare(upside_down, out=tmp_path / "run", **SMALL)
+    (note,) = [note for note in found["notes"] if "no lower than they began" in note]
+    assert "or evaluate(model) returns more where the model is better" in note
+
+
+def test_a_full_disk_is_told_and_the_comparison_goes_on_when_there_is_room(whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+
+    def full(error, after, real):
+        calls = itertools.count()
+
+        def call(*arguments):
+            if next(calls) >= after:
+                raise error
+            return real(*arguments)
+
+        return call
+
+    taking = full(optuna.exceptions.StorageInternalError("full"), 2, optuna.study.Study.add_trial)
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.study.Study, "add_trial", taking)
+        with pytest.raises(
+            UsageError, match=r"storage 'sqlite.*does not take a trial: StorageInternalError: full"
+        ):
+            compare(SPEC, out=out, **SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full(OSError(errno.ENOSPC, "No space left on device"), 3, os.fsync))
+        with pytest.raises(
+            UsageError, match="run cannot be written: No space left on device; what is done is"
+        ):
+            compare(SPEC, out=out, **SMALL)
+    counter = Count()
+    found = compare(SPEC, out=out, observer=counter, **SMALL)
+    assert 0 < len(counter.ended_runs) < found["verdict"]["runs_done"]
+    assert without_times(found) == without_times(whole)
 
 
 def test_a_task_that_exits_is_told(tmp_path):

@@ -60,6 +60,13 @@ def test_tied_where_intervals_overlap_and_who_is_behind():
     assert said.endswith("; C is behind.")
 
 
+def test_who_diverged_is_named():
+    nan = [1.0, *[math.inf] * 4]
+    assert verdict(a=LOW, b=MIDDLE, c=nan).endswith("]); C diverged.")
+    assert verdict(a=LOW, b=HIGH, c=nan, d=nan).endswith("in 120 of 200 steps; C and D diverged.")
+    assert verdict(a=LOW, c=nan).endswith("; every other optimizer diverged.")
+
+
 def test_all_tied():
     assert verdict(a=LOW, b=LOW, c=MIDDLE).startswith("A, B and C are tied")
 

@@ -428,6 +428,7 @@ def test_measuring_memory_makes_torch_say_nothing(tmp_path):
         (["--vs", "muon"], "is the optimizer itself"),
         (["--optimizer", "adamv"], "did you mean 'adam'"),
         (["--what-if", "bf16"], "unknown what-if 'bf16'"),
+        (["--threads", "0"], "--threads 0: expected 1 to"),
         (["--threads", "1000"], "--threads 1000: expected 1 to"),
         (["--lr", "-1"], "--lr -1: expected a positive number"),
         (["--seconds", "0"], "--seconds 0: expected a positive number"),

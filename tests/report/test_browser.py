@@ -62,6 +62,27 @@ def test_diverged_trials_stand_at_the_top_edge(show: Any) -> None:
         assert mark.bounding_box()["y"] > top["y"]
 
 
+def overlap(a: dict[str, float], b: dict[str, float]) -> bool:
+    return all(
+        a[at] < b[at] + b[size] and b[at] < a[at] + a[size] for at, size in (("x", "width"), ("y", "height"))
+    )
+
+
+def test_what_diverged_is_named_beside_its_marks(show: Any) -> None:
+    result = sample()
+    for optimizer in result["optimizers"]:
+        for trial in optimizer["trials"]:
+            trial.update(final=None, diverged=True)
+    result["optimizers"][0]["final"].update(median=None, high=None)
+    result["optimizers"][0]["final"]["values"][:3] = [None] * 3
+    opened = show(render(result))
+    for index, marks, word in ((SENSITIVITY, ".lost", "diverged"), (FINALS, ".bar, .seed", "diverged")):
+        name = plot(opened, index).locator(".word", has_text=word).bounding_box()
+        found = [mark.bounding_box() for mark in plot(opened, index).locator(marks).all()]
+        assert found
+        assert not any(overlap(name, box) for box in found)
+
+
 def test_curves_lie_where_the_data_says(show: Any) -> None:
     result = sample(optimizers=1, seeds=1)
     opened = show(render(result))

@@ -163,6 +163,23 @@ def test_a_learning_rate_has_its_curves(show: Any) -> None:
     assert opened.page.locator(".notes").inner_text().endswith("Two seeds disagree.")
 
 
+def test_a_search_in_which_nothing_trained_says_so() -> None:
+    failed = {
+        **RATES["rates"][0],
+        **dict.fromkeys(("value", "low", "high", "diverges")),
+        "runs": [{"lr": 0.1, "seed": 0, "steps": 50, "final": None, "failed": True}],
+    }
+    told = rates.chapter({"rates": [failed]})
+    assert (told.headline, told.evidence) == (
+        "Learning rate none for SGD:",
+        "no rate that was tried trained the model.",
+    )
+    answers = told.sections[0].parts[0]
+    assert [cell.text for cell in answers.rows[0][1:4]] == ["–", "–", "–"]
+    mixed = rates.chapter({"rates": [RATES["rates"][0], failed]})
+    assert mixed.headline == "Learning rate 0.2 for SGD, none for SGD;"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_grid_is_darkest_where_it_is_best(show: Any, scheme: str) -> None:
     opened = show(page([sensitivity.chapter(GRID)]), scheme=scheme)

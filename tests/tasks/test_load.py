@@ -47,6 +47,15 @@ def test_a_file_may_import_what_lies_beside_it(write):
     )
 
 
+def test_a_file_that_reads_its_arguments_sees_none(write, monkeypatch):
+    command = ["downslope", "compare", "mine.py", "--steps", "9"]
+    monkeypatch.setattr(sys, "argv", command)
+    reads = "import argparse\np = argparse.ArgumentParser()\np.add_argument('--steps', type=int, default=7)\n"
+    task = load(str(write(f"{reads}mine = Task('mine', **parts, steps=p.parse_args().steps)")))
+    assert task.steps == 7  # a worker, on whose command line no such option stands, reads the same
+    assert sys.argv is command
+
+
 def test_an_edit_changes_the_fingerprint_and_nothing_else_does(write):
     one = load(str(write("mine = Task('mine', **parts)"))).fingerprint
     assert load(str(write("mine = Task('mine', **parts)"))).fingerprint == one
@@ -63,7 +72,8 @@ def test_an_edit_changes_the_fingerprint_and_nothing_else_does(write):
         ),
         ("1 / 0", "", r"does not import: ZeroDivisionError: division by zero \(mine.py, line 8\)"),
         ("def (:", "", r"does not import: SyntaxError.*line 8"),
-        ("raise SystemExit(3)", "", "does not import: SystemExit: 3"),
+        ("raise SystemExit(3)", "", "does not import: SystemExit: 3.*it is run without arguments"),
+        ("from .beside import net", "", "does not import: ImportError.*import by whole names"),
         ("Task('mine')", "", "task 'mine' lacks build: give build"),
         ("Task('mine', build, batches, loss)", "", r"task 'mine' lacks evaluate: give evaluate\(model\)"),
         ("Task('mine', **{**parts, 'loss': 3})", "", "loss = 3 in task 'mine': expected a function"),

@@ -13,6 +13,7 @@ killed while it writes leaves at most half a line at the end, which is cut off o
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from typing import Any
 from downslope.compare.plan import differences
 from downslope.compare.run import Record
 from downslope.errors import UsageError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk answers that takes no more."""
 
 
 class RunFolder:
@@ -39,7 +43,7 @@ class RunFolder:
         """Keep other processes from working in this folder; a killed process keeps nothing.
 
         Raises:
-            UsageError: another process is working in it, or it cannot be made.
+            UsageError: another process is working in it, it cannot be made, or the disk is full.
 
         """
         import filelock
@@ -58,6 +62,13 @@ class RunFolder:
             ) from None
         try:
             yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise UsageError(
+                f"{self.path} cannot be written: {error.strerror}; what is done is kept, and the same "
+                "command goes on from here where there is room"
+            ) from error
         finally:
             lock.release()
 

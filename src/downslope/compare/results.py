@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from downslope.compare import words
@@ -82,6 +83,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
         seconds=sum(r.seconds for r in records),
         cpu_seconds=sum(r.cpu_seconds for r in records),
         seedless=[c.label for c in order if _same_runs(finals[c.name])],
+        untrained=[c.label for c in order if _no_lower(finals[c.name])],
         no_matrices=_tracer_without_matrices(plan, run["partition"]),
     )
     return {
@@ -117,9 +119,17 @@ def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _same_runs(finals: Sequence[Record]) -> bool:
-    """Whether several runs that ended well have the same curve."""
+    """Whether several runs that ended well have the same curve; a level one may be that of many runs."""
     curves = {tuple(r.curve.loss) for r in finals if not r.diverged}
-    return len(curves) == 1 and len(finals) > 1 and not any(r.diverged for r in finals)
+    moved = any(len(set(curve)) > 1 for curve in curves)
+    return moved and len(curves) == 1 and len(finals) > 1 and not any(r.diverged for r in finals)
+
+
+def _no_lower(finals: Sequence[Record]) -> bool:
+    """Whether runs that ended well have a median no lower than that of the models they began with."""
+    if not finals or any(r.diverged for r in finals):
+        return False
+    return median(r.final for r in finals) >= median(r.curve.loss[0] for r in finals)
 
 
 def _tracer_without_matrices(plan: Plan, partition: Mapping[str, Any] | None) -> str | None:

@@ -32,7 +32,7 @@ class Studies:
         except ModuleNotFoundError:
             raise MissingPackageError("optuna", "compare", "keeping trials") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna = optuna
+        self._optuna, self._url = optuna, url
         self._candidates = {c.name: c for c in plan.candidates}
         self._studies: dict[str, Any] = {}
         task = plan.task.replace("/", "_")
@@ -57,7 +57,12 @@ class Studies:
         ]
 
     def add(self, record: Record) -> None:
-        """Add a tuning trial that ended; final runs are no part of a study."""
+        """Add a tuning trial that ended; final runs are no part of a study.
+
+        Raises:
+            UsageError: the storage does not take it.
+
+        """
         if record.kind != "tune":
             return
         distributions = self._optuna.distributions
@@ -71,7 +76,13 @@ class Studies:
             value=record.final if math.isfinite(record.final) else math.inf,
             user_attrs={"record": json.dumps(record.to_dict()), "diverged": record.diverged},
         )
-        self._studies[record.optimizer].add_trial(trial)
+        try:
+            self._studies[record.optimizer].add_trial(trial)
+        except Exception as error:  # whatever a database driver raises
+            raise UsageError(
+                f"the storage {self._url!r} does not take a trial: {one_line(error)}; what is done is kept "
+                "in the run folder, and the same command goes on from there"
+            ) from error
 
     def exchange(self, records: Iterable[Record]) -> list[Record]:
         """Give the studies the records they lack, and return those that only they had."""

@@ -98,8 +98,8 @@ class Live:
 def duration(seconds: float) -> str:
     """Return a time in words.
 
-    >>> duration(12.3), duration(75), duration(4000)
-    ('12 s', '1 min 15 s', '1 h 7 min')
+    >>> duration(12.3), duration(75), duration(4000), duration(7199)
+    ('12 s', '1 min 15 s', '1 h 7 min', '2 h 0 min')
 
     """
     whole = max(1, round(seconds))
@@ -107,7 +107,8 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {round(whole % 3600 / 60)} min"
+    minutes = round(whole / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def plan_lines(plan: Plan, jobs: int, threads: int) -> list[str]:

@@ -77,7 +77,11 @@ def sentence(
         return f"Not finished ({done} of {total} runs): {said}"
     if not ended:
         return "Every run diverged: no optimizer trained this model; try lower learning rates with --lr."
-    return _judged(ended, winners, what, steps, diverged=len(ended) < len(standings))
+    said = _judged(ended, winners, what, steps, diverged=len(ended) < len(standings))
+    lost = [s.label for s in standings if s not in ended]
+    if len(ended) > 1 and lost:
+        return f"{said.removesuffix('.')}; {listed(lost)} diverged."
+    return said
 
 
 def _judged(ended: Sequence[Standing], winners: Sequence[str], what: str, steps: int, diverged: bool) -> str:
@@ -133,7 +137,8 @@ def _wide_before_low(standings: Sequence[Standing]) -> list[tuple[Standing, Stan
 class Conditions:
     """Under which conditions the runs took place.
 
-    `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run.
+    `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run,
+    `untrained` whose runs end no lower than they began.
     """
 
     seeds: int
@@ -144,6 +149,7 @@ class Conditions:
     on_cpu: bool
     no_matrices: str | None
     seedless: Sequence[str] = ()
+    untrained: Sequence[str] = ()
 
 
 def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
@@ -187,6 +193,11 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         found.append(
             f"{listed(under.seedless)}: every seed gave the same run, so the interval is that of one run: "
             "build(seed) and batches(seed) should draw from their seed."
+        )
+    if under.untrained:
+        found.append(
+            f"{listed(under.untrained)}: the final runs end no lower than they began: training does not "
+            "help, or evaluate(model) returns more where the model is better, and lower is better here."
         )
     if under.crews > 1:
         found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")

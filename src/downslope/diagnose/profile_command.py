@@ -47,7 +47,7 @@ def run_profile(
         raise UsageError(f"--vs {versus} is the optimizer itself: name another one")
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g}: expected a positive number")
-    threads = threads or cores()
+    threads = cores() if threads is None else threads
     if not 1 <= threads <= cores():
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
     if lr is not None and not 0 < lr < math.inf:

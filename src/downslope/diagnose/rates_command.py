@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,12 +58,16 @@ def run_lr(
     task = load(spec)
     candidates = choose(optimizers, task.learning_rates, {})
     tasks = at_widths(task, widths)
-    threads = threads or cores()
+    threads = cores() if threads is None else threads
     if not 1 <= threads <= cores():
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
     for option, count in (("--seeds", seeds), ("--whole-seeds", whole_seeds)):
         if count < 1:
             raise UsageError(f"{option} {count}: expected at least 1")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: expected a whole number of at least 0")
+    if not 0 <= weight_decay < math.inf:
+        raise UsageError(f"--weight-decay {weight_decay:g}: expected a number of at least 0")
     if not 0 <= warmup < 1:
         raise UsageError(f"--warmup {warmup:g}: expected a share of the training, at least 0 and below 1")
     length = task.steps if steps is None else steps

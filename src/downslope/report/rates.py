@@ -39,8 +39,10 @@ def _headline(rates: Sequence[Found], checks: Sequence[Found]) -> tuple[str, str
         return str(checks[0]["sentence"]).partition(":")[0] + ":", " ".join(
             f"{c['optimizer']}: {str(c['sentence']).partition(': ')[2]}" for c in checks
         )
-    said = [f"{plain(r['value'], 2)} for {r['label']}" for r in rates]
+    said = [f"{plain(r['value'], 2) if r['value'] else 'none'} for {r['label']}" for r in rates]
     joined = ", ".join(said)
+    if not any(r["value"] for r in rates):
+        return f"Learning rate {joined}:", "no rate that was tried trained the model."
     sure = ", ".join(dict.fromkeys(r["confidence"] for r in rates))
     return f"Learning rate {joined};", f"confidence {sure}."
 
@@ -54,7 +56,7 @@ def _answers(rates: Sequence[Found]) -> Section:
         [
             Cell(str(r["label"]), str(r["name"]), series=i),
             Cell(plain(r["value"], 3), tone="strong"),
-            Cell(f"{plain(r['low'], 2)} – {plain(r['high'], 2)}"),
+            Cell(f"{plain(r['low'], 2)} – {plain(r['high'], 2)}" if r["low"] else "–"),
             Cell(plain(r["diverges"], 2)),
             Cell(str(r["confidence"])),
             Cell(" ".join(r["reasons"]), tone="quiet"),

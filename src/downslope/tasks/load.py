@@ -92,9 +92,20 @@ def import_file(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    with importing(path):
+    with importing(path), _alone_on_the_command_line(path):
         spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _alone_on_the_command_line(path: Path) -> Iterator[None]:
+    """Hide the command's own options from a file that reads `sys.argv`; workers have none of them."""
+    before = sys.argv
+    sys.argv = [str(path)]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def gradient_beside(module: ModuleType, name: str, fun: Any, *, plain: bool) -> Callable[..., Any] | None:
@@ -123,7 +134,12 @@ def importing(path: Path) -> Iterator[None]:
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{path} does not import: {one_line(error)}{where(error, path)}") from error
+        hint = ""
+        if isinstance(error, ImportError) and "relative import" in str(error):
+            hint = "; a file is run by itself, as by python path.py: import by whole names"
+        elif isinstance(error, SystemExit):
+            hint = "; it is run without arguments: put what needs them under if __name__ == '__main__'"
+        raise UsageError(f"{path} does not import: {one_line(error)}{where(error, path)}{hint}") from error
 
 
 def where(error: BaseException, path: Path | None = None) -> str:

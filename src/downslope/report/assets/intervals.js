@@ -44,7 +44,7 @@ function drawRow(row, x, y, left, hidden) {
     if (Number.isFinite(place(value))) group.append(svg("circle", { class: "seed", cx: place(value), cy: y, r: 3 }));
   }
   if (Number.isFinite(middle)) group.append(svg("path", { class: "middle", d: `M${middle},${y - 10}V${y + 10}` }));
-  else group.append(svg("text", { class: "word", x: left + 6, y: y + 4 }, row.absent));
+  else group.append(svg("text", { class: "word", x: left + 6, y: y - 8 }, row.absent));
   return group;
 }
 

@@ -15,7 +15,7 @@ painters.lines = (plot) => {
   const room = spec.points || logX ? 0.03 : 0;
   const xRange = extent([...traces.flatMap((t) => t.x), ...series.flatMap((s) => s.span ?? [])], logX, { room, zero: true });
 
-  const band = lost.length ? 12 + 10 * lost.length : 0; // where missing values stand
+  const band = lost.length ? 22 + 10 * lost.length : 0; // where missing values stand, and above them their name
   const spans = series.filter((s) => s.span);
   const foot = spans.length ? 30 + 8 * spans.length : 0; // where the bars stand
   const height = Math.round(Math.min(spec.points ? 360 : 440, Math.max(280, width * (spec.points ? 0.62 : 0.46)))) + band + foot;
@@ -124,7 +124,7 @@ function drawPoints(plot, series, groups, lost, x, y, top) {
   if (lost.length) {
     const band = svg("g", { class: "axis" });
     band.append(svg("path", { class: "edge", d: `M${x.start},${top - 8}H${x.end}` }));
-    band.append(svg("text", { x: x.start + 4, y: top - 12, class: "word" }, plot.spec.missingLabel));
+    band.append(svg("text", { x: x.start + 4, y: top - 13 - 10 * lost.length, class: "word" }, plot.spec.missingLabel));
     plot.svg.append(band);
   }
   return points.sort((a, b) => a.x - b.x || a.y - b.y);

@@ -138,7 +138,7 @@ class Conditions:
     """Under which conditions the runs took place.
 
     `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run,
-    `untrained` whose runs end no lower than they began.
+    `untrained` whose runs end no lower than they began; `repeatable` is whether a seed twice gave the same.
     """
 
     seeds: int
@@ -150,6 +150,7 @@ class Conditions:
     no_matrices: str | None
     seedless: Sequence[str] = ()
     untrained: Sequence[str] = ()
+    repeatable: bool = True
 
 
 def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
@@ -193,6 +194,11 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         found.append(
             f"{listed(under.seedless)}: every seed gave the same run, so the interval is that of one run: "
             "build(seed) and batches(seed) should draw from their seed."
+        )
+    if not under.repeatable:
+        found.append(
+            "One seed gave two different starts: build(seed) or batches(seed) draws from something else too, "
+            "so the optimizers had neither the same models nor the same batches, and the runs cannot be repeated."
         )
     if under.untrained:
         found.append(

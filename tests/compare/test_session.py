@@ -270,6 +270,16 @@ def test_seeds_that_change_nothing_are_noted(tmp_path):
     assert any("SGD: every seed gave the same run" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_comparison_at_the_top_level_of_its_own_file_is_told_where_to_stand(jobs, tmp_path):
+    file = tmp_path / "own.py"
+    call = f"compare('{file}:regression', out='run', jobs={jobs}, steps=12)"
+    file.write_text(f"{TINY.read_text()}\nfrom downslope.compare import compare\n{call}\n")
+    with pytest.raises(UsageError, match=r"own\.py compares while it is imported.*if __name__ == '__main__':"):
+        prepare(f"{file}:regression")
+    assert not Path("run").exists()
+
+
 @pytest.mark.parametrize("part", ["build", "batches", "one stream for all", None])
 def test_a_seed_that_does_not_decide_the_start_is_noted(part, tmp_path):
     drawn = itertools.count(100)

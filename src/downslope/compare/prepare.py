@@ -15,6 +15,7 @@ from downslope.compare.session import Observer, Session, Silent, share
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
 from downslope.tasks.fingerprint import fingerprint
+from downslope.tasks.load import under_import
 
 
 def prepare(
@@ -96,9 +97,15 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
         The result, as in `result.json` (`docs/compare.md` describes it).
 
     Raises:
-        UsageError: an argument, the task or the run folder is wrong.
+        UsageError: an argument, the task or the run folder is wrong, or the call stands at the top level of the
+            file that the task is loaded from.
 
     """
+    if under_import:
+        raise UsageError(
+            f"{under_import[-1]} compares while it is imported for its task: put the call of compare under "
+            "if __name__ == '__main__':"
+        )
     session = prepare(task, **options)
     session.observer = observer or Silent()
     result = session.run()

@@ -92,9 +92,17 @@ def import_file(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    with importing(path), _alone_on_the_command_line(path):
-        spec.loader.exec_module(module)
+    under_import.append(path)
+    try:
+        with importing(path), _alone_on_the_command_line(path):
+            spec.loader.exec_module(module)
+    finally:
+        under_import.pop()
     return module
+
+
+under_import: list[Path] = []
+"""The files that `import_file` is running now: what they call at their top level, every worker would call too."""
 
 
 @contextlib.contextmanager

@@ -559,3 +559,11 @@ def test_command_line_with_widths(tmp_path, capsys):
 def test_bad_options(arguments, said, capsys):
     assert run(["lr", TASK, *arguments]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bars_of_one_shade_are_those_of_runs_of_one_length():
+    rows = [line.split() for line in text(searched(Valley(0.013))).splitlines() if "▏" in line]
+    shades = {2: set(), 3: set(), 4: set()}  # by columns: the rate, and how one, two or three lengths ended
+    for *numbers, bar in (row for row in rows if row[-1] != "best"):
+        shades[len(numbers)] |= set(bar.removeprefix("▏"))
+    assert shades == {2: {"▒"}, 3: {"▓"}, 4: {"█"}}

@@ -17,7 +17,7 @@ from downslope.compare.command import INTERRUPTED, print_json, write_grid
 from downslope.compare.folder import RunFolder, write_json
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, run, summary
-from downslope.compare.words import number
+from downslope.compare.words import more, number
 from downslope.errors import UsageError
 from downslope.tasks.load import KNOWN
 
@@ -356,4 +356,4 @@ def table(found: dict[str, Any]) -> Table:
 def _times(ratio: float | None, field: dict[str, Any]) -> str:
     if ratio is None:
         return "–" if field["best"] is None else "∞"
-    return f"+{100 * (ratio - 1):.0f} %" if ratio < 10 else f"× {ratio:.0f}"
+    return more(ratio)

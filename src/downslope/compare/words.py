@@ -43,6 +43,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def more(ratio: float) -> str:
+    """Return how much worse something is.
+
+    >>> more(4.32), more(108.46)
+    ('+332 %', '× 108')
+
+    """
+    return f"+{100 * (ratio - 1):.0f} %" if ratio < 10 else f"× {ratio:.0f}"
+
+
 def interval(e: Estimate) -> str:
     """Return an estimate as `0.150 [0.140, 0.160]`."""
     if e.low is None or e.high is None:

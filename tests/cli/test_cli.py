@@ -103,6 +103,29 @@ def test_json_of_a_dry_run_is_the_plan(capsys):
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_of_a_comparison_that_was_begun_tells_what_is_left(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--out", "run"]) == 0
+    lines = Path("run/trials.jsonl").read_text().splitlines(keepends=True)
+    for kept, least, most in ((6, 1e-9, 10), (8, 0, 0)):
+        Path("run/trials.jsonl").write_text("".join(lines[:kept]))
+        capsys.readouterr()
+        assert run(["compare", REGRESSION, *SMALL, "--out", "run", "--dry-run", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert least <= json.loads(out)["seconds"] <= most
+        assert "for what is left" in err
+
+
+def test_the_table_breaks_no_word_in_60_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run(["compare", REGRESSION, *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if not line.startswith("Report")) <= 60
+    rows = [line.split() for line in out.splitlines()]
+    assert any("optimizer" in row for row in rows)
+    intervals = [word for row in rows if row[1:2] in (["SGD"], ["AdamW"]) for word in row if "[" in word]
+    assert len(intervals) == 2 and all(word.endswith(",") for word in intervals)
+
+
 def test_a_warmup_that_is_no_share_is_refused_before_anything_is_said(capsys):
     assert run(["lr", REGRESSION, "--warmup", "2"]) == 2
     assert capsys.readouterr().err == (
@@ -196,8 +219,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
 
 def test_out_that_is_a_file_is_named(tmp_path, capsys):
     Path("file").write_text("")
-    assert run(["compare", REGRESSION, *SMALL, "--out", "file"]) == 2
-    assert "file cannot be a run folder" in capsys.readouterr().err
+    for arguments in (["--out", "file"], ["--out", "file/run", "--dry-run"], ["--out", "file", "--sensitivity"]):
+        assert run(["compare", REGRESSION, *arguments]) == 2
+        assert "cannot be a run folder" in capsys.readouterr().err
 
 
 def test_defects_of_the_program_keep_their_traceback(monkeypatch):

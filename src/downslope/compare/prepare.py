@@ -121,10 +121,11 @@ def default_folder(plan: Plan) -> Path:
 
 
 def cost(session: Session, facts: Facts) -> float:
-    """Return about how many seconds a comparison takes from nothing, by the first look at its task."""
+    """Return about how many seconds what is left to do takes, by the first look at its task."""
     plan = session.plan
-    runs = plan.total_runs()
-    finals = len(plan.candidates) * len(plan.seeds)
+    done = session.folder.read_records()
+    runs = plan.total_runs() - len(done)
+    finals = len(plan.candidates) * len(plan.seeds) - sum(r.kind == "final" for r in done)
     evaluations = (runs - finals) * len(plan.evaluations("tune")) + finals * len(plan.evaluations("final"))
     steps = runs * plan.steps
     return (steps * facts.step_seconds + evaluations * facts.evaluation_seconds) / session.jobs

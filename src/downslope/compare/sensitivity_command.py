@@ -80,6 +80,7 @@ def run_sensitivity(
     if options.get("out") is None:
         where = session.folder.path
         session.folder = RunFolder(where.with_name(f"sensitivity-{across}-{len(grid.columns)}-{where.name}"))
+    session.folder.require_possible()
     count = RATES * len(grid.columns) * len(grid.rates)
     told.print(
         f"{session.plan.task}: {count} runs of {session.plan.steps} steps, {RATES} learning rates × "

@@ -430,6 +430,8 @@ def test_bad_input_is_told_in_a_line():
     ]:
         with pytest.raises(UsageError, match=said):
             find_lr(model, good, batches, loss, **options)
+    with pytest.raises(UsageError, match=r"optimizer is of type list: .* as in find_lr\("):
+        find_lr(model, [good], batches, loss, steps=16)
     with pytest.raises(UsageError, match="an iterator, which the search would use up"):
         find_lr(model, good, iter(batches), loss, steps=16)
     with pytest.raises(UsageError, match="batches are empty"):

@@ -118,7 +118,7 @@ def load(target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         raise UsageError(f"{file} has no {name!r}{closest(name, known)}")
     found = getattr(module, name)
     if callable(found) and not isinstance(found, Task) and not _is_model(found):
-        with importing(file):
+        with importing(file, f"{name}() in"):
             found = found()
     if _is_model(found) and getattr(module, "batch", None) is not None:
         found = _with_batch(found, module.batch)

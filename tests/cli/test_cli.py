@@ -123,7 +123,8 @@ def test_the_table_breaks_no_word_in_60_columns(capsys, monkeypatch):
     rows = [line.split() for line in out.splitlines()]
     assert any("optimizer" in row for row in rows)
     intervals = [word for row in rows if row[1:2] in (["SGD"], ["AdamW"]) for word in row if "[" in word]
-    assert len(intervals) == 2 and all(word.endswith(",") for word in intervals)
+    assert len(intervals) == 2
+    assert all(word.endswith(",") for word in intervals)
 
 
 def test_a_warmup_that_is_no_share_is_refused_before_anything_is_said(capsys):
@@ -219,8 +220,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
 
 def test_out_that_is_a_file_is_named(tmp_path, capsys):
     Path("file").write_text("")
-    for arguments in (["--out", "file"], ["--out", "file/run", "--dry-run"], ["--out", "file", "--sensitivity"]):
-        assert run(["compare", REGRESSION, *arguments]) == 2
+    for out, option in (("file", "--json"), ("file/run", "--dry-run"), ("file", "--sensitivity")):
+        assert run(["compare", REGRESSION, "--out", out, option]) == 2
         assert "cannot be a run folder" in capsys.readouterr().err
 
 

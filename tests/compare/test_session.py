@@ -275,7 +275,8 @@ def test_a_comparison_at_the_top_level_of_its_own_file_is_told_where_to_stand(jo
     file = tmp_path / "own.py"
     call = f"compare('{file}:regression', out='run', jobs={jobs}, steps=12)"
     file.write_text(f"{TINY.read_text()}\nfrom downslope.compare import compare\n{call}\n")
-    with pytest.raises(UsageError, match=r"own\.py compares while it is imported.*if __name__ == '__main__':"):
+    said = r"own\.py compares while it is imported.*if __name__ == '__main__':"
+    with pytest.raises(UsageError, match=said):
         prepare(f"{file}:regression")
     assert not Path("run").exists()
 

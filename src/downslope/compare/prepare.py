@@ -97,8 +97,8 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
         The result, as in `result.json` (`docs/compare.md` describes it).
 
     Raises:
-        UsageError: an argument, the task or the run folder is wrong, or the call stands at the top level of the
-            file that the task is loaded from.
+        UsageError: an argument, the task or the run folder is wrong, or the call stands at the top level
+            of the file that the task is loaded from.
 
     """
     if under_import:

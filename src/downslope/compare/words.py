@@ -208,7 +208,7 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
     if not under.repeatable:
         found.append(
             "One seed gave two different starts: build(seed) or batches(seed) draws from something else too, "
-            "so the optimizers had neither the same models nor the same batches, and the runs cannot be repeated."
+            "so the optimizers began with different models or batches, and the runs cannot be repeated."
         )
     if under.untrained:
         found.append(

@@ -62,9 +62,9 @@ def optimum(medians: Mapping[float, float]) -> float | None:
 
     It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
     neighbours: fitted to these alone it would follow the noise of a flat valley. The further one ends above
-    the best, the less it counts; below zero, too, that is told in sizes of the best. The minimum stays within those that were tried, and within a step of the
-    best rate, or half a step where the neighbour there ends more than `FLAT` above. None where no rate ended
-    well.
+    the best, the less it counts; below zero, too, that is told in sizes of the best. The minimum stays within
+    those that were tried, and within a step of the best rate, or half a step where the neighbour there ends
+    more than `FLAT` above. None where no rate ended well.
 
     >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
     (1.0, 1.0)

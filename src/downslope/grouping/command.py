@@ -1,8 +1,9 @@
 """`downslope groups MODEL`: which parameter gets which rule, and why.
 
-The model is `path.py:name`; a file that holds one task needs no name. The name stands for a model and one batch of its inputs: a tuple
-`(model, *inputs)`, whose last part may be `{"kwargs": {...}}` (in JAX, `(fun, params, *inputs)`); a
-task; a model that needs no inputs; or a function without arguments that returns one of these.
+The model is `path.py:name`; a file that holds one task needs no name. The name stands for a model and one
+batch of its inputs: a tuple `(model, *inputs)`, whose last part may be `{"kwargs": {...}}` (in JAX,
+`(fun, params, *inputs)`); a task; a model that needs no inputs; or a function without arguments that returns
+one of these.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def load(target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         tasks = [value for value in vars(module).values() if isinstance(value, Task)]
         if len(tasks) != 1:
             raise UsageError(
-                f"{file} holds {len(tasks)} tasks: name one, or a model or (model, *inputs), as in {file}:name"
+                f"{file} holds {len(tasks)} tasks: name one, or a model or (model, *inputs), "
+                f"as in {file}:name"
             )
         return _of_task(tasks[0])
     if not hasattr(module, name):

@@ -102,7 +102,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 under_import: list[Path] = []
-"""The files that `import_file` is running now: what they call at their top level, every worker would call too."""
+"""Files that `import_file` is running now: what they call at their top level, every worker would call."""
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from downslope.errors import UsageError
 from downslope.tasks import Task
 
 ROUNDING = 1e-3
-"""By how much, of themselves, sums over a batch differ on a GPU that adds in no fixed order, in bfloat16 too."""
+"""How far sums over a batch differ on a GPU that adds in no fixed order, as a share, in bfloat16 too."""
 
 
 def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int) -> Facts:

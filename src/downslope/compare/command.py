@@ -74,7 +74,13 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
     if any(grids):
         if len(runs) > 1:
             raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
-        page = write_grid(grids[0], out or folders[0].report_file)
+        try:
+            page = write_grid(grids[0], out or folders[0].report_file)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{folders[0].result_file} is damaged ({one_line(error)}): the same command of "
+                "downslope compare makes it again"
+            ) from error
         return _told(page, runs, as_json=as_json)
     results = [stored_result(folder) for folder in folders]
     if len(runs) > 1 and out is None:

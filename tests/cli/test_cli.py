@@ -103,6 +103,30 @@ def test_json_of_a_dry_run_is_the_plan(capsys):
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_of_a_comparison_that_was_begun_tells_what_is_left(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--out", "run"]) == 0
+    lines = Path("run/trials.jsonl").read_text().splitlines(keepends=True)
+    for kept, least, most in ((6, 1e-9, 10), (8, 0, 0)):
+        Path("run/trials.jsonl").write_text("".join(lines[:kept]))
+        capsys.readouterr()
+        assert run(["compare", REGRESSION, *SMALL, "--out", "run", "--dry-run", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert least <= json.loads(out)["seconds"] <= most
+        assert "for what is left" in err
+
+
+def test_the_table_breaks_no_word_in_60_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run(["compare", REGRESSION, *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if not line.startswith("Report")) <= 60
+    rows = [line.split() for line in out.splitlines()]
+    assert any("optimizer" in row for row in rows)
+    intervals = [word for row in rows if row[1:2] in (["SGD"], ["AdamW"]) for word in row if "[" in word]
+    assert len(intervals) == 2
+    assert all(word.endswith(",") for word in intervals)
+
+
 def test_a_warmup_that_is_no_share_is_refused_before_anything_is_said(capsys):
     assert run(["lr", REGRESSION, "--warmup", "2"]) == 2
     assert capsys.readouterr().err == (
@@ -126,6 +150,9 @@ def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "run.json").write_text('{"schema": 1, "plan": {}}')
     assert run(["report", str(tmp_path)]) == 2
     assert "run.json is damaged" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text('{"kind": "sensitivity", "fields": null}')
+    assert run(["report", str(tmp_path)]) == 2
+    assert "result.json is damaged" in capsys.readouterr().err
 
 
 def test_report_makes_the_page_again_of_one_run_or_several(capsys):
@@ -196,8 +223,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
 
 def test_out_that_is_a_file_is_named(tmp_path, capsys):
     Path("file").write_text("")
-    assert run(["compare", REGRESSION, *SMALL, "--out", "file"]) == 2
-    assert "file cannot be a run folder" in capsys.readouterr().err
+    for out, option in (("file", "--json"), ("file/run", "--dry-run"), ("file", "--sensitivity")):
+        assert run(["compare", REGRESSION, "--out", out, option]) == 2
+        assert "cannot be a run folder" in capsys.readouterr().err
 
 
 def test_defects_of_the_program_keep_their_traceback(monkeypatch):

@@ -9,6 +9,7 @@ from downslope.cli import run
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, sentence, summary
 from downslope.compare.sensitivity import run as run_grid
+from downslope.compare.words import more
 from tests.compare import tiny
 from tests.compare.test_session import Count
 
@@ -34,6 +35,13 @@ def test_a_neighbour_that_is_lost_costs_everything():
     assert found["lost"] == 2
     field = {**found, "label": "SGD", "rows": [1.0, 2.0]}
     assert "a row away from 1 costs everything" in sentence([field], "seed")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(4.32, "332 %"), (108.46, "a factor 108")])
+def test_the_sentence_has_the_numbers_of_the_table(factor, said):
+    field = {**summary([1.0, 2.0], [[1.0, factor], [factor, factor]]), "label": "SGD", "rows": [1.0, 2.0]}
+    assert f"the worst seed {said}." in sentence([field], "seed")
+    assert said.removeprefix("a factor ") in more(factor)
 
 
 def test_what_was_not_run_is_left_out():

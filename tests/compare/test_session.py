@@ -270,6 +270,32 @@ def test_seeds_that_change_nothing_are_noted(tmp_path):
     assert any("SGD: every seed gave the same run" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_comparison_at_the_top_level_of_its_own_file_is_told_where_to_stand(jobs, tmp_path):
+    file = tmp_path / "own.py"
+    call = f"compare('{file}:regression', out='run', jobs={jobs}, steps=12)"
+    file.write_text(f"{TINY.read_text()}\nfrom downslope.compare import compare\n{call}\n")
+    said = r"own\.py compares while it is imported.*if __name__ == '__main__':"
+    with pytest.raises(UsageError, match=said):
+        prepare(f"{file}:regression")
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("part", ["build", "batches", "one stream for all", None])
+def test_a_seed_that_does_not_decide_the_start_is_noted(part, tmp_path):
+    drawn = itertools.count(100)
+    stream = tiny.batches(0)
+    changes = {
+        "build": {"build": lambda seed: tiny.network(next(drawn))},
+        "batches": {"batches": lambda seed: tiny.batches(next(drawn))},
+        "one stream for all": {"batches": lambda seed: stream},
+        None: {},
+    }
+    task = replace(tiny.regression, **changes[part])
+    found = compare(task, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})
+    assert any("One seed gave two different starts" in note for note in found["notes"]) == (part is not None)
+
+
 def test_runs_that_stay_where_they_began_are_noted_as_that(tmp_path):
     level = replace(tiny.regression, evaluate=lambda model: 0.5)
     found = compare(level, out=tmp_path / "run", **{**SMALL, "optimizers": ["sgd"]})

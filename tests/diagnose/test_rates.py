@@ -430,6 +430,8 @@ def test_bad_input_is_told_in_a_line():
     ]:
         with pytest.raises(UsageError, match=said):
             find_lr(model, good, batches, loss, **options)
+    with pytest.raises(UsageError, match=r"optimizer is of type list: .* as in find_lr\("):
+        find_lr(model, [good], batches, loss, steps=16)
     with pytest.raises(UsageError, match="an iterator, which the search would use up"):
         find_lr(model, good, iter(batches), loss, steps=16)
     with pytest.raises(UsageError, match="batches are empty"):
@@ -559,3 +561,11 @@ def test_command_line_with_widths(tmp_path, capsys):
 def test_bad_options(arguments, said, capsys):
     assert run(["lr", TASK, *arguments]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bars_of_one_shade_are_those_of_runs_of_one_length():
+    rows = [line.split() for line in text(searched(Valley(0.013))).splitlines() if "▏" in line]
+    shades = {2: set(), 3: set(), 4: set()}  # by columns: the rate, and how one, two or three lengths ended
+    for *numbers, bar in (row for row in rows if row[-1] != "best"):
+        shades[len(numbers)] |= set(bar.removeprefix("▏"))
+    assert shades == {2: {"▒"}, 3: {"▓"}, 4: {"█"}}

@@ -16,8 +16,15 @@ def runs_of(ends, steps=100, seed=0, start=9.0):
     return [Run(scale, seed, steps, final, start) for scale, final in ends.items()]
 
 
-def test_losses_that_are_not_positive_have_the_best_rate_that_was_tried():
-    assert optimum({1.0: -1.0, 2.0: -3.0, 4.0: -2.0}) == 2.0
+def test_a_measure_below_zero_has_the_parabola_of_one_as_far_above_its_best():
+    excess = {0.5: 0.4, 1.0: 0.02, 2.0: 0.0, 4.0: 0.3}
+    above, below = ({scale: floor + e for scale, e in excess.items()} for floor in (1.0, -1.0))
+    assert optimum(below) == pytest.approx(optimum(above), rel=1e-12)
+    assert 1.0 < optimum(below) < 1.9
+
+
+def test_a_best_of_zero_has_no_size_and_is_the_rate_that_was_tried():
+    assert optimum({1.0: 1.0, 2.0: 0.0, 4.0: 2.0}) == 2.0
 
 
 def test_neighbours_of_the_best_count_however_much_worse_they_are():

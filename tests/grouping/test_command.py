@@ -97,6 +97,25 @@ def test_a_task_without_batches_is_told(capsys: pytest.CaptureFixture[str]) -> N
     assert "batches(seed) of task 'none' is empty: expected batches without end" in capsys.readouterr().err
 
 
+def test_a_file_with_one_task_needs_no_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["groups", "net.py"]) == 2
+    assert "net.py holds 0 tasks: name one, or a model or (model, *inputs)" in capsys.readouterr().err
+    task = "Task('one', lambda seed: model, lambda seed: [(batch, batch)], len, len, steps=1)"
+    Path("net.py").write_text(f"{FILE}\nfrom downslope.tasks import Task\ntask = {task}\n")
+    assert run(["groups", "net.py"]) == 0
+    assert "mix.weight" in capsys.readouterr().out
+
+
+def test_a_function_that_raises_is_told_from_a_file_that_does_not_import(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("net.py").write_text(f"{FILE}\ndef broken():\n    raise ValueError('boo')\n")
+    assert run(["groups", "net.py:broken"]) == 2
+    assert "broken() in net.py raised ValueError: boo (net.py, line " in capsys.readouterr().err
+    assert run(["compare", "net.py:broken"]) == 2
+    assert "broken() in net.py raised ValueError: boo (net.py, line " in capsys.readouterr().err
+
+
 def test_a_difference_that_changes_the_update_exits_with_one(capsys: pytest.CaptureFixture[str]) -> None:
     run(["groups", "net.py:model", "--save", "groups.json"])
     Path("groups.json").write_text(Path("groups.json").read_text().replace('"muon"', '"adamw"'))

@@ -8,6 +8,7 @@ import pytest
 
 from downslope.report import page, profile, rates, sensitivity
 from downslope.report.heat import Heat, HeatCell, HeatRow
+from downslope.report.plots import Lines
 
 
 def part(path: list[str], ms: float) -> dict[str, Any]:
@@ -176,8 +177,17 @@ def test_a_search_in_which_nothing_trained_says_so() -> None:
     )
     answers = told.sections[0].parts[0]
     assert [cell.text for cell in answers.rows[0][1:4]] == ["–", "–", "–"]
+    assert not any(isinstance(part, Lines) for part in told.sections[1].parts), "an empty frame"
     mixed = rates.chapter({"rates": [RATES["rates"][0], failed]})
     assert mixed.headline == "Learning rate 0.2 for SGD, none for SGD;"
+
+
+@pytest.mark.parametrize(("final", "scale"), [(0.5, "log"), (0.0, "linear"), (-0.5, "linear")])
+def test_ends_that_a_logarithm_cannot_show_are_drawn_on_a_line(final: float, scale: str) -> None:
+    run = {"lr": 0.1, "seed": 0, "steps": 50, "final": final, "failed": False}
+    told = rates.chapter({"rates": [{**RATES["rates"][0], "runs": [run]}]})
+    (plot,) = (part for part in told.sections[1].parts if isinstance(part, Lines))
+    assert plot.y.scale == scale
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

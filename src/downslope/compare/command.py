@@ -27,15 +27,18 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     facts = None
     for line in terminal.plan_lines(session.plan, session.jobs, session.threads):
         told.print(line, markup=False)
-    if not session.begun:
+    session.folder.require_possible()
+    begun = session.begun
+    if dry_run or not begun:
         facts = session.look()
-        told.print(f"About {terminal.duration(cost(session, facts))} in all; Ctrl-C keeps what is done.")
-    if dry_run:
-        if as_json:
-            seconds = None if facts is None else cost(session, facts)
-            print_json({"plan": session.plan.to_dict(), "jobs": session.jobs, "threads": session.threads,
-                        "runs": session.plan.total_runs(), "seconds": seconds})  # fmt: skip
-        return 0
+        seconds = cost(session, facts)
+        whole = "for what is left" if begun else "in all"
+        told.print(f"About {terminal.duration(seconds)} {whole}; Ctrl-C keeps what is done.")
+        if dry_run:
+            if as_json:
+                print_json({"plan": session.plan.to_dict(), "jobs": session.jobs, "threads": session.threads,
+                            "runs": session.plan.total_runs(), "seconds": seconds})  # fmt: skip
+            return 0
     with terminal.Live(told) as live:
         session.observer = live
         result = session.run(facts)
@@ -56,7 +59,7 @@ def show(result: dict[str, Any], page: Path) -> None:
     out.print()
     out.print(result["verdict"]["sentence"], style="bold", markup=False)
     out.print()
-    out.print(terminal.table(result))
+    out.print(terminal.table(result, out.width))
     out.print(terminal.legend(result), style="dim", markup=False)
     for note in result["notes"]:
         out.print(f"Note: {note}", markup=False)
@@ -71,7 +74,13 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
     if any(grids):
         if len(runs) > 1:
             raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
-        page = write_grid(grids[0], out or folders[0].report_file)
+        try:
+            page = write_grid(grids[0], out or folders[0].report_file)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{folders[0].result_file} is damaged ({one_line(error)}): the same command of "
+                "downslope compare makes it again"
+            ) from error
         return _told(page, runs, as_json=as_json)
     results = [stored_result(folder) for folder in folders]
     if len(runs) > 1 and out is None:

@@ -72,6 +72,18 @@ class RunFolder:
         finally:
             lock.release()
 
+    def require_possible(self) -> None:
+        """Refuse a path where no folder can be, before any work is done for it.
+
+        Raises:
+            UsageError: it, or what it is to stand in, is a file or cannot be written to.
+
+        """
+        nearest = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            why = "is no folder" if not nearest.is_dir() else "cannot be written to"
+            raise UsageError(f"{self.path} cannot be a run folder: {nearest} {why}; give another --out")
+
     def read_run(self) -> dict[str, Any]:
         """Return what `write_run` wrote.
 

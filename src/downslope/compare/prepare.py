@@ -15,6 +15,7 @@ from downslope.compare.session import Observer, Session, Silent, share
 from downslope.errors import UsageError
 from downslope.tasks import Task, load
 from downslope.tasks.fingerprint import fingerprint
+from downslope.tasks.load import under_import
 
 
 def prepare(
@@ -96,9 +97,15 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
         The result, as in `result.json` (`docs/compare.md` describes it).
 
     Raises:
-        UsageError: an argument, the task or the run folder is wrong.
+        UsageError: an argument, the task or the run folder is wrong, or the call stands at the top level
+            of the file that the task is loaded from.
 
     """
+    if under_import:
+        raise UsageError(
+            f"{under_import[-1]} compares while it is imported for its task: put the call of compare under "
+            "if __name__ == '__main__':"
+        )
     session = prepare(task, **options)
     session.observer = observer or Silent()
     result = session.run()
@@ -114,10 +121,11 @@ def default_folder(plan: Plan) -> Path:
 
 
 def cost(session: Session, facts: Facts) -> float:
-    """Return about how many seconds a comparison takes from nothing, by the first look at its task."""
+    """Return about how many seconds what is left to do takes, by the first look at its task."""
     plan = session.plan
-    runs = plan.total_runs()
-    finals = len(plan.candidates) * len(plan.seeds)
+    done = session.folder.read_records()
+    runs = plan.total_runs() - len(done)
+    finals = len(plan.candidates) * len(plan.seeds) - sum(r.kind == "final" for r in done)
     evaluations = (runs - finals) * len(plan.evaluations("tune")) + finals * len(plan.evaluations("final"))
     steps = runs * plan.steps
     return (steps * facts.step_seconds + evaluations * facts.evaluation_seconds) / session.jobs

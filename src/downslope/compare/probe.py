@@ -13,7 +13,10 @@ from downslope.tasks import Task
 
 @dataclass(frozen=True)
 class Facts:
-    """What one try of a task tells: sizes, times in seconds, and how its parameters are parted."""
+    """What one try of a task tells: sizes, times in seconds, and how its parameters are parted.
+
+    `repeatable` is whether a seed twice gave the same model and the same first batch.
+    """
 
     parameters: int
     step_seconds: float
@@ -21,6 +24,7 @@ class Facts:
     partition: dict[str, Any] | None
     framework_version: str
     device: str
+    repeatable: bool = True
 
 
 def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int, threads: int) -> Facts:

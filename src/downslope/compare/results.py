@@ -84,6 +84,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
         cpu_seconds=sum(r.cpu_seconds for r in records),
         seedless=[c.label for c in order if _same_runs(finals[c.name])],
         untrained=[c.label for c in order if _no_lower(finals[c.name])],
+        repeatable=run.get("repeatable", True),
         no_matrices=_tracer_without_matrices(plan, run["partition"]),
     )
     return {

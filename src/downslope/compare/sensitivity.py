@@ -18,7 +18,7 @@ import numpy as np
 from downslope.compare.plan import RunSpec
 from downslope.compare.run import Record, finite
 from downslope.compare.session import Observer, Session, interrupts_deferred
-from downslope.compare.words import listed
+from downslope.compare.words import listed, more
 from downslope.errors import UsageError, closest
 
 RATES = 9
@@ -218,4 +218,4 @@ def sentence(fields: Sequence[dict[str, Any]], column: str) -> str:
 def _percent(ratio: float | None) -> str:
     if ratio is None:
         return "everything"
-    return f"{100 * (ratio - 1):.0f} %" if ratio < 3 else f"a factor {ratio:.1f}"
+    return more(ratio).removeprefix("+").replace("× ", "a factor ")

@@ -17,7 +17,7 @@ from downslope.compare.command import INTERRUPTED, print_json, write_grid
 from downslope.compare.folder import RunFolder, write_json
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, run, summary
-from downslope.compare.words import number
+from downslope.compare.words import more, number
 from downslope.errors import UsageError
 from downslope.tasks.load import KNOWN
 
@@ -80,6 +80,7 @@ def run_sensitivity(
     if options.get("out") is None:
         where = session.folder.path
         session.folder = RunFolder(where.with_name(f"sensitivity-{across}-{len(grid.columns)}-{where.name}"))
+    session.folder.require_possible()
     count = RATES * len(grid.columns) * len(grid.rates)
     told.print(
         f"{session.plan.task}: {count} runs of {session.plan.steps} steps, {RATES} learning rates × "
@@ -356,4 +357,4 @@ def table(found: dict[str, Any]) -> Table:
 def _times(ratio: float | None, field: dict[str, Any]) -> str:
     if ratio is None:
         return "–" if field["best"] is None else "∞"
-    return f"+{100 * (ratio - 1):.0f} %" if ratio < 10 else f"× {ratio:.0f}"
+    return more(ratio)

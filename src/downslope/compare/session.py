@@ -187,6 +187,7 @@ class Session:
             },
             "environment": environment(facts),
             "partition": facts.partition,
+            "repeatable": facts.repeatable,
             "jobs": self.jobs,
             "threads": self.threads,
         }

@@ -122,10 +122,11 @@ def plan_lines(plan: Plan, jobs: int, threads: int) -> list[str]:
     ]
 
 
-def table(result: dict[str, Any]) -> Table:
-    """Return the ranked table; it fits 80 columns."""
+def table(result: dict[str, Any], width: int = 80) -> Table:
+    """Return the ranked table; it fits 80 columns, and 60 without a broken word."""
     unit = quantity(result["task"]["metric"])
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    gap = 2 if width >= 76 else 1
+    shown = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
     for header in ("", "optimizer", "lr", "decay", f"final {unit}", "hit", "steps", "seconds", "lr\nroom"):
         left = header in ("optimizer", f"final {unit}")
         shown.add_column(Text(header), justify="left" if left else "right", overflow="fold")

@@ -43,6 +43,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def more(ratio: float) -> str:
+    """Return how much worse something is.
+
+    >>> more(4.32), more(108.46)
+    ('+332 %', '× 108')
+
+    """
+    return f"+{100 * (ratio - 1):.0f} %" if ratio < 10 else f"× {ratio:.0f}"
+
+
 def interval(e: Estimate) -> str:
     """Return an estimate as `0.150 [0.140, 0.160]`."""
     if e.low is None or e.high is None:
@@ -138,7 +148,7 @@ class Conditions:
     """Under which conditions the runs took place.
 
     `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run,
-    `untrained` whose runs end no lower than they began.
+    `untrained` whose runs end no lower than they began; `repeatable` is whether a seed twice gave the same.
     """
 
     seeds: int
@@ -150,6 +160,7 @@ class Conditions:
     no_matrices: str | None
     seedless: Sequence[str] = ()
     untrained: Sequence[str] = ()
+    repeatable: bool = True
 
 
 def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
@@ -193,6 +204,11 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
         found.append(
             f"{listed(under.seedless)}: every seed gave the same run, so the interval is that of one run: "
             "build(seed) and batches(seed) should draw from their seed."
+        )
+    if not under.repeatable:
+        found.append(
+            "One seed gave two different starts: build(seed) or batches(seed) draws from something else too, "
+            "so the optimizers began with different models or batches, and the runs cannot be repeated."
         )
     if under.untrained:
         found.append(

@@ -12,6 +12,8 @@ from downslope.diagnose.widths import WidthCheck
 from downslope.drawing import Console, Group, RenderableType, Table, Text
 
 BAR = 24
+SHADES = "█▓▒"
+"""Of bars, from those of the longest runs on: bars of two lengths say nothing of each other."""
 
 
 def text(found: Rates, width: int = 80) -> str:
@@ -44,13 +46,13 @@ def shown(found: Rates) -> RenderableType:
 
 
 def runs_table(found: Rates) -> Table:
-    """Return one row a rate: how the runs of each length ended, and a bar of the longest."""
+    """Return one row a rate: how the runs of each length ended, and a bar of the longest that it had."""
     lengths = sorted({r.steps for r in found.runs})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("lr", justify="right")
     for length in lengths:
         table.add_column(f"{length} steps", justify="right")
-    table.add_column("")
+    table.add_column("above the best as long")
     ends: dict[tuple[float, int], list[float]] = {}
     for r in found.runs:
         ends.setdefault((r.scale, r.steps), []).append(math.inf if r.failed else r.final)
@@ -58,22 +60,22 @@ def runs_table(found: Rates) -> Table:
     best = {n: min((v for (_, m), v in medians.items() if m == n), default=math.inf) for n in lengths}
     for scale in sorted({r.scale for r in found.runs}):
         cells, bar = [], ""
-        for length in lengths:
+        for length, shade in zip(lengths, SHADES[len(lengths) - 1 :: -1], strict=True):
             value = medians.get((scale, length))
             cells.append("" if value is None else number(value) if math.isfinite(value) else "fails")
             if value is not None:
-                bar = _bar(value, best[length])
+                bar = _bar(value, best[length], shade)
         lr = scale * found.base
         safe = found.low is not None and found.high is not None and found.low <= lr <= found.high
         table.add_row(number(lr, 2), *cells, Text(bar), style="bold" if safe else "")
     return table
 
 
-def _bar(value: float, best: float) -> str:
+def _bar(value: float, best: float, shade: str) -> str:
     """Return how far a value lies above the best of its length, in twice as far a bar for each factor."""
     if not math.isfinite(value) or best <= 0:
         return ""
-    return "▏" + "█" * min(BAR, round(BAR * math.log2(value / best) / 3)) if value > best else "▏ best"
+    return "▏" + shade * min(BAR, round(BAR * math.log2(value / best) / 3)) if value > best else "▏ best"
 
 
 def widths_table(check: WidthCheck) -> RenderableType:

@@ -62,12 +62,14 @@ def optimum(medians: Mapping[float, float]) -> float | None:
 
     It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
     neighbours: fitted to these alone it would follow the noise of a flat valley. The further one ends above
-    the best, the less it counts. The minimum stays within those that were tried, and within a step of the
-    best rate, or half a step where the neighbour there ends more than `FLAT` above. None where no rate ended
-    well.
+    the best, the less it counts; below zero, too, that is told in sizes of the best. The minimum stays within
+    those that were tried, and within a step of the best rate, or half a step where the neighbour there ends
+    more than `FLAT` above. None where no rate ended well.
 
     >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
     (1.0, 1.0)
+    >>> round(optimum({0.5: -1.0, 1.0: -2.0, 2.0: -1.0}), 3)
+    1.0
 
     """
     scales = [s for s in sorted(medians) if math.isfinite(medians[s])]
@@ -75,18 +77,19 @@ def optimum(medians: Mapping[float, float]) -> float | None:
         return None
     at = min(range(len(scales)), key=lambda i: medians[scales[i]])
     lowest = medians[scales[at]]
-    if len(scales) < 3 or lowest <= 0:
+    if len(scales) < 3 or lowest == 0:
         return scales[at]
-    near = [i for i, s in enumerate(scales) if medians[s] <= NEAR * lowest or abs(i - at) <= 1]
+    excess = {s: (medians[s] - lowest) / abs(lowest) for s in scales}
+    near = [i for i, s in enumerate(scales) if excess[s] <= NEAR - 1 or abs(i - at) <= 1]
     if len(near) < 3:
         return scales[at]
     x = np.log([scales[i] / scales[at] for i in near])
-    above = np.log([medians[scales[i]] / lowest for i in near])
+    above = np.log1p([excess[scales[i]] for i in near])
     bend, slope, _ = np.polyfit(x, above, 2, w=1 / np.hypot(FLAT, above))
     if bend <= 0:
         return scales[at]
     down, up = (
-        math.log(STEP) * (1 if medians.get(scales[i], math.inf) <= (1 + FLAT) * lowest else 0.5)
+        math.log(STEP) * (1 if excess[scales[i]] <= FLAT else 0.5)
         for i in (max(0, at - 1), min(len(scales) - 1, at + 1))
     )
     shift = max(-down, min(up, -slope / (2 * bend)))

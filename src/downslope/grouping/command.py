@@ -1,8 +1,9 @@
 """`downslope groups MODEL`: which parameter gets which rule, and why.
 
-The model is `path.py:name`. The name stands for a model and one batch of its inputs: a tuple
-`(model, *inputs)`, whose last part may be `{"kwargs": {...}}` (in JAX, `(fun, params, *inputs)`); a
-task; a model that needs no inputs; or a function without arguments that returns one of these.
+The model is `path.py:name`; a file that holds one task needs no name. The name stands for a model and one
+batch of its inputs: a tuple `(model, *inputs)`, whose last part may be `{"kwargs": {...}}` (in JAX,
+`(fun, params, *inputs)`); a task; a model that needs no inputs; or a function without arguments that returns
+one of these.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def run_groups(
     """Print the partition of a model; return the exit code.
 
     Args:
-        target: `path.py:name`, or a task that comes along.
+        target: `path.py:name`, `path.py` where it holds one task, or a task that comes along.
         heads: "split" sees the projections of attention as one matrix a head.
         as_json: print JSON, as `--save` writes it.
         lint: return 1 where something is unused or unclear.
@@ -95,23 +96,31 @@ def load(target: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
     """
     path, has_name, name = target.rpartition(".py:")
-    if not has_name:
-        if target.endswith(".py") or target not in KNOWN:
+    if not has_name and not target.endswith(".py"):
+        if target not in KNOWN:
             raise UsageError(
                 f"{target!r}: expected path.py:name, where the name stands for (model, *inputs), or a task "
                 f"({', '.join(KNOWN)}){closest(target, KNOWN)}"
             )
         return _of_task(load_task(target))
-    file = Path(f"{path}.py")
+    file = Path(f"{path}.py" if has_name else target)
     if not file.is_file():
         raise UsageError(f"no file {str(file)!r}: expected an existing file, as in path.py:name")
     module = import_file(file)
+    if not has_name:
+        tasks = [value for value in vars(module).values() if isinstance(value, Task)]
+        if len(tasks) != 1:
+            raise UsageError(
+                f"{file} holds {len(tasks)} tasks: name one, or a model or (model, *inputs), "
+                f"as in {file}:name"
+            )
+        return _of_task(tasks[0])
     if not hasattr(module, name):
         known = [k for k in vars(module) if not k.startswith("_")]
         raise UsageError(f"{file} has no {name!r}{closest(name, known)}")
     found = getattr(module, name)
     if callable(found) and not isinstance(found, Task) and not _is_model(found):
-        with importing(file):
+        with importing(file, f"{name}() in"):
             found = found()
     if _is_model(found) and getattr(module, "batch", None) is not None:
         found = _with_batch(found, module.batch)

@@ -95,10 +95,11 @@ def _runs(found: Found) -> Section:
         best = min(known)[1] if known else None
         span = (found["low"], found["high"]) if i == len(medians(found)) - 1 and found["low"] else None
         series.append(Series(f"{steps} steps", i, Trace((lrs,), values), best=best, span=span))
+    ends = [v for s in series for v in s.main.y if v is not None]
     plot = Lines(
         f"how runs of {found['label']} ended at each learning rate",
         x=[Axis("learning rate", "log")],
-        y=Axis(f"final {found['metric']}", "log", switch=True),
+        y=Axis(f"final {found['metric']}", "log" if min(ends, default=0) > 0 else "linear", switch=True),
         series=series,
         points=True,
         missing="top",
@@ -110,7 +111,8 @@ def _runs(found: Found) -> Section:
         f"{found['name']} with {found['label']}: {len(found['runs'])} runs, the median over seeds at each "
         f"rate. The search took {found['cost']} steps, as much as {found['cost_in_runs']:.1f} trainings."
     )
-    return Section(f"Runs of {found['label']}, {found['name']}", [plot, table], caption, half=True)
+    parts = [plot, table] if ends else [table]
+    return Section(f"Runs of {found['label']}, {found['name']}", parts, caption, half=True)
 
 
 def _runs_table(found: Found) -> Fold:

@@ -70,7 +70,7 @@ def _from_file(path: Path, name: str) -> Task:
         raise UsageError(f"{path} has no {name!r}; tasks in it: {known}{closest(name, tasks)}")
     found = getattr(module, name)
     if callable(found) and not isinstance(found, type):
-        with importing(path):
+        with importing(path, f"{name}() in"):
             found = found()
     if not isinstance(found, Task):
         raise UsageError(
@@ -92,9 +92,17 @@ def import_file(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    with importing(path), _alone_on_the_command_line(path):
-        spec.loader.exec_module(module)
+    under_import.append(path)
+    try:
+        with importing(path), _alone_on_the_command_line(path):
+            spec.loader.exec_module(module)
+    finally:
+        under_import.pop()
     return module
+
+
+under_import: list[Path] = []
+"""Files that `import_file` is running now: what they call at their top level, every worker would call."""
 
 
 @contextlib.contextmanager
@@ -125,8 +133,11 @@ def gradient_beside(module: ModuleType, name: str, fun: Any, *, plain: bool) -> 
 
 
 @contextlib.contextmanager
-def importing(path: Path) -> Iterator[None]:
-    """Turn whatever the user's file raises into one line that names the line it came from."""
+def importing(path: Path, call: str = "") -> Iterator[None]:
+    """Turn whatever the user's file raises into one line that names the line it came from.
+
+    `call` is what of the file is run, as `make() in`; nothing: all of it.
+    """
     try:
         # What the file prints must not mix with what the command prints.
         with contextlib.redirect_stdout(sys.stderr):
@@ -135,6 +146,8 @@ def importing(path: Path) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         hint = ""
+        if call:
+            raise UsageError(f"{call} {path} raised {one_line(error)}{where(error, path)}") from error
         if isinstance(error, ImportError) and "relative import" in str(error):
             hint = "; a file is run by itself, as by python path.py: import by whole names"
         elif isinstance(error, SystemExit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -69,8 +70,8 @@ def require_scalar(task: Task, loss: Any) -> None:
         )
 
 
-def require_finite_start(task: Task, model: nn.Module, batch: Any) -> None:
-    """Raise unless a batch gives a finite loss and finite gradients, before anything is trained."""
+def require_finite_start(task: Task, model: nn.Module, batch: Any) -> tuple[float, float]:
+    """Return the loss and the norm of the gradient that a batch gives; raise unless both are finite."""
     before = "in the first step, before any optimizer has touched the model"
     with part(task, "loss(model, batch)"):
         loss = task.loss(model, batch)
@@ -88,7 +89,9 @@ def require_finite_start(task: Task, model: nn.Module, batch: Any) -> None:
                 f"the gradient of {name} in task {task.name!r} holds NaN or infinity {before}: "
                 "look at the loss"
             )
+    norms = [float(p.grad.norm()) for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
+    return float(loss.detach()), math.hypot(*norms)
 
 
 def as_float(task: Task, value: Any) -> float:

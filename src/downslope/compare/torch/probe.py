@@ -17,6 +17,9 @@ from downslope.compare.torch.trainer import TorchTrainer, build
 from downslope.errors import UsageError
 from downslope.tasks import Task
 
+ROUNDING = 1e-3
+"""How far sums over a batch differ on a GPU that adds in no fixed order, as a share, in bfloat16 too."""
+
 
 def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int) -> Facts:
     """Try every part of a task, and return what the plan and the report need to know.
@@ -26,7 +29,9 @@ def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int) ->
             not finite before any optimizer has touched the model; an optimizer refuses the model.
 
     """
-    require_finite_start(task, build(task, seed).train(), first_batch(task, seed))
+    first, again = (
+        require_finite_start(task, build(task, seed).train(), first_batch(task, seed)) for _ in range(2)
+    )
     trainers = [TorchTrainer(task, c, seed, c.space.lr[0], c.space.weight_decay[0]) for c in candidates]
     begun = time.perf_counter()
     value = trainers[0].evaluate()
@@ -43,6 +48,7 @@ def probe(task: Task, candidates: Sequence[Candidate], seed: int, steps: int) ->
         partition=partition_of(task, candidates, seed),
         framework_version=str(torch.__version__),
         device=str(parameters[0].device),
+        repeatable=all(math.isclose(a, b, rel_tol=ROUNDING) for a, b in zip(first, again, strict=True)),
     )
 
 

@@ -16,7 +16,7 @@ from downslope.compare.torch.trainer import TorchTrainer, random_state_kept, see
 from downslope.diagnose.rates import Rates, search
 from downslope.diagnose.rungs import LONGEST, seeds_of
 from downslope.diagnose.torch.snapshot import Snapshot
-from downslope.diagnose.torch.subject import forever, of_objects
+from downslope.diagnose.torch.subject import forever, of_objects, require_optimizer
 from downslope.diagnose.valley import Outcome
 from downslope.errors import UsageError, closest
 from downslope.tasks import Task
@@ -341,6 +341,7 @@ def find_lr(
             "batches is an iterator, which the search would use up: pass a list, a data loader, a function "
             "of a seed that returns an iterator, or downslope.torch.Replay(batches)"
         )
+    require_optimizer(optimizer, "as in find_lr(model, optimizer, batches, loss, steps=1000)")
     own = seeds_of(seed, seeds, whole_seeds)
     factor = schedule_of(schedule, warmup)
     kept = Snapshot(model, optimizer, batches)

@@ -113,6 +113,14 @@ def of_task(task: Task, candidate: Candidate, seed: int = 0, lr: float | None = 
     return Subject(task.name, candidate.label, model, optimizer, loss, batches, updating=updating)
 
 
+def require_optimizer(optimizer: Any, example: str) -> None:
+    """Raise unless this is one optimizer, with an example of the call."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(
+            f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, {example}"
+        )
+
+
 def of_objects(
     model: nn.Module,
     batch: Any,
@@ -131,11 +139,7 @@ def of_objects(
     own = model.module if isinstance(model, DistributedDataParallel) else model
     named = Task(type(own).__name__, unused, unused, unused, unused)
     require_module(named, model)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(
-            f"optimizer is of type {type(optimizer).__name__}: expected a torch.optim.Optimizer, "
-            "as in profile(model, batch, optimizer, loss)"
-        )
+    require_optimizer(optimizer, "as in profile(model, batch, optimizer, loss)")
     _, *arguments = signature(type(optimizer).step).parameters.values()  # schedulers wrap the bound one
     needed = [
         p.name for p in arguments if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)

@@ -15,7 +15,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
-from downslope.torch.engine import Engine, counted, many
+from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in
@@ -27,6 +27,7 @@ from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas
 from downslope.torch.spread import agree
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
+from downslope.words import many
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -216,7 +217,7 @@ class Muon(RuleOptimizer):
             "views",
             len(views),
             len(views) == len(group["params"]),
-            f"one for each of {len(group['params'])} parameters",
+            f"one for each of {many(len(group['params']), 'parameter')}",
         )
         found = {}
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):

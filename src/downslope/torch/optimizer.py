@@ -21,7 +21,7 @@ from downslope.rules.checks import require
 from downslope.rules.rule import Rule
 from downslope.torch import kernels
 from downslope.torch.element_step import engines_of, step_elementwise
-from downslope.torch.engine import Write, many
+from downslope.torch.engine import Write
 from downslope.torch.groups import (
     ON_NONFINITE,
     capturable_on,
@@ -47,6 +47,7 @@ from downslope.torch.nonfinite import (
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
+from downslope.words import many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
 

@@ -12,6 +12,7 @@ from downslope.rules.sgd import SGD
 from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
 from downslope.torch.kernel import state_fields
 from downslope.torch.nonfinite import listed
+from downslope.words import many
 
 ShapeOf = Callable[[str, Tensor], tuple[int, ...]]
 
@@ -29,8 +30,8 @@ def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], 
             )
         refuse_other_options(saved, i)
         if len(saved["params"]) != len(group["params"]):
-            counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
-            raise ValueError(f"group {i} of the state has {counts}")
+            count = many(len(saved["params"]), "parameter")
+            raise ValueError(f"group {i} of the state has {count}, this optimizer's {len(group['params'])}")
         rule = rule_of({**group, **{k: v for k, v in saved.items() if k != "params"}})
         for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             if slot := state_dict["state"].get(key):

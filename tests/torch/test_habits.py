@@ -471,7 +471,7 @@ def test_each_group_is_asked_what_to_do_about_nan() -> None:
     assert params[0].isnan().all()
     assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
     params[1].grad = torch.full((2,), torch.nan)
-    with pytest.raises(ValueError, match=r"parameter 0 of shape .* holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2,\) in group 1 holds NaN or infinity"):
         optimizer.step()
     assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
 

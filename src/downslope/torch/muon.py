@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -198,7 +199,7 @@ class Muon(RuleOptimizer):
         added = self.param_groups[-1]
         try:
             if added["rule"] == "muon":
-                self._add_views(added, [view] * len(added["params"]) if views is None else list(views))
+                self._add_views([view] * len(added["params"]) if views is None else list(views))
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -212,7 +213,10 @@ class Muon(RuleOptimizer):
             "ns_dtype", group["ns_dtype"], group["ns_dtype"] in NS_DTYPES, "one of " + ", ".join(NS_DTYPES)
         )
 
-    def _add_views(self, group: dict[str, Any], views: list[MatrixView | None]) -> None:
+    def _add_views(self, views: list[MatrixView | None]) -> None:
+        """Keep the views of the last group's parameters."""
+        last = len(self.param_groups) - 1
+        group = self.param_groups[last]
         require(
             "views",
             len(views),
@@ -221,10 +225,11 @@ class Muon(RuleOptimizer):
         )
         found = {}
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
+            name = partial(name_in, self.param_groups, last, i)
             if view is None:
-                view = plain_view(p, name_in(group, i))
+                view = plain_view(p, name)
             if not isinstance(view, MatrixView):
-                raise TypeError(f"the view of {name_in(group, i)} is {view!r}: expected a MatrixView")
+                raise TypeError(f"the view of {name()} is {view!r}: expected a MatrixView")
             view.check(tuple(p.shape))
             found[p] = view
         self._views.update(found)

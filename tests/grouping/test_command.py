@@ -137,3 +137,11 @@ def test_bad_input_is_one_line_and_two(target: str, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().err.strip()
     assert said.startswith("downslope: ")
     assert "\n" not in said
+
+
+def test_the_summary_has_its_nouns_in_the_right_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["groups", "net.py:make"]) == 0
+    muon, adamw = capsys.readouterr().out.splitlines()[-2:]
+    assert "1 parameter, " in muon
+    assert muon.endswith(" in 1 matrix")
+    assert "5 parameters, " in adamw

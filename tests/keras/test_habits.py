@@ -203,6 +203,17 @@ def test_averaged_weights_follow_the_steps():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(p.value), average, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_with_averaged_weights_is_fitted_again():
+    """On JAX `fit` hands the memory of weights and averages to XLA, which takes none twice."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(SGD(learning_rate=0.1, use_ema=True, ema_momentum=0.5), "mse")
+    x, y = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    for _ in range(2):
+        model.fit(x, y, batch_size=2, verbose=0)
+    average = model.optimizer._model_variables_moving_average[0]
+    np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (average, model.layers[0].kernel)))
+
+
 def test_variables_can_be_kept_from_decay():
     kept, decayed = variable(name="bias"), variable(name="kernel")
     optimizer = SGD(learning_rate=0.5, weight_decay=0.1)

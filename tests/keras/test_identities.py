@@ -182,3 +182,22 @@ def test_every_rule_is_registered_under_its_own_name():
     names = [keras.saving.get_registered_name(kind) for kind in kinds]
     assert names == [f"downslope>{kind.__name__}" for kind in kinds]
     assert len(set(itertools.chain(names))) == len(kinds)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere the step is part of what the framework compiles")
+def test_on_pytorch_muon_is_stepped_by_what_is_compiled_for_the_cpu(monkeypatch):
+    import torch
+
+    from downslope.torch.native import polar, steps
+
+    if why := polar.reason(torch.float32):
+        pytest.skip(why)
+    g = np.random.default_rng(0).standard_normal((24, 40)).astype("float32")
+    taken = []
+    monkeypatch.setattr(steps, "take", lambda rule, items, *rest: taken.append(len(items)))
+    view = MatrixView((1,), (0,))
+    optimizer = Muon(Partition([Assignment("p", g.shape, Role.HIDDEN, "muon", view, "")]), ns_dtype="float32")
+    params = variables({"p": g}, "float32")
+    optimizer.build(params)
+    optimizer.apply(tensors({"p": g}, "float32"))
+    assert taken == [1]

@@ -119,8 +119,38 @@ def test_muon_names_what_is_no_view() -> None:
 def test_muon_names_what_is_no_matrix() -> None:
     with pytest.raises(ValueError, match=r'bias is no matrix: put it in a group with "rule": "adamw"'):
         Muon([("weight", weight()), ("bias", weight(4))])
-    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2, 3, 4\) may be a stack"):
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2, 3, 4\) in group 0 may be a stack"):
         Muon([weight(2, 3, 4)])
+
+
+def test_errors_say_in_which_group_a_parameter_is() -> None:
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(5,\) in group 1 is no matrix"):
+        Muon([{"params": [weight()]}, {"params": [weight(5)]}])
+    with pytest.raises(TypeError, match=r"parameter 1 of shape \(2,\) in group 1 has dtype torch.int64"):
+        SGD([{"params": [weight()]}, {"params": [weight(), torch.ones(2, dtype=torch.int64)]}], lr=0.1)
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2, 2\) in group 1 is expanded"):
+        SGD([{"params": [weight()]}, {"params": [torch.ones(2, 1).expand(2, 2)]}], lr=0.1)
+    optimizer = SGD([{"params": [weight()]}, {"params": [weight(2)]}], lr=0.1)
+    p = optimizer.param_groups[1]["params"][0]
+    p.grad = torch.ones(2).to_sparse()
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2,\) in group 1 is sparse"):
+        optimizer.step()
+
+
+def test_errors_say_in_which_group_a_name_is_that_several_have() -> None:
+    groups = [{"params": [(name, weight()), ("bias", weight(3))]} for name in ("up", "down")]
+    optimizer = SGD(groups, lr=0.1, momentum=0.9)
+    for group, i, name in ((0, 1, "bias in group 0"), (1, 0, "down"), (1, 1, "bias in group 1")):
+        p = optimizer.param_groups[group]["params"][i]
+        p.grad = torch.full_like(p, torch.nan)
+        with pytest.raises(ValueError, match=f"the gradient of {name} holds NaN"):
+            optimizer.step()
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"][3]["momentum_buffer"] = torch.ones(4)
+    with pytest.raises(ValueError, match="momentum_buffer of bias in group 1 has shape"):
+        optimizer.load_state_dict(state)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

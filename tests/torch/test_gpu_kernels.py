@@ -114,7 +114,7 @@ def test_a_gradient_with_a_nan_leaves_everything_as_it_was() -> None:
     optimizer.step()
     for p, old in zip(params, before, strict=True):
         assert torch.equal(p, old)
-    with pytest.raises(ValueError, match=r"parameter 2 of shape \(48, 100\) held NaN"):
+    with pytest.raises(ValueError, match=r"parameter 2 of shape \(48, 100\) in group 0 held NaN"):
         optimizer.raise_if_nonfinite()
 
 

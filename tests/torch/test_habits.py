@@ -132,6 +132,19 @@ def test_schedulers_reach_every_group(name: str, kind: str) -> None:
     assert rates[0] != rates[-1]
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_groups_share_a_rate_that_is_a_tensor_until_each_has_its_own(own: bool) -> None:
+    params = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer = SGD([{"params": [p]} for p in params], lr=torch.tensor(1.0))
+    for group in optimizer.param_groups if own else ():
+        group["lr"] = group["lr"].clone()
+    torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda _: 0.5, lambda _: 0.25])
+    for p in params:
+        p.grad = torch.ones(2)
+    optimizer.step()
+    assert [float(p.detach()[0]) for p in params] == [-0.5 if own else -0.25, -0.25]
+
+
 def test_one_cycle_moves_momentum_and_betas() -> None:
     m = model()
     for optimizer, read in (
@@ -471,7 +484,7 @@ def test_each_group_is_asked_what_to_do_about_nan() -> None:
     assert params[0].isnan().all()
     assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
     params[1].grad = torch.full((2,), torch.nan)
-    with pytest.raises(ValueError, match=r"parameter 0 of shape .* holds NaN or infinity"):
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \(2,\) in group 1 holds NaN or infinity"):
         optimizer.step()
     assert torch.equal(params[1].detach(), torch.full((2,), 0.9))
 

@@ -692,7 +692,7 @@ def test_a_shared_step_takes_little_memory(found: dict[str, Any]) -> None:
 
 def test_replicas_that_differ_stop_every_process(found: dict[str, Any]) -> None:
     for rank, one in enumerate(found["replicas_that_are_none"]):
-        whose = "parameter 1 of shape (7, 10)" if rank == 1 else "a parameter, in another process,"
+        whose = "parameter 1 of shape (7, 10) in group 0" if rank == 1 else "a parameter, in another process,"
         assert f"the gradient of {whose} holds NaN or infinity: nothing was changed" in one["NaN, raise"]
         assert one["NaN, skip"] == "1 left out"
         assert "have gradients of different parameters" in one["missing, raise"]

@@ -7,6 +7,7 @@ from io import StringIO
 
 from downslope.diagnose.profile import LayerTime, Memory, PartTime, Profile, WhatIf, left_out
 from downslope.drawing import Console, Group, RenderableType, Table, Text
+from downslope.words import many
 
 WIDTH = 78
 COLOURS = {
@@ -126,9 +127,9 @@ def footnote(profile: Profile) -> str:
     busy = ""
     if abs(profile.closure - 1) > 0.05:
         busy = " That is more than 5 % apart: the machine was busy, or the marks cost that much."
-    threads = f"{profile.threads} thread" + ("s" if profile.threads > 1 else "")
+    threads = many(profile.threads, "thread")
     return (
-        f"{profile.device}, {threads}, {profile.parameters:,} parameters. Windows from "
+        f"{profile.device}, {threads}, {many(profile.parameters, 'parameter')}. Windows from "
         f"{milliseconds(profile.low)} to {milliseconds(profile.high)} ms a step. The parts of "
         f"{profile.steps} synchronised steps add up to {100 * profile.closure:.1f} % of that step; "
         f"measuring them took {100 * profile.overhead:+.1f} % of time.{busy}"

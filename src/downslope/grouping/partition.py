@@ -12,6 +12,7 @@ from typing import Any
 
 from downslope.errors import UsageError, one_line
 from downslope.grouping.view import MatrixView
+from downslope.words import many
 
 
 class Role(StrEnum):
@@ -132,7 +133,7 @@ class Partition:
         counts = ", ".join(
             f"{sum(a.rule == r for a in self)} {r}" for r in RULES if any(a.rule == r for a in self)
         )
-        return f"<Partition of {len(self)} parameters: {counts}>"
+        return f"<Partition of {many(len(self), 'parameter')}: {counts}>"
 
     def __rich__(self) -> Any:
         """Return the table in the width of the terminal."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from downslope.drawing import Console, ConsoleOptions, RenderResult, Table, Text, box
 from downslope.grouping.partition import Assignment, Role
+from downslope.words import many
 
 if TYPE_CHECKING:
     from downslope.grouping.partition import Partition
@@ -136,13 +137,13 @@ def _grid(rows: list[Row], width: int) -> Table:
     t.add_column("because", width=max(left - name - max(wide, 11), 12), overflow="fold")
     for row, label, shape in zip(rows, names, matrices, strict=True):
         a = row.members[0]
-        many = f" ({len(row.members)} of them)" if row.name.startswith("*.") else ""
+        alike = f" ({len(row.members)} of them)" if row.name.startswith("*.") else ""
         t.add_row(
             Text(_broken(label, name), "bold yellow" if a.warning else ""),
             shape,
             a.role.value,
             Text(a.rule, _STYLES[a.rule]),
-            Text(reason_of(row) + many),
+            Text(reason_of(row) + alike),
         )
     return t
 
@@ -163,8 +164,9 @@ def _totals(partition: Partition) -> list[Text]:
             matrices = (
                 sum(m[0] for a in own if a.view for m in a.view.matrices(a.shape)) if rule == "muon" else 0
             )
-            what = f" in {matrices:,} matrices" if matrices else ""
-            lines.append(name + Text(f"{len(own):>5} parameters, {n:>13,} numbers ({n / whole:.1%}){what}"))
+            what = f" in {many(matrices, 'matrix', 'matrices')}" if matrices else ""
+            parameters, numbers = many(len(own), "parameter"), many(n, "number")
+            lines.append(name + Text(f"{parameters:>16}, {numbers:>21} ({n / whole:.1%}){what}"))
     return lines
 
 

@@ -340,6 +340,14 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             optimizer_variables = [keras.ops.copy(v) for v in optimizer_variables]
         return super().stateless_apply(optimizer_variables, grads, trainable_variables)
 
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: Any) -> None:
+        super()._overwrite_model_variables_with_average_value(trainable_variables)
+        if BACKEND == "jax" and not in_stateless_scope():
+            # The next `fit` hands over the memory of both, which then must not be one.
+            for average in self._model_variables_moving_average:
+                if average is not None:
+                    average.assign(keras.ops.copy(average))
+
     def finalize_variable_values(self, var_list: Any) -> None:
         """Keras's end of `fit`.
 

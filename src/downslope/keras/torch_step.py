@@ -11,8 +11,9 @@ from torch._compile import _disable_dynamo
 from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
 from downslope.torch.element_step import step_elementwise
-from downslope.torch.engine import Write
+from downslope.torch.engine import Engine, Write
 from downslope.torch.muon import NS_DTYPES
+from downslope.torch.native import polar
 from downslope.torch.places import Item, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
@@ -38,17 +39,25 @@ def step_in_place(
         setting = group[0].setting
         rate = lr * setting.lr_ratio
         if isinstance(setting.rule, Muon):
-            items, asked = [_item(w) for w in group], NS_DTYPES[ns_dtype]
+            items, asked, value = [_item(w) for w in group], NS_DTYPES[ns_dtype], group[0].value
+            dtype = fast_dtype(value) if asked is None else asked
             step_stacks(
                 setting.rule,
                 items,
                 t=t,
                 how=Write(rate, setting.weight_decay, setting.cautious),
-                dtype=asked if asked is not None else fast_dtype(group[0].value),
-                max_stack_bytes=stack_bytes(max_stack_bytes, group[0].value.device),
+                dtype=dtype,
+                max_stack_bytes=stack_bytes(max_stack_bytes, value.device),
+                engine=Engine(native=_is_compiled(value, dtype)),
             )
         else:
             _elementwise(group, t, rate)
+
+
+def _is_compiled(value: Any, dtype: torch.dtype | None) -> bool:
+    """Whether Muon's step, iterated in a dtype or in the precision of a variable, is compiled for its CPU."""
+    own = torch.promote_types(value.dtype, torch.float32)
+    return value.device.type == "cpu" and not polar.reason(dtype or own)
 
 
 def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from downslope.words import many
+
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
@@ -116,9 +118,9 @@ def listed(words: Sequence[str], *, most: int = 6) -> str:
 
 
 def counted(n: int, noun: str) -> str:
-    """Return a count with its noun in singular or plural.
+    """Return a count in full with its noun in singular or plural.
 
-    >>> counted(1, "seed"), counted(3, "seed")
-    ('1 seed', '3 seeds')
+    >>> counted(1, "seed"), counted(3, "seed"), counted(12345, "unknown")
+    ('1 seed', '3 seeds', '12\u202f345 unknowns')
     """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    return many(n, noun).replace(",", THIN)

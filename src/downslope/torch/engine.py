@@ -39,16 +39,6 @@ def counted(engines: Sequence[str]) -> list[str]:
     return [name if n == len(engines) else f"{name} for {n} of them" for name, n in Counter(engines).items()]
 
 
-def many(n: int, noun: str) -> str:
-    """Return a count with its noun.
-
-    >>> many(1, "shape"), many(4096, "element")
-    ('1 shape', '4,096 elements')
-
-    """
-    return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
 @dataclass(frozen=True)
 class Write:
     """How steps are written: `p -= lr (d + weight_decay p)`, decayed only where it agrees if `cautious`.

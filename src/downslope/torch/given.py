@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch.distributed as dist
@@ -92,16 +92,16 @@ def groups_of(partition: Partition, by_role: Mapping[str, Mapping[str, Any]]) ->
     return list(groups.values())
 
 
-def plain_view(p: Tensor, name: str) -> MatrixView:
+def plain_view(p: Tensor, name: Callable[[], str]) -> MatrixView:
     """Return the view of a parameter that came without one: (fan_out, fan_in), or a convolution's kernel."""
     if p.ndim < 2:
         raise ValueError(
-            f'{name} is no matrix: put it in a group with "rule": "adamw", '
+            f'{name()} is no matrix: put it in a group with "rule": "adamw", '
             "or pass the model and a batch, Muon(model, batch)"
         )
     if p.ndim == 3:
         raise ValueError(
-            f'{name} may be a stack of matrices or a 1-D convolution: give its group a "view", '
+            f'{name()} may be a stack of matrices or a 1-D convolution: give its group a "view", '
             "MatrixView((1,), (2,), batch=(0,)) or MatrixView((0,), (1, 2))"
         )
     return MatrixView.of_kernel(p.ndim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -107,19 +108,17 @@ def capturable_on(group: dict[str, Any], device: torch.device) -> bool:
     return device.type != "cpu" if asked is None else bool(asked)
 
 
-def refuse_gradient(group: dict[str, Any], i: int, g: Tensor) -> NoReturn:
-    """Raise for a gradient that no rule here can step."""
+def refuse_gradient(name: str, g: Tensor) -> NoReturn:
+    """Raise for the gradient of a parameter, by name, that no rule here can step."""
     if g.layout is not torch.strided:
         raise ValueError(
-            f"the gradient of {name_in(group, i)} is sparse: no rule here takes one. "
+            f"the gradient of {name} is sparse: no rule here takes one. "
             "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
         )
     if not g.dtype.is_floating_point:
-        raise TypeError(
-            f"the gradient of {name_in(group, i)} has dtype {g.dtype}: expected a real floating dtype"
-        )
+        raise TypeError(f"the gradient of {name} has dtype {g.dtype}: expected a real floating dtype")
     raise ValueError(
-        f"the gradient of {name_in(group, i)} has shape {tuple(g.shape)}: the parameter was resized since; "
+        f"the gradient of {name} has shape {tuple(g.shape)}: the parameter was resized since; "
         "compute it again"
     )
 
@@ -134,8 +133,13 @@ def refuse_other_options(saved: dict[str, Any], i: int) -> None:
             )
 
 
-def name_in(group: dict[str, Any], i: int) -> str:
-    """Return what to call a parameter: its name where it came with one, else its place and shape."""
+def name_in(groups: Sequence[dict[str, Any]], number: int, i: int) -> str:
+    """Return what to call parameter i of a group: its name where it came with one, else place and shape.
+
+    Of a name that several groups have, it is said in which.
+    """
+    group, where = groups[number], f" in group {number}"
     if names := group.get("param_names"):
-        return str(names[i])
-    return f"parameter {i} of shape {tuple(group['params'][i].shape)}"
+        alike = sum(names[i] in other.get("param_names", ()) for other in groups)
+        return str(names[i]) + where * (alike > 1)
+    return f"parameter {i} of shape {tuple(group['params'][i].shape)}{where}"

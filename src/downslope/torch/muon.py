@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from downslope.grouping.view import MatrixView
 from downslope.rules.checks import require
 from downslope.rules.muon import Muon as MuonRule
 from downslope.torch import kernels
-from downslope.torch.engine import Engine, counted, many
+from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in
@@ -27,6 +28,7 @@ from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas
 from downslope.torch.spread import agree
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
+from downslope.words import many
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -197,7 +199,7 @@ class Muon(RuleOptimizer):
         added = self.param_groups[-1]
         try:
             if added["rule"] == "muon":
-                self._add_views(added, [view] * len(added["params"]) if views is None else list(views))
+                self._add_views([view] * len(added["params"]) if views is None else list(views))
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -211,19 +213,23 @@ class Muon(RuleOptimizer):
             "ns_dtype", group["ns_dtype"], group["ns_dtype"] in NS_DTYPES, "one of " + ", ".join(NS_DTYPES)
         )
 
-    def _add_views(self, group: dict[str, Any], views: list[MatrixView | None]) -> None:
+    def _add_views(self, views: list[MatrixView | None]) -> None:
+        """Keep the views of the last group's parameters."""
+        last = len(self.param_groups) - 1
+        group = self.param_groups[last]
         require(
             "views",
             len(views),
             len(views) == len(group["params"]),
-            f"one for each of {len(group['params'])} parameters",
+            f"one for each of {many(len(group['params']), 'parameter')}",
         )
         found = {}
         for i, (p, view) in enumerate(zip(group["params"], views, strict=True)):
+            name = partial(name_in, self.param_groups, last, i)
             if view is None:
-                view = plain_view(p, name_in(group, i))
+                view = plain_view(p, name)
             if not isinstance(view, MatrixView):
-                raise TypeError(f"the view of {name_in(group, i)} is {view!r}: expected a MatrixView")
+                raise TypeError(f"the view of {name()} is {view!r}: expected a MatrixView")
             view.check(tuple(p.shape))
             found[p] = view
         self._views.update(found)

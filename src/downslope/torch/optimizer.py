@@ -21,7 +21,7 @@ from downslope.rules.checks import require
 from downslope.rules.rule import Rule
 from downslope.torch import kernels
 from downslope.torch.element_step import engines_of, step_elementwise
-from downslope.torch.engine import Write, many
+from downslope.torch.engine import Write
 from downslope.torch.groups import (
     ON_NONFINITE,
     capturable_on,
@@ -47,6 +47,7 @@ from downslope.torch.nonfinite import (
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
+from downslope.words import many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
 
@@ -130,20 +131,23 @@ class RuleOptimizer(torch.optim.Optimizer):
         require_known_rule({**self.defaults, **param_group}, self.defaults["rule"])
         super().add_param_group(param_group)
         try:
-            self._check_group(self.param_groups[-1])
+            self._check_group(len(self.param_groups) - 1)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
 
-    def _check_group(self, group: dict[str, Any]) -> None:
+    def _check_group(self, number: int) -> None:
+        group = self.param_groups[number]
         rule_of(group)
         self._check_options(group)
         for i, p in enumerate(group["params"]):
             if not p.is_floating_point():
-                raise TypeError(f"{name_in(group, i)} has dtype {p.dtype}: expected a real floating dtype")
+                name = name_in(self.param_groups, number, i)
+                raise TypeError(f"{name} has dtype {p.dtype}: expected a real floating dtype")
             if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
+                name = name_in(self.param_groups, number, i)
                 raise ValueError(
-                    f"{name_in(group, i)} is expanded, entries of it share memory: expected one of its own, "
+                    f"{name} is expanded, entries of it share memory: expected one of its own, "
                     "as of nn.Parameter(p.clone())"
                 )
 
@@ -208,7 +212,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     continue
                 shape, dtype, device = p.shape, p.dtype, p.device  # asked once: that is what takes long
                 if g.layout is not torch.strided or not g.dtype.is_floating_point or g.shape != shape:
-                    refuse_gradient(group, i, g)
+                    refuse_gradient(name_in(self.param_groups, number, i), g)
                 slot = self.state.get(p) or {}
                 ready = bool(slot) and self._is_ready(fields, p, shape, dtype, slot)
                 count = slot.get("step", 0)
@@ -408,10 +412,10 @@ class RuleOptimizer(torch.optim.Optimizer):
     # -- words -------------------------------------------------------------------------------
 
     def _name_of(self, p: Tensor) -> str:
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             for i, q in enumerate(group["params"]):
                 if q is p:
-                    return name_in(group, i)
+                    return name_in(self.param_groups, number, i)
         raise KeyError("not a parameter of this optimizer")
 
     def __repr__(self) -> str:

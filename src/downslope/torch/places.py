@@ -67,7 +67,7 @@ def _lying(view: MatrixView, shape: tuple[int, ...]) -> Lying | None:
     """Return how the matrices of a view that is as memory lies do so; None where it cannot be said."""
     (count, rows, columns), *others = view.matrices(shape)
     in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(len(shape)))
-    if others or not in_order or view.repeats != 1:
+    if others or not in_order or view.repeats != 1 or 0 in shape:
         return None
     side_by_side = len(view.blocks) or 1 if view.blocks_along == "inputs" else 1
     stride, beside = side_by_side * columns, range(0, side_by_side * columns, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from downslope.rules.sgd import SGD
 from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
 from downslope.torch.kernel import state_fields
 from downslope.torch.nonfinite import listed
+from downslope.words import many
 
 ShapeOf = Callable[[str, Tensor], tuple[int, ...]]
 
@@ -29,26 +31,28 @@ def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], 
             )
         refuse_other_options(saved, i)
         if len(saved["params"]) != len(group["params"]):
-            counts = f"{len(saved['params'])} parameters, this optimizer's {len(group['params'])}"
-            raise ValueError(f"group {i} of the state has {counts}")
+            count = many(len(saved["params"]), "parameter")
+            raise ValueError(f"group {i} of the state has {count}, this optimizer's {len(group['params'])}")
         rule = rule_of({**group, **{k: v for k, v in saved.items() if k != "params"}})
         for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             if slot := state_dict["state"].get(key):
-                _require_slot(rule, slot, p, name_in(group, j), shape_of)
+                _require_slot(rule, slot, p, partial(name_in, groups, i, j), shape_of)
 
 
-def _require_slot(rule: Rule, slot: dict[str, Any], p: Tensor, name: str, shape_of: ShapeOf) -> None:
+def _require_slot(
+    rule: Rule, slot: dict[str, Any], p: Tensor, name: Callable[[], str], shape_of: ShapeOf
+) -> None:
     fields = state_fields(rule)
     wanted = set(fields) if isinstance(rule, SGD) else {"step", *fields}  # torch.optim.SGD counts no steps
     missing = {key for key in wanted if slot.get(key) is None}
     if missing:
         lacking = listed(sorted(missing))
         raise ValueError(
-            f"the state of {name} lacks {lacking}: another rule, or another setting of it, made it"
+            f"the state of {name()} lacks {lacking}: another rule, or another setting of it, made it"
         )
     for key in sorted(fields):
         expected, value = tuple(shape_of(key, p)), slot[key]
         if not isinstance(value, Tensor) or value.shape != expected:
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"type {type(value)}"
             whose = "the parameter" if expected == p.shape else "expected"
-            raise ValueError(f"{key} of {name} has {found}, {whose} {expected}")
+            raise ValueError(f"{key} of {name()} has {found}, {whose} {expected}")

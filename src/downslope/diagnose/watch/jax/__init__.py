@@ -20,6 +20,7 @@ from downslope.diagnose.watch.finding import (
 from downslope.diagnose.watch.jax.arguments import Arguments
 from downslope.diagnose.watch.jax.interpret import Region, interpret
 from downslope.errors import UsageError, a_type
+from downslope.words import many
 
 __all__ = ["Watched", "watch"]
 
@@ -66,8 +67,8 @@ class Watched:
 
     def __str__(self) -> str:
         """One line a finding."""
-        seen = f"{self.passes} call{'' if self.passes == 1 else 's'} watched"
-        return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen}"
+        seen = many(self.passes, "call")
+        return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen} watched"
 
     def _kept(self, given: Arguments) -> frozenset[int]:
         """Return the places of the arguments that stay as they are."""

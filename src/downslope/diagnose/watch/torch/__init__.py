@@ -28,6 +28,7 @@ from downslope.diagnose.watch.torch.backward import Backward, Passed, leaves_of
 from downslope.diagnose.watch.torch.forward import Observed, Seen, Watcher
 from downslope.diagnose.watch.torch.gradients import Gradients
 from downslope.errors import UsageError, a_type
+from downslope.words import many
 
 __all__ = ["Doctor", "watch"]
 
@@ -90,8 +91,8 @@ class Doctor:
 
     def __str__(self) -> str:
         """One line a finding."""
-        seen = f"{self.passes} pass{'' if self.passes == 1 else 'es'} watched"
-        return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen}"
+        seen = many(self.passes, "pass", "passes")
+        return "\n".join(map(str, self.findings)) if self.findings else f"nothing found in {seen} watched"
 
     def _start(self, model: nn.Module, args: Any, kwargs: Any) -> None:
         here = self._here

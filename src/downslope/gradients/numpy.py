@@ -18,6 +18,7 @@ from downslope.gradients.returned import (
     describe,
     foreign_array,
     is_whole,
+    no_hessian,
     no_scalar,
     pair,
     require_residuals,
@@ -154,10 +155,12 @@ class Objective(_Function):
         self.counts.matrices += 1
         n = self.structure.size
         if self.given.hessian is not None:
-            made = np.asarray(self._call(self.given.hessian, x), dtype=x.dtype)
-            if made.shape != (*x.shape, n):
-                raise UsageError(f"hessian returned the shape {made.shape}: expected {(*x.shape, n)}")
-            return np.array(made)
+            made = self._call(self.given.hessian, x)
+            if hasattr(made, "toarray"):
+                made = made.toarray()
+            if hasattr(made, "matvec") or np.shape(made) != (*x.shape, n):
+                raise no_hessian(made, (*x.shape, n))
+            return np.array(made, dtype=x.dtype)
         require_memory(
             (*x.shape, n),
             self.structure.dtype,

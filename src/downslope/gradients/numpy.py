@@ -173,6 +173,12 @@ class Objective(_Function):
         matrix = np.stack(columns, axis=-1)
         return (matrix + np.swapaxes(matrix, -2, -1)) / 2
 
+    def anew(self, x: Vector) -> tuple[Vector, float] | None:
+        """Return the gradient by differences at x and how large it may be and say nothing; None of others."""
+        if self._is_given or self._complex is not None:
+            return None
+        return self._differences.anew(x, self._numbers(x))
+
     def select(self, lanes: Array) -> Objective:
         """Return the problems of some lanes."""
         made = Objective(*self._lane_arguments(lanes), self.counts)

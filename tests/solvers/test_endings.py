@@ -411,3 +411,16 @@ def test_a_kink_whose_sides_cancel_is_not_taken_for_round_off(method):
     result = ds.minimize(lambda x: abs(x[0] - 1) + abs(x[1] - 2), [1.0, 0.5], method)
     assert result.status in (Status.STALLED, Status.KINK)
     assert result.gradient_size > 0.5
+
+
+def test_an_ending_that_is_near_only_beside_a_steep_start_says_so():
+    data = np.linspace(-3.0, 9.0, 61)
+
+    def f(x):
+        return 61 * np.log(abs(x[1])) + ((data - x[0]) ** 2).sum() / (2 * x[1] ** 2)
+
+    steep = ds.minimize(f, [0.0, 1e-3], "bfgs")
+    assert "still promises a fall of" in steep.message
+    again = ds.minimize(f, steep.x, "bfgs")
+    assert again.value < steep.value - 1
+    assert "promises" not in again.message

@@ -13,7 +13,7 @@ from downslope.gradients import Objective
 from downslope.gradients.kinks import Kink, beside
 from downslope.gradients.noise import estimate_noise
 from downslope.solvers import spaces
-from downslope.solvers.core import Core, Limits, Problem, coarse, projected_size, tolerance
+from downslope.solvers.core import POLISH, Core, Limits, Problem, coarse, projected_size, tolerance
 from downslope.solvers.observe import BY_CALLBACK
 from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import NumpyHost
@@ -30,6 +30,13 @@ WITHIN = (
     "inner tolerance. Give gradient=, or lower it."
 )
 """Of a run by differences that did not get on."""
+
+
+STEEP = (
+    " That is relative to a steep start, though: the method still promises a fall of {left:.2g}. "
+    "To go on, minimize(f, result.x)."
+)
+"""Of a run that has converged beside a large gradient at the start alone."""
 
 
 class Named:
@@ -172,6 +179,10 @@ def of_one(
         if method == "pattern":
             message = message.replace(", or try method='pattern'", "")
         message += _broken(f, x, g, method, seconds)
+    elif status is Status.GRADIENT and core.polished >= POLISH:
+        left = float(core.promise)
+        if limits.promise * float(core.first - core.value) < left < float("inf"):
+            message += STEEP.format(left=left)
     return Result(
         restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
         size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,

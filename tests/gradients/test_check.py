@@ -1044,3 +1044,14 @@ def test_a_wrong_entry_is_found_where_squares_over_and_underflow(scale: float) -
 
     report = ds.check_gradient(lambda x: scale * np.sum(x**3), x, gradient=wrong)
     assert [f.index for f in report.findings] == [(3,)]
+
+
+@pytest.mark.parametrize("constant", [3.0, -1.0, np.pi])
+def test_a_constant_that_any_dtype_holds_hides_no_gradient_that_would_have_moved_it(constant: float) -> None:
+    # 3.0 may be of 16 bits; what is claimed would have moved it by several of their steps, 0.4 %.
+    x = np.array([1.0, 2.0])
+    wrong = ds.check_gradient(lambda x: constant, x, gradient=np.ones_like)
+    assert wrong.verdict is Verdict.FAIL
+    assert "f does not depend on them" in str(wrong)
+    small = ds.check_gradient(lambda x: constant, x, gradient=lambda x: 1e-3 * np.ones_like(x))
+    assert not small.passed

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, sparse
 
 import downslope as ds
 from downslope.errors import UsageError
@@ -147,6 +147,10 @@ BAD = {
     "nan": (lambda: {"x0": [1.0, np.nan]}, r"x0\[1\] is nan"),
     "integers": (lambda: {"x0": np.array([1, 2])}, "x0 has dtype int64"),
     "words": (lambda: {"x0": "start"}, "x0 is a str"),
+    "matrix": (
+        lambda: {"x0": np.ones((1, 2)).view(np.matrix)},
+        r"x0 is an np.matrix: .* give np.asarray\(x0\)",
+    ),
     "gradient's shape": (lambda: {"gradient": lambda x: np.zeros(3)}, "gradient has"),
     "gradient's name": (lambda: {"gradient": "centrall"}, "did you mean"),
     "method": (lambda: {"method": "bfsg"}, "did you mean 'bfgs'"),
@@ -167,6 +171,52 @@ def test_input_that_does_not_fit_gets_one_clear_error(case):
     with pytest.raises(UsageError, match=words) as caught:
         ds.minimize(call.pop("fun"), call.pop("x0"), **call)
     assert "\n" not in str(caught.value)
+
+
+HESSIANS = {
+    "shape": (lambda x: np.ones((3, 3)), r"hessian returned the shape \(3, 3\): expected \(2, 2\)"),
+    "diagonal": (np.ones_like, r"hessian returned the shape \(2,\): expected \(2, 2\)"),
+    "none": (lambda x: None, r"hessian returned None: is a return missing\? expected \(2, 2\)"),
+    "operator": (lambda x: sparse.linalg.aslinearoperator(np.eye(2)), "an operator: give hessian_vector"),
+}
+
+
+@pytest.mark.parametrize("method", ["newton", "trust-ncg"])
+@pytest.mark.parametrize("case", HESSIANS)
+def test_a_hessian_that_does_not_fit_is_an_error_and_no_ending(method, case):
+    hessian, words = HESSIANS[case]
+    with pytest.raises(UsageError, match=words):
+        ds.minimize(rosenbrock, [1.5, 2.0], method, gradient=rosenbrock_gradient, hessian=hessian)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_so_it_is_in_every_framework_and_in_batches(framework, batch):
+    module = pytest.importorskip("jax.numpy" if framework == "jax" else framework)
+    x0 = np.full((4, 2) if batch else 2, 1.5, np.float32)
+    x0 = {"numpy": np.asarray, "torch": getattr(module, "tensor", None), "jax": module.asarray}[framework](x0)
+
+    def f(x):
+        return (x**4).sum(-1) if framework == "numpy" else (x**4).sum()
+
+    def hessian(x):
+        return module.ones((*(x.shape[:-1] if framework == "numpy" else ()), 3, 3))
+
+    with pytest.raises(UsageError, match=r"hessian returned the shape \(.*3, 3\): expected \(.*2, 2\)"):
+        ds.minimize(f, x0, "newton", batch=batch, hessian=hessian)
+    with pytest.raises(UsageError, match="hessian_vector has"):
+        ds.minimize(f, x0, "newton-cg", batch=batch, hessian_vector=lambda x, v: module.ones(3))
+
+
+@pytest.mark.parametrize("method", ["newton", "trust-ncg"])
+def test_a_sparse_hessian_is_taken(method):
+    call = {"method": method, "gradient": rosenbrock_gradient}
+    dense = ds.minimize(rosenbrock, [1.5, 2.0], hessian=optimize.rosen_hess, **call)
+    found = ds.minimize(
+        rosenbrock, [1.5, 2.0], hessian=lambda x: sparse.csr_array(optimize.rosen_hess(x)), **call
+    )
+    assert found.success
+    np.testing.assert_array_equal(found.x, dense.x)
 
 
 def test_criteria_out_of_range_are_named():

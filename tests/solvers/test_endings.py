@@ -382,3 +382,45 @@ def test_a_start_that_is_a_saddle_is_no_minimum_whichever_way_is_looked_first(se
         result = ds.minimize(f, zero, gradient=gradient, batch=batch)
         assert np.all(result.status == Status.SADDLE)
         assert np.all(result.value < f(zero))
+
+
+def test_a_run_that_cancels_is_told_as_hidden_by_noise_and_not_as_a_wrong_gradient():
+    # (1e6 x + 1)² - (1e6 x)² is exact to 1e-4 only, which the values, around 1, do not show.
+    def f(x):
+        return float(np.sum((1e6 * x + 1) ** 2 - (1e6 * x) ** 2 - 2e6 * x) + np.sum((x - 1) ** 2))
+
+    result = ds.minimize(f, np.array([0.01, 0.02]))
+    assert result.status is Status.STALLED
+    assert "the noise of the function" in result.message
+    assert "may be wrong" not in result.message
+    noise, error = (float(part.split()[-1]) for part in result.provenance.split(", ")[-2:])
+    assert 1e-5 < noise < 1e-3  # the spacing of numbers at 1e12 is 1.2e-4
+    assert float(result.gradient_size) < 10 * error
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "cg", "newton"])
+def test_differences_that_can_tell_no_more_end_a_run_at_round_off(method):
+    result = ds.minimize(rosenbrock, [-1.7, 0.3], method, stop=Stop(gradient=0))
+    assert result.status is Status.ROUNDOFF
+    assert result.value < 1e-20
+    assert result.gradient_size <= 1e-6
+
+
+@pytest.mark.parametrize("method", ["l-bfgs", "bfgs", "cg"])
+def test_a_kink_whose_sides_cancel_is_not_taken_for_round_off(method):
+    result = ds.minimize(lambda x: abs(x[0] - 1) + abs(x[1] - 2), [1.0, 0.5], method)
+    assert result.status in (Status.STALLED, Status.KINK)
+    assert result.gradient_size > 0.5
+
+
+def test_an_ending_that_is_near_only_beside_a_steep_start_says_so():
+    data = np.linspace(-3.0, 9.0, 61)
+
+    def f(x):
+        return 61 * np.log(abs(x[1])) + ((data - x[0]) ** 2).sum() / (2 * x[1] ** 2)
+
+    steep = ds.minimize(f, [0.0, 1e-3], "bfgs")
+    assert "still promises a fall of" in steep.message
+    again = ds.minimize(f, steep.x, "bfgs")
+    assert again.value < steep.value - 1
+    assert "promises" not in again.message

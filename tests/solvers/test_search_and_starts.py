@@ -10,6 +10,7 @@ import torch
 
 import downslope as ds
 from downslope.errors import UsageError
+from downslope.solvers import Status
 from downslope.solvers.linear import LinearStatus
 from downslope.tasks.problems import problem
 
@@ -123,6 +124,49 @@ def test_starts_spread_over_workers():
         spread = ds.minimize(rastrigin, [1.3, -0.7], starts=8, box=(-2, 2), engine="joblib")
     alone = ds.minimize(rastrigin, [1.3, -0.7], starts=8, box=(-2, 2))
     np.testing.assert_array_equal(spread.values, alone.values)
+
+
+@pytest.mark.parametrize("engine", [None, "joblib"])
+@pytest.mark.parametrize("first", [0.5, 3.0])
+def test_a_start_at_which_the_function_raises_leaves_the_others_alone(engine, first):
+    def f(x):
+        if x[0] > 2:
+            raise RuntimeError("no mesh")
+        return float(np.sum((x - 1) ** 2))
+
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        r = ds.minimize(f, [first, 0.0], starts=16, box=(-4, 4), engine=engine)
+    raised = r.points[:, 0] > 2
+    assert 0 < raised.sum() < 16
+    np.testing.assert_array_equal(r.successes, ~raised)
+    np.testing.assert_array_equal(np.isnan(r.values), raised)
+    assert r.success
+    assert len(r.minima) == 1
+    one = r.results[int(np.flatnonzero(raised)[0])]
+    assert one.status is Status.RAISED
+    assert "at this start. RuntimeError: no mesh" in one.message
+    np.testing.assert_array_equal(one.x, r.points[raised][0])
+    assert f"{raised.sum()} raised an exception, first RuntimeError('no mesh')" in str(r)
+
+
+def test_what_the_function_raises_at_every_start_is_raised():
+    def f(x):
+        raise RuntimeError("no mesh")
+
+    with pytest.raises(RuntimeError, match="no mesh"):
+        ds.minimize(f, [0.0], starts=4, box=(-4, 4))
+    with pytest.raises(UsageError, match="fun returned None"):
+        ds.minimize(lambda x: None if x[0] > 2 else x @ x, [0.0], starts=8, box=(-4, 4))
+
+
+def test_two_minima_with_no_function_between_them_are_two():
+    def f(x):
+        if abs(x[0]) < 1:
+            raise RuntimeError("no mesh")
+        return float((abs(x[0]) - 2) ** 2)
+
+    r = ds.minimize(f, [3.0], starts=4, sampler=lambda n, rng: np.array([[-3.0], [-2.5], [2.5]]))
+    assert [m.count for m in r.minima] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ differences is set where a second step, twice as long, says that truncation and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,6 +87,28 @@ class Differences:
         h = self._step_relative(x, value, scale)
         one, two = (self._along(x, k * h * self.direction(x)) / (k * h) for k in (1.0, 2.0))
         return one, np.abs(two - one) + self.noise / h
+
+    def anew(self, x: Vector, fx: Any) -> tuple[Vector, float]:
+        """Return the gradient at x, with noise and step learned there, and up to which size it says nothing.
+
+        That is its error, truncation included; and the gradient g that promises a fall, g² / 2f'', which is
+        within twice the noise. It is zero at a kink, where differences of either side cancel.
+        """
+        again = Differences(self.function, "central", self.known_noise, self.bounds)
+        made = again.derivative(x, fx)
+        self.noise, self.error, self.now = again.noise, again.error, "central"
+        noise, curvature = float(np.max(again.noise)), float(np.max(again._curvature))  # type: ignore[arg-type]
+        h, way = float(again._relative or 0.0), self.direction(x)
+        ahead, behind = (
+            np.array([float(self.function(self._inside(x + side * k * h * way))) for k in (1, 2)])
+            for side in (1, -1)
+        )
+        slope, bend = (ahead - behind) / [2, 4], np.abs(ahead + behind - 2 * fx)
+        truncated = float(abs(slope[1] - slope[0])) / (h * float(np.max(np.abs(way))))
+        if bend[0] > 8 * noise and bend[1] < 3 * bend[0]:  # of a smooth function four times as large
+            return made, 0.0
+        self.error = max(again.error or 0.0, truncated)
+        return made, max(self.error, 2 * math.sqrt(noise * curvature))
 
     @contextmanager
     def held(self, kind: str) -> Iterator[None]:

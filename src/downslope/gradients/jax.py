@@ -19,7 +19,7 @@ import numpy as np
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, is_whole, no_scalar, pair, require_residuals
+from downslope.gradients.returned import describe, is_whole, no_hessian, no_scalar, pair, require_residuals
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -150,8 +150,8 @@ class _Kernels:
         n = x.shape[-1]
         if self.given.hessian is not None:
             made = self.call(self.given.hessian, x, arrays)
-            if made.shape != (*x.shape, n):
-                raise UsageError(f"hessian returned the shape {made.shape}: expected {(*x.shape, n)}")
+            if getattr(made, "shape", None) != (*x.shape, n):
+                raise no_hessian(made, (*x.shape, n))
             return made.astype(x.dtype)
         _, pushed = jax.linearize(lambda p: self.plain_pair(p, arrays)[1], x)
         rows = jax.vmap(lambda seed: pushed(jnp.broadcast_to(seed, x.shape)), out_axes=-2)(

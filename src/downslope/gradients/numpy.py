@@ -18,6 +18,7 @@ from downslope.gradients.returned import (
     describe,
     foreign_array,
     is_whole,
+    no_hessian,
     no_scalar,
     pair,
     require_residuals,
@@ -154,10 +155,12 @@ class Objective(_Function):
         self.counts.matrices += 1
         n = self.structure.size
         if self.given.hessian is not None:
-            made = np.asarray(self._call(self.given.hessian, x), dtype=x.dtype)
-            if made.shape != (*x.shape, n):
-                raise UsageError(f"hessian returned the shape {made.shape}: expected {(*x.shape, n)}")
-            return np.array(made)
+            made = self._call(self.given.hessian, x)
+            if hasattr(made, "toarray"):
+                made = made.toarray()
+            if hasattr(made, "matvec") or np.shape(made) != (*x.shape, n):
+                raise no_hessian(made, (*x.shape, n))
+            return np.array(made, dtype=x.dtype)
         require_memory(
             (*x.shape, n),
             self.structure.dtype,
@@ -169,6 +172,12 @@ class Objective(_Function):
         columns = [self.hessian_vector(x, np.broadcast_to(eye[i], x.shape)) for i in range(n)]
         matrix = np.stack(columns, axis=-1)
         return (matrix + np.swapaxes(matrix, -2, -1)) / 2
+
+    def anew(self, x: Vector) -> tuple[Vector, float] | None:
+        """Return the gradient by differences at x and how large it may be and say nothing; None of others."""
+        if self._is_given or self._complex is not None:
+            return None
+        return self._differences.anew(x, self._numbers(x))
 
     def select(self, lanes: Array) -> Objective:
         """Return the problems of some lanes."""

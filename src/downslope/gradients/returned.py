@@ -58,6 +58,15 @@ def require_residuals(parts: Sequence[Any]) -> None:
         raise UsageError("fun returned no residuals: expected at least one number")
 
 
+def no_hessian(value: Any, shape: tuple[int, ...]) -> UsageError:
+    """Return the error for a Hessian that is no array of a shape."""
+    found = getattr(value, "shape", None)
+    if hasattr(value, "matvec"):
+        return UsageError("hessian returned an operator: give hessian_vector, its product with a vector")
+    said = describe(value) if found is None else f"the shape {tuple(found)}"
+    return UsageError(f"hessian returned {said}{':' if value is not None else ''} expected {shape}")
+
+
 def changed_argument(where: str) -> UsageError:
     """Return the error for a function that writes to what it is given."""
     return UsageError(f"fun changed its argument x{where}: work on a copy, as in `x = x.copy()`")

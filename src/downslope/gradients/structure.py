@@ -194,6 +194,8 @@ def _is_plain(tree: Tree) -> bool:
 
 
 def _framework(leaf: Any, where: str) -> str:
+    if isinstance(leaf, np.matrix):  # it has no single axis: its row of one is again a matrix
+        raise UsageError(f"{where} is an np.matrix: expected an array; give np.asarray({where})")
     try:
         found = type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, is_whole, no_scalar, pair, require_residuals
+from downslope.gradients.returned import describe, is_whole, no_hessian, no_scalar, pair, require_residuals
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -145,10 +145,10 @@ class Objective(_Function):
         self.counts.matrices += 1
         shape = (*x.shape, self.structure.size)
         if self.given.hessian is not None:
-            made = tf.cast(self._call(self.given.hessian, x), x.dtype)
-            if tuple(made.shape) != shape:
-                raise UsageError(f"hessian returned the shape {tuple(made.shape)}: expected {shape}")
-            return made
+            made = self._call(self.given.hessian, x)
+            if tuple(getattr(made, "shape", ())) != shape:
+                raise no_hessian(made, shape)
+            return tf.cast(made, x.dtype)
         remedy = "use method='newton-cg' or 'l-bfgs'"
         require_memory(shape, self.structure.dtype, free_memory(), "a Hessian", remedy)
         with tf.GradientTape(watch_accessed_variables=False) as tape:

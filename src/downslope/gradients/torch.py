@@ -20,6 +20,7 @@ from downslope.gradients.returned import (
     changed_argument,
     describe,
     is_whole,
+    no_hessian,
     no_scalar,
     pair,
     require_residuals,
@@ -182,8 +183,8 @@ class Objective(_Function):
             with torch.no_grad():
                 self.counts.values -= 1
                 made = self._call(self.given.hessian, x)
-            if tuple(made.shape) != shape:
-                raise UsageError(f"hessian returned the shape {tuple(made.shape)}: expected {shape}")
+            if getattr(made, "shape", None) != shape:
+                raise no_hessian(made, shape)
             matrix: Tensor = made.detach().to(x.dtype)
             return matrix
         require_memory(

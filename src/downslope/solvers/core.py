@@ -199,13 +199,14 @@ def ending(space: Space, limits: Limits, core: Core) -> Number:
     if limits.target is not None:
         status = where(core.best_value <= limits.target, TARGET, status)
     status = where(core.best_value < -1.0 / space.eps**2, UNBOUNDED, status)
-    rough = core.size > _coarse(space) * space.maximum(core.scale, space.full(core.size, 1.0))
+    rough = core.size > coarse(space, core)
     status = where((core.status == ROUNDOFF) & rough, PRECISION, status)
     own = space.invert(running) & (core.status != NONFINITE)
     there = within & ((running & near) | own)
     return where(there, GRADIENT, status)
 
 
-def _coarse(space: Space) -> float:
-    """Return the gradient, of max(1, ‖g₀‖∞), up to which an ending at round-off is a success."""
-    return 1e-6 if space.eps < 1e-10 else 5e-3
+def coarse(space: Space, core: Core) -> Number:
+    """Return the gradient up to which an ending at round-off is a success, a share of max(1, ‖g₀‖∞)."""
+    share = 1e-6 if space.eps < 1e-10 else 5e-3
+    return share * space.maximum(core.scale, space.full(core.size, 1.0))

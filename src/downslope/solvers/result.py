@@ -13,7 +13,7 @@ from downslope.gradients import Objective
 from downslope.gradients.kinks import Kink, beside
 from downslope.gradients.noise import estimate_noise
 from downslope.solvers import spaces
-from downslope.solvers.core import Core, Limits, Problem, projected_size, tolerance
+from downslope.solvers.core import POLISH, Core, Limits, Problem, coarse, projected_size, tolerance
 from downslope.solvers.observe import BY_CALLBACK
 from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import NumpyHost
@@ -22,6 +22,21 @@ from downslope.solvers.status import Status
 
 SCIPY = {"fun": "value", "jac": "gradient", "nit": "steps", "nfev": "evaluations", "njev": "evaluations"}
 """SciPy's names."""
+
+
+WITHIN = (
+    "No progress: the gradient, {size:.2g}, is no larger than what the noise of the function may make of its "
+    "differences or hide, {doubt:.2g}. The noise may be digits that cancel within the function, or a loose "
+    "inner tolerance. Give gradient=, or lower it."
+)
+"""Of a run by differences that did not get on."""
+
+
+STEEP = (
+    " That is relative to a steep start, though: the method still promises a fall of {left:.2g}. "
+    "To go on, minimize(f, result.x)."
+)
+"""Of a run that has converged beside a large gradient at the start alone."""
 
 
 class Named:
@@ -140,25 +155,50 @@ def of_one(
     core: Core = state.core
     status = Status(int(core.status))
     x, value, g = chosen(core, status in Status.at_iterate())
+    seconds = (time.perf_counter() - began) / max(int(core.evaluations), 1)
+    stuck = error is None and status in (Status.KINK, Status.STALLED)
+    # Differences that a run got stuck by may be of a step and a noise that were learned elsewhere.
+    anew = _anew(f, x, seconds) if stuck and problem is not None else None
+    if anew is not None:
+        g = anew[0]
     size = core.size
-    if problem is not None and x is not core.x:
+    if problem is not None and (x is not core.x or anew is not None):
         framework = f.structure.framework
         space = spaces.space_of(f.x0, framework, "lanes" if framework == "jax" else "host")
         size = projected_size(space, problem, x, g)
+    if anew is not None and size <= anew[1]:
+        hidden = size <= coarse(NumpyHost(np.dtype(f.structure.dtype)), core)
+        status = Status.ROUNDOFF if hidden else Status.STALLED
     restore = f.structure.restore
     message = status.message
     if error is not None:
         message = with_error(message, error)
-    elif status in (Status.KINK, Status.STALLED):
+    elif anew is not None and size <= anew[1]:
+        message = status.message if status.success else WITHIN.format(size=float(size), doubt=anew[1])
+    elif stuck:
         if method == "pattern":
             message = message.replace(", or try method='pattern'", "")
-        seconds = (time.perf_counter() - began) / max(int(core.evaluations), 1)
         message += _broken(f, x, g, method, seconds)
+    elif status is Status.GRADIENT and core.polished >= POLISH:
+        left = float(core.promise)
+        if limits.promise * float(core.first - core.value) < left < float("inf"):
+            message += STEEP.format(left=left)
     return Result(
         restore(x), value, restore(g), status, status.success, message, core.steps, core.evaluations,
         size, tolerance(NumpyHost(np.float64), limits, core), time.perf_counter() - began, method,
         str(f.provenance), history, error, state,
     )  # fmt: skip
+
+
+def _anew(f: Objective, x: Any, seconds: float) -> tuple[Any, float] | None:
+    """Return the gradient by differences at x and up to which size it says nothing; None if it takes long."""
+    if not hasattr(f, "anew") or (4 * f.structure.size + 60) * seconds > 2.0:
+        return None
+    try:
+        known: tuple[Any, float] | None = f.anew(x)
+    except Exception:  # the run is over: what f says beside its best point must not end it again
+        return None
+    return known if known is not None and known[1] > 0 and np.isfinite(known[0]).all() else None
 
 
 def _broken(f: Objective, x: Any, g: Any, method: str, seconds: float) -> str:

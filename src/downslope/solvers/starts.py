@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from downslope.errors import UsageError
 from downslope.gradients import Objective, Structure, objective, structure_of
 from downslope.gradients.returned import is_whole
+from downslope.rules.loop import mapped
 from downslope.solvers import spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.engines import check_engine, spread
-from downslope.solvers.result import Result
+from downslope.solvers.result import Result, with_error
 from downslope.solvers.squares import to_numpy
+from downslope.solvers.status import Status
 
 SAME = 1e-3
 """Two runs found one minimum where their points differ by at most this, of the box."""
@@ -48,7 +50,7 @@ class StartsResult:
     Attributes:
         best: the run with the lowest value among those that succeeded, or among all if none did.
         minima: the distinct minima of the runs that succeeded, the lowest first.
-        values: what each run ended with, (starts,).
+        values: what each run ended with, (starts,); NaN where the function raised at the start.
         successes: whether it succeeded, (starts,).
         points: where each began, (starts, n), flat.
         evaluations: of all runs together.
@@ -83,7 +85,9 @@ class StartsResult:
         ]
         shown = [f"  value {m.value:.10g}, found {m.count} times" for m in self.minima[:8]]
         more = [f"  and {len(self.minima) - 8} more"] if len(self.minima) > 8 else []
-        return "\n".join(lines + shown + more)
+        raised = [run for run in self.results if run.status is Status.RAISED]
+        said = [f"  {len(raised)} raised an exception, first {raised[0].error!r}"] if raised else []
+        return "\n".join(lines + shown + more + said)
 
 
 def from_many(
@@ -178,23 +182,51 @@ def _one_by_one(
     solve: Callable[..., Result], fun: Any, points: NDArray[np.float64], structure: Structure, like: Any,
     engine: str | None, options: dict[str, Any],
 ) -> list[Result]:  # fmt: skip
-    """Run each start by itself, here or by an engine."""
+    """Run each start by itself, here or by an engine; where the function raises at all of them, it raises."""
     starts = [structure.restore(spaces.vector_like(like, structure.framework, p)) for p in points]
     if engine is None:
-        return [solve(fun, x, **options) for x in starts]
-    with spread(engine) as over:
-        return over(_alone, [(solve, fun, x, options) for x in starts])
+        runs = [_tried(solve, fun, x, options) for x in starts]
+    else:
+        with spread(engine) as over:
+            runs = over(_alone, [(solve, fun, x, options) for x in starts])
+    began = [run for run in runs if isinstance(run, Result)]
+    if not began:
+        raise next(run for run in runs if isinstance(run, Exception))
+    return [
+        _never_began(x, run, began[0]) if isinstance(run, Exception) else run
+        for x, run in zip(starts, runs, strict=True)
+    ]
 
 
-def _alone(solve: Callable[..., Result], fun: Any, x: Any, options: dict[str, Any]) -> Result:
+def _tried(solve: Callable[..., Result], fun: Any, x: Any, options: dict[str, Any]) -> Result | Exception:
+    """Run one start; return what the function raised at it."""
+    try:
+        return solve(fun, x, **options)
+    except UsageError:
+        raise
+    except Exception as error:
+        return error
+
+
+def _alone(solve: Callable[..., Result], fun: Any, x: Any, options: dict[str, Any]) -> Result | Exception:
     """Run one start in another process; what the method knows stays there."""
-    return replace(solve(fun, x, **options), state=None)
+    run = _tried(solve, fun, x, options)
+    return replace(run, state=None) if isinstance(run, Result) else run
+
+
+def _never_began(x: Any, error: Exception, like: Result) -> Result:
+    """Return the result of a start at which the function raised; `like` is of another start."""
+    nan = float("nan")
+    message = with_error("The function raised an exception at this start.", error)
+    return replace(
+        like, x=x, value=nan, gradient=mapped(lambda _, part: nan * part, x), status=Status.RAISED,
+        success=False, message=message, steps=0, evaluations=1, gradient_size=nan, tolerance=nan, seconds=0.0,
+        history=[], error=error, state=None,
+    )  # fmt: skip
 
 
 def _lanes(batch: Result, structure: Structure) -> list[Result]:
     """Return the results of a batch one by one."""
-    from downslope.solvers.status import Status
-
     x, g = (structure.flatten(tree) for tree in (batch.x, batch.gradient))
     one = replace(structure, batch=None)
     rows = [to_numpy(a) for a in (batch.value, batch.success, batch.steps, batch.evaluations)]
@@ -249,4 +281,7 @@ def _one_minimum(a: Result, b: Result, width: NDArray[np.float64], plain: Object
         return False
     way = [spaces.vector_like(first, structure.framework, at + t * (other - at)) for t in BETWEEN]
     highest = max(float(a.value), float(b.value)) + level
-    return all(float(plain.value(x)) <= highest for x in way)
+    try:
+        return all(float(plain.value(x)) <= highest for x in way)
+    except Exception:  # nothing joins them where the function is not defined
+        return False

@@ -61,7 +61,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
 
     found: list[tuple[float, float, list[float]]] = []
     seen: set[float] = set()
-    dtype, step, flat = "float64", 0.0, 0.0
+    dtype, step, flat, far = "float64", 0.0, 0.0, 0.0
     for spacing in SPACINGS:
         if spacing < 8 * problem.grid:
             continue  # steps that the parameters cannot show
@@ -72,6 +72,7 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
             continue
         seen.update(values)
         dtype = coarsest(sorted(seen))
+        far = max(far, float(np.ptp([way for _, way in pairs])))
         moved = len(set(values)) > 2
         flat = max(flat, stairs.flat(values, [way for _, way in pairs]))
         # Points that meet the steps of a rounded term evenly show no noise, but the steps.
@@ -82,8 +83,10 @@ def of_value(problem: Problem, f0: float, claimed: Vector, signs: Vector) -> tup
             found.append((noise, spacing, row))
         if moved and (noise <= 64 * HALF[dtype] * abs(f0) or len(found) > 1):
             break
-    if len(seen) == 1 and not claimed.any():
-        dtype = "float64"  # it stays where it is, as is claimed: one value says nothing of its digits
+    if len(seen) == 1 and (not claimed.any() or far > 4 * EPS[dtype] * abs(f0)):
+        # One value says nothing of its digits. It stays where it is, as is claimed; or where what is claimed
+        # would have moved it by several of its steps.
+        dtype = "float64"
     step = step if step > 8 * HALF[dtype] * abs(f0) else 0.0  # coarser than the rounding of f itself
     ulp = HALF["float64" if len(seen) == 1 else dtype] * abs(f0)  # one value may have any dtype
     high = stairs.height(beside, f0, max(SPACINGS[0], 8 * problem.grid)) if flat > stairs.ULPS * ulp else 0.0

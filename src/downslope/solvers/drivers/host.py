@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from downslope.errors import UsageError
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, ending, settle
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.spaces.protocol import Space
 from downslope.solvers.status import Status
+
+SECOND = frozenset({Want.PRODUCT, Want.HESSIAN})
+"""What of a method's wants is of second derivatives."""
 
 
 @dataclass
@@ -53,7 +57,8 @@ def run(
         seconds: of the clock, or None.
         watch: called after the first evaluation and after each step; True ends the run.
 
-    An exception of the function at the first evaluation is raised; later ones end the run.
+    An exception of the function at the first evaluation is raised; later ones end the run. So is a second
+    derivative at the start that does not fit.
 
     """
     evaluate = _evaluator(objective, method, space)
@@ -83,6 +88,9 @@ def run(
     except KeyboardInterrupt:
         return Run(_ended(state, Status.INTERRUPTED))
     except Exception as error:
+        at_start = state.core.evaluations == 1 and getattr(state, "want", 0) in SECOND
+        if isinstance(error, UsageError) and at_start:
+            raise
         return Run(_ended(state, Status.RAISED), error)
     return Run(state)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from downslope.errors import UsageError
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Core, Limits, Problem, settle
-from downslope.solvers.drivers.host import Run
+from downslope.solvers.drivers.host import SECOND, Run
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.spaces.arrays import Arrays, mapped
 from downslope.solvers.status import Status
@@ -54,6 +55,8 @@ def run(
         except KeyboardInterrupt:
             return Run(lanes.finished(Status.INTERRUPTED))
         except Exception as error:
+            if isinstance(error, UsageError) and turns == 0 and SECOND & method.wants:
+                raise
             return Run(lanes.finished(Status.RAISED), error)
     return Run(lanes.finished(Status.RUNNING))
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from downslope.errors import UsageError
 from downslope.gradients.jax import Residuals
 from downslope.ops.protocol import Array
 from downslope.solvers.core import Limits, Problem, settle
@@ -284,6 +285,8 @@ def _alone(
     except KeyboardInterrupt:
         return _ended(state, Status.INTERRUPTED), None
     except Exception as error:
+        if isinstance(error, UsageError) and state.core.evaluations == 1:
+            raise  # of a second derivative, as on the host
         return _ended(state, Status.RAISED), error
     return state, None
 

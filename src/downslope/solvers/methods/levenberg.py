@@ -226,8 +226,12 @@ class Levenberg:
         return following
 
     def _rounded(self, space: Any, state: LevenbergState, noise: Number) -> Condition:
-        """Return whether what the whole step promised is lost in rounding or in noise."""
-        return (state.promised <= 100 * space.eps * state.core.value) | (state.promised <= 10 * noise)
+        """Return whether what the whole step promised is lost in rounding or in noise.
+
+        An offset promises its square as a share of the value: one that counts as a success is near enough.
+        """
+        little = max(100 * space.eps, COARSE**2)
+        return (state.promised <= little * state.core.value) | (state.promised <= 10 * noise)
 
     def _trial(self, space: Any, problem: Problem, state: LevenbergState) -> LevenbergState:
         """Return the state that asks for the value at the model's least point, within the bounds."""

@@ -411,7 +411,7 @@ def test_a_kink_whose_sides_cancel_is_not_taken_for_round_off(method):
     result = ds.minimize(
         lambda x: abs(x[0] - 1) + abs(x[1] - 2), [1.0, 0.5], method, stop=ds.Stop(evaluations=2000)
     )
-    # Chance decides at a kink: one run in twenty goes on by ever smaller differences until its budget is spent.
+    # Chance decides at a kink: one run in twenty goes on by ever smaller differences until its budget ends.
     assert result.status in (Status.STALLED, Status.KINK, Status.EVALUATIONS)
     assert result.gradient_size > 0.5
 

@@ -163,7 +163,12 @@ class MatrixView:
 
         """
         turned = self.transposed()
-        return turned if turned._order == tuple(range(len(turned._order))) else self
+        return turned if turned.in_order else self
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the axes stand in the array as batch, outputs, inputs: then nothing need be permuted."""
+        return self._order == tuple(range(len(self._order)))
 
     def describe(self, shape: tuple[int, ...]) -> str:
         """Return the matrices in words: `3 × 768×768`."""

@@ -58,16 +58,14 @@ class Layout(NamedTuple):
 def layout_of(view: MatrixView, shape: tuple[int, ...]) -> Layout:
     """Return the layout; every step asks for it, and on small models the host is what is slow."""
     matrices = tuple(view.matrices(shape))
-    in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(len(shape)))
     one_stack = len(matrices) == 1 and view.blocks_along == "outputs" and view.repeats == 1
-    return Layout(matrices, in_order and one_stack, _lying(view.as_laid_out(), shape))
+    return Layout(matrices, view.in_order and one_stack, _lying(view.as_laid_out(), shape))
 
 
 def _lying(view: MatrixView, shape: tuple[int, ...]) -> Lying | None:
     """Return how the matrices of a view that is as memory lies do so; None where it cannot be said."""
     (count, rows, columns), *others = view.matrices(shape)
-    in_order = (*view.batch, *view.outputs, *view.inputs) == tuple(range(len(shape)))
-    if others or not in_order or view.repeats != 1 or 0 in shape:
+    if others or not view.in_order or view.repeats != 1 or 0 in shape:
         return None
     side_by_side = len(view.blocks) or 1 if view.blocks_along == "inputs" else 1
     stride, beside = side_by_side * columns, range(0, side_by_side * columns, columns)

@@ -69,17 +69,17 @@ def _columns(items: Sequence[Item]) -> tuple[list[Tensor], list[Tensor], list[Te
 
 def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
     """Take the steps of items, those of one shape and scale together."""
-    alike: dict[tuple[Shape, int, float], list[Item]] = {}
+    alike: dict[tuple[Shape, int, float], list[tuple[Item, Sequence[int]]]] = {}
     for item in items:
         lying = item.layout.lying
         assert lying is not None
-        alike.setdefault((lying.shape, lying.stride, scale_of(rule, item.leading)), []).append(item)
+        key = lying.shape, lying.stride, scale_of(rule, item.leading)
+        alike.setdefault(key, []).append((item, lying.starts))
     momentum = rule.momentum_at(OPS, items[0].momentum, t)
-    for (shape, stride, scale), own in alike.items():
+    for (shape, stride, scale), pairs in alike.items():
         decay = how.weight_decay / scale if scale else 0.0
         how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * scale, decay, how.cautious)
-        columns = _columns(own)
-        begins = [item.layout.lying.starts for item in own if item.layout.lying]
+        columns, begins = _columns([item for item, _ in pairs]), [begin for _, begin in pairs]
         starts = [_addresses(column, begins) for column in columns]
         tell_autograd(chain(*columns[1:]))
         with _timed() as seconds:

@@ -416,14 +416,28 @@ def test_a_kink_whose_sides_cancel_is_not_taken_for_round_off(method):
     assert result.gradient_size > 0.5
 
 
+DATA = np.linspace(-3.0, 9.0, 61)
+
+
+def normal(x):
+    """Return the negative logarithm of a normal's likelihood; where σ is small it is steep."""
+    return 61 * np.log(abs(x[1])) + ((DATA - x[0]) ** 2).sum() / (2 * x[1] ** 2)
+
+
+@pytest.mark.parametrize(("method", "highest"), [("l-bfgs", 109.5), ("bfgs", 123.0)])
+def test_a_search_that_begins_within_the_tolerance_is_searched_to_its_end(method, highest):
+    def slope(x):
+        r = DATA - x[0]
+        return np.array([-r.sum() / x[1] ** 2, 61 / x[1] - (r**2).sum() / x[1] ** 3])
+
+    # From so steep a start all that follows is within the tolerance. Half above where it ends; it would end
+    # a whole one above that if the first point within the tolerance ended each search.
+    assert ds.minimize(normal, [0.0, 0.01], method, gradient=slope).value < highest
+
+
 def test_an_ending_that_is_near_only_beside_a_steep_start_says_so():
-    data = np.linspace(-3.0, 9.0, 61)
-
-    def f(x):
-        return 61 * np.log(abs(x[1])) + ((data - x[0]) ** 2).sum() / (2 * x[1] ** 2)
-
-    steep = ds.minimize(f, [0.0, 1e-3], "bfgs")
+    steep = ds.minimize(normal, [0.0, 1e-3], "bfgs")
     assert "still promises a fall of" in steep.message
-    again = ds.minimize(f, steep.x, "bfgs")
+    again = ds.minimize(normal, steep.x, "bfgs")
     assert again.value < steep.value - 1
     assert "promises" not in again.message

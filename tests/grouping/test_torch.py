@@ -147,6 +147,97 @@ def test_experts_that_are_all_computed_are_a_stack_and_their_gate_routes():
     assert found["down"].to_dict()["matrices"] == "4 × 16×32"
 
 
+class Mixer(nn.Module):
+    """A table, one layer of attention without weights over what a layer makes of it, and a head."""
+
+    def __init__(self, **layers):
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 32), nn.Linear(32, 20)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        return self.head(x + self.mix(x, ids))
+
+
+class Filtered(Mixer):
+    def mix(self, x, ids):
+        gate, rest = self.project(x).split([32, 48], -1)
+        rest = F.silu(self.filter(rest.mT)[..., : x.shape[1]].mT)
+        value, key, query = rest.split([32, 8, 8], -1)
+        return (query @ key.mT) @ value * F.silu(gate)
+
+
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into():
+    found = partition(
+        Filtered(project=nn.Linear(32, 80), filter=nn.Conv1d(48, 48, 4, groups=48, padding=3)),
+        torch.arange(12).reshape(2, 6),
+    )
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32 + 2 × 8×32"
+    assert found["filter.weight"].role.value == "vector"
+
+
+class Convolved(nn.Module):
+    def __init__(self, *filters):
+        super().__init__()
+        self.read, self.wide = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 48, 1)
+        self.filters, self.back, self.head = nn.ModuleList(filters), nn.Conv2d(48, 8, 1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.read(x)
+        parts = self.wide(x).split([f.in_channels for f in self.filters], 1)
+        y = torch.cat([f(part) for f, part in zip(self.filters, parts, strict=True)], 1)
+        return self.head((x + self.back(y.relu())).mean((2, 3)))
+
+
+@pytest.mark.parametrize("widths", [(48,), (16, 32)], ids=["one kernel", "two sizes of kernels"])
+def test_channels_that_are_only_filtered_are_of_one_projection(widths):
+    filters = [nn.Conv2d(n, n, 2 * k + 3, padding=k + 1, groups=n) for k, n in enumerate(widths)]
+    found = partition(Convolved(*filters), torch.randn(2, 3, 12, 12))
+    assert found["wide.weight"].to_dict()["matrices"] == "48×8"
+
+
+class Grouped(Mixer):
+    def mix(self, x, ids):
+        parts = x.reshape(-1, 4, 8).transpose(0, 1)
+        return (parts @ self.narrow.weight.view(4, -1, 8).mT).transpose(0, 1).reshape(x.shape)
+
+
+def test_a_linear_layer_in_groups_is_one_matrix_a_group():
+    found = partition(Grouped(narrow=nn.Linear(8, 32, bias=False)), torch.arange(12).reshape(2, 6))
+    assert found["narrow.weight"].to_dict()["matrices"] == "4 × 8×8"
+
+
+class Hashed(Mixer):
+    def mix(self, x, ids):
+        which = torch.stack([ids % 4, (ids + 1) % 4], -1)  # by the token, whatever the gate says
+        weights = F.softplus(self.gate(x)).gather(-1, which)
+        y = torch.stack([x @ w for w in self.experts], -2)
+        y = y.gather(-2, which[..., None].expand(*which.shape, x.shape[-1]))
+        return (y * weights[..., None]).sum(-2)
+
+
+def test_a_gate_of_experts_that_a_table_chooses_is_a_router():
+    model = Hashed(gate=nn.Linear(32, 4), experts=nn.Parameter(torch.randn(4, 32, 32)))
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["gate.weight"].role.value == "router"
+    assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
+
+
+class Gated(Mixer):
+    def mix(self, x, ids):
+        parts = x.unflatten(-1, (4, 8))
+        a, b = (torch.einsum("btgi,gio->btgo", parts, w).flatten(-2) for w in (self.a, self.b))
+        return torch.sigmoid(a) * b
+
+
+def test_a_gate_in_heads_that_meets_another_entry_by_entry_is_no_router():
+    a, b = (nn.Parameter(torch.randn(4, 8, 8)) for _ in "ab")
+    found = partition(Gated(a=a, b=b), torch.arange(12).reshape(2, 6))
+    assert found["a"].role.value == found["b"].role.value == "hidden"
+
+
 class Energy(nn.Module):
     """A force field: what it returns is the derivative of what it computes, found in one of three ways."""
 

@@ -361,6 +361,21 @@ def test_queries_keys_and_values_fused_along_an_axis_of_their_own() -> None:
     assert p["qkv"].view.matrices((16, 3, 2, 8)) == [(3, 16, 16)]
 
 
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        rest = jax.lax.conv_general_dilated(
+            x @ p["project"], p["filter"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=32,
+        )  # fmt: skip
+        value, key, query = jnp.split(jax.nn.silu(rest), (16, 24), axis=-1)
+        return (x + query @ jnp.swapaxes(key, 1, 2) @ value) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), project=(16, 32), filter=(4, 1, 32), head=(16, 50)), TOKENS)
+    assert p["project"].view.blocks == (16, 8, 8)
+    assert p["filter"].role.value == "vector"
+
+
 def test_shapes_do_in_the_place_of_arrays() -> None:
     params = {"first": jnp.zeros((8, 16)), "mid": jnp.zeros((16, 16)), "head": jnp.zeros((16, 2))}
 

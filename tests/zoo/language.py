@@ -128,7 +128,7 @@ def deepseek() -> Entry:
 
 @entry("GPT-OSS", {
     "*.router.weight": "router", "*.experts.*_proj": "hidden", "*.experts.*_bias": "vector", "*.sinks": "vector",
-} | LLAMA)  # fmt: skip
+} | LLAMA, {"model.layers.0.mlp.experts.gate_up_proj": "8 × 48×32"})  # fmt: skip
 def gpt_oss() -> Entry:
     options = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 4}
     return _causal(hf.GptOssConfig, **options), (), {"input_ids": IDS}
@@ -150,6 +150,9 @@ def mamba() -> Entry:
 @entry("Mamba 2", {
     "backbone.embeddings.weight": "embedding", "lm_head.weight": "output",
     "*.in_proj.weight": "hidden", "*.out_proj.weight": "hidden", "*.conv1d.weight": "vector",
+}, {
+    # the gate; what goes through the depthwise convolution, values, B and C; and the steps
+    "backbone.layers.0.mixer.in_proj.weight": "2 × 64×32 + 2 × 8×32 + 4×32",
 })  # fmt: skip
 def mamba2() -> Entry:
     config = hf.Mamba2Config(
@@ -157,6 +160,28 @@ def mamba2() -> Entry:
         chunk_size=4, tie_word_embeddings=False,
     )  # fmt: skip
     return hf.Mamba2ForCausalLM(config), (), {"input_ids": IDS}
+
+
+@entry("Qwen 3.5", {
+    "*.in_proj_*.weight": "hidden", "*.linear_attn.out_proj.weight": "hidden", "*.conv1d.weight": "vector",
+} | LLAMA, {"model.layers.0.linear_attn.in_proj_qkv.weight": "2 × 16×32 + 32×32"})  # fmt: skip
+def qwen3_5() -> Entry:
+    options = {
+        "num_hidden_layers": 4, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    }  # fmt: skip
+    return _causal(hf.Qwen3_5TextConfig, **options), (), {"input_ids": IDS}
+
+
+@entry("RecurrentGemma", {
+    "*.linear_*.weight": "hidden", "*.mlp_block.*.weight": "hidden", "*.conv_1d.weight": "vector", "*_gate_weight": "hidden",
+    "*_gate_bias": "vector",  # one number a neuron, as (heads, size)
+} | {k: v for k, v in LLAMA.items() if k != "lm_head.weight"}, {
+    "model.layers.0.temporal_block.rg_lru.input_gate_weight": "4 × 8×8",  # it gates another stack's results
+})  # fmt: skip
+def recurrent_gemma() -> Entry:
+    options = {"num_hidden_layers": 3, "lru_width": 32, "head_dim": 8}
+    return _causal(hf.RecurrentGemmaConfig, **options), (), {"input_ids": IDS}
 
 
 @entry("RWKV", {

@@ -52,6 +52,7 @@ class Use:
         last: whether the result reaches an output of the model with no further contraction.
         feeds: whether the result goes into a further contraction.
         routes: whether the result decides which other weights the data meets.
+        picked: whether data picks single entries of the result.
         operation: the operation's name, for the reason in words.
 
     """
@@ -72,6 +73,7 @@ class Use:
     last: bool = False
     feeds: bool = False
     routes: bool = False
+    picked: bool = False
     operation: str = ""
 
 

@@ -4,7 +4,8 @@
 2. What is looked up, or stands among the data itself (tables, class tokens, learned queries,
    position tables that are added), is an **embedding**, even if it is also contracted (tied).
 3. What is contracted with the data is seen as a stack of (fan_out, fan_in) matrices, and is
-   - a **router** if a ranking of its result decides which data meets which other weights,
+   - a **router** if a ranking of its result decides which data meets which other weights, or if data
+     picks from its result, entry by entry, what weighs them,
    - an **output** if its result reaches the model's output and goes into no further contraction,
    - an **input** if it is only ever contracted with raw data, or with constants,
    - a **vector** if its matrices have a side below `NARROW` (depthwise kernels, scalar gates),
@@ -147,6 +148,8 @@ def _contracted(p: ParameterFacts, uses: Sequence[Use], depth: int, split_heads:
         return Verdict(
             Role.ROUTER, f"{reason}; a ranking of its result chooses which data meets which weights", view
         )
+    if feeds and any(u.picked for u in uses):
+        return Verdict(Role.ROUTER, f"{reason}; data picks entries of its result, to weigh others by", view)
     if last and not feeds:
         return Verdict(Role.OUTPUT, f"{reason}; its result leaves the model", view)
     if all(raw) or (p.aliases and any(raw)):

@@ -37,6 +37,7 @@ def use_of(met: Met, shape: tuple[int, ...]) -> Use:
         last=met.last,
         feeds=met.feeds,
         routes=met.routes,
+        picked=met.picked,
         operation=met.operation,
     )
 

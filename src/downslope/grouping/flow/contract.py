@@ -14,7 +14,7 @@ from typing import Any
 from downslope.grouping.facts import Kind
 from downslope.grouping.flow.info import Info, Trace
 from downslope.grouping.flow.uses import Letters, Uses
-from downslope.grouping.labels import Dim, Dims, axes_of, foreign
+from downslope.grouping.labels import Dim, Dims, axes_of, foreign, size_of
 
 Sizes = Mapping[Any, int]
 
@@ -101,6 +101,8 @@ def _weighted(
             uses.meet(trace, Kind.SCALING, name, data, outputs=axes["outputs"])
             continue
         number = uses.meet(trace, Kind.CONTRACTION, name, data, **axes)
+        shared = [dim for letter, dim in zip(own, trace.dims, strict=True) if letter in other and letter in kept]
+        uses.note_groups(number, shared)
         writers.add(number)
         results.append(uses.result(number, _placed(trace.dims, own, kept, sizes)))
     depth = max(data.depth, weight.depth) + 1
@@ -186,7 +188,9 @@ def convolution(
         uses.feed(x)
         return _deeper(uses, uses.merged([replace(x, weights=()), replace(w, weights=())]), made)
     x = as_data(uses, x) if x.weights and not x.data else x
-    uses.feed(x)
+    through = _through(x, shape, at, groups)
+    passed = {t.origin for t in through}
+    uses.feed(replace(x, results=tuple(t for t in x.results if t.origin not in passed)))
     summed = prod(n for k, n in enumerate(kernel) if k != o)
     writers, results = set(), []
     for trace in w.weights:
@@ -207,4 +211,16 @@ def convolution(
         results.append(
             uses.result(number, tuple(own if k == at else foreign(n) for k, n in enumerate(shape)))
         )
-    return Info(data=True, depth=x.depth + 1, writers=uses.open(writers), results=tuple(results))
+    # A kernel of one row a channel is not cut: what it was given is.
+    return Info(data=True, depth=x.depth + 1, writers=uses.open(writers), results=through or tuple(results))
+
+
+def _through(x: Info, shape: tuple[int, ...], at: int, groups: int) -> tuple[Trace, ...]:
+    """Return the results whose channels a depthwise convolution leaves where they are."""
+    through = []
+    for t in x.results if groups > 1 and groups == shape[at] else ():
+        beside = axes_of([d for k, d in enumerate(t.dims) if k != at])
+        if len(t.dims) == len(shape) and size_of(t.dims[at]) == groups and not beside:
+            dims = tuple(t.dims[at] if k == at else foreign(n) for k, n in enumerate(shape))
+            through.append(replace(t, dims=dims))
+    return tuple(through)

@@ -31,15 +31,15 @@ def picked(
     ):
         uses.note_routes(infos)
     if not table.weights or table.data:
+        uses.note_picked(table, axes, others)
         whole = uses.merged(infos, tuple(replace(t, dims=move(t.dims)) for t in table.results))
         return replace(whole, weights=(), choices=uses.elsewhere(whole.choices, table))
-    data = any(i.data for i in others)
+    data, routed = any(i.data for i in others), any(i.choices for i in others)
     traces = []
     for t in table.weights:
         fetched, dims = axes_of([t.dims[k] for k in axes]), move(t.dims)
         rows = len(axes_of(dims)) < 2
         if data and rows:
-            routed = any(i.choices for i in others)
             kind = Kind.ADDITION if routed else Kind.LOOKUP  # rows that a router picked: an expert's bias
             inputs = fetched if kind is Kind.LOOKUP else NONE
             uses.meet(
@@ -52,4 +52,5 @@ def picked(
             traces.append(replace(t, dims=dims, stacked=t.stacked | lost))
     if not data:
         return Info(weights=tuple(traces), choices=whole.choices)
-    return Info(weights=tuple(traces), data=True, depth=max(whole.depth, 1), choices=whole.choices)
+    depth = max(whole.depth, 1) if traces or not routed else 0  # a bias is no stream that results are added to
+    return Info(weights=tuple(traces), data=True, depth=depth, choices=whole.choices)

@@ -96,6 +96,7 @@ class Met:
     last: bool = False
     feeds: bool = False
     routes: bool = False
+    picked: bool = False
     head: int = 0
     ranges: set[tuple[int, int, int]] = field(default_factory=set)
     cuts: list[Cut] = field(default_factory=list)

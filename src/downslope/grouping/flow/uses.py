@@ -189,6 +189,14 @@ class Uses:
                     if j != k and not mine and use not in other.choices and (other.depth or other.weights):
                         self.uses[use].routes = True
 
+    def note_picked(self, info: Info, axes: Iterable[int], index: Iterable[Info]) -> None:
+        """Say that data picks single entries of a result along its outputs: one for each of what they weigh."""
+        places = list(axes)
+        for trace in info.results if any(i.data for i in index) else ():
+            along = axes_of([trace.dims[k] for k in places if k < len(trace.dims)])
+            if along & self.uses[trace.origin].outputs:
+                self.uses[trace.origin].picked = True
+
     def elsewhere(self, choices: frozenset[int], picked: Info) -> frozenset[int]:
         """Return the choices that picked from other results than their own, as a k-max pooling does not."""
         return choices - picked.writers - {t.origin for t in picked.results}
@@ -197,12 +205,12 @@ class Uses:
         """Say that a result weighs the results of other weights, lined up along its own outputs."""
         for g in gate.results:
             for m in mixed.results:
-                batch = self.uses[m.origin].batch
+                batch = {MEMBERS, *self.uses[m.origin].batch}
                 for i, j in axes:
                     if i >= len(g.dims) or j >= len(m.dims) or g.origin == m.origin:
                         continue
                     own = axes_of((g.dims[i],)) & self.uses[g.origin].outputs
-                    stacked = any(f.axis == MEMBERS or f.axis in batch for f in m.dims[j])
+                    stacked = bool(m.dims[j]) and all(f.axis in batch for f in m.dims[j])
                     shown = prod(f.size for f in factors(g.dims))
                     whole = size_of(g.dims[i]) == shown  # one weight for each of the others, nothing else
                     if not g.linear and own and stacked and whole:
@@ -231,6 +239,14 @@ class Uses:
                 whole = len(dim) == 1 and len(axes) == 1 and dim[0].size == self._length(met, axes)
                 if letter in other and letter in kept and whole and axes < met.outputs:
                     met.outputs, met.batch = met.outputs - axes, met.batch | axes
+
+    def note_groups(self, number: int, shared: Dims) -> None:
+        """Say that parts of a weight's outputs meet data of their own: a product in groups."""
+        met = self.uses[number]
+        for f in factors(shared):
+            whole = {f.axis} == met.outputs and f.start == 0
+            if whole and f.step > 1 and f.size * f.step == self._length(met, met.outputs):
+                met.groups, met.along = f.size, "outputs"
 
     def _length(self, met: Met, axes: frozenset[int]) -> int:
         return self.shapes[met.parameter][min(axes)]

@@ -41,6 +41,8 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
         record.note_cut(info, axis, low, high)
         info = info.moved(lambda dims: (*dims[:axis], cut(dims[axis], low, high), *dims[axis + 1 :]))
     elif whole.data:
+        if name == "gather":
+            record.note_picked(info, [a["dim"] % max(table.dim(), 1)], picks)
         results = tuple(replace(t, dims=_after_index(name, a, t.dims, result)) for t in info.results)
         choices = record.elsewhere(whole.choices, info)
         info = replace(whole, results=results, choices=choices)
@@ -52,14 +54,14 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
 
 def _fetched(record: Record, name: str, traces: tuple[Trace, ...], whole: Info, routed: bool) -> Info:
     """Enter the lookup of rows; matrices that were fetched are weights still."""
-    for t in traces:
-        if len(axes_of(t.dims)) < 2:
-            # Rows that a router picked are an expert's own bias; any other rows are an embedding's.
-            kind = Kind.ADDITION if routed and name in INDEXING else Kind.LOOKUP
-            inputs = t.fetched if kind is Kind.LOOKUP else NONE
-            record.meet(replace(t, dims=()), kind, name, whole, inputs=inputs, outputs=axes_of(t.dims))
     keep = tuple(t for t in traces if len(axes_of(t.dims)) > 1)
-    return Info(weights=keep, data=True, depth=max(whole.depth, 1), choices=whole.choices)
+    bias = routed and name in INDEXING  # rows that a router picked are an expert's own
+    for t in traces:
+        if t not in keep:
+            kind, inputs = (Kind.ADDITION, NONE) if bias else (Kind.LOOKUP, t.fetched)
+            record.meet(replace(t, dims=()), kind, name, whole, inputs=inputs, outputs=axes_of(t.dims))
+    depth = max(whole.depth, 1) if keep or not bias else 0  # no stream that a result is added to
+    return Info(weights=keep, data=True, depth=depth, choices=whole.choices)
 
 
 def _as_slice(record: Record, name: str, a: dict[str, Any], x: torch.Tensor) -> tuple[int, int, int] | None:

@@ -373,7 +373,7 @@ def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_in
 
     p = dj.partition(model, zeros(table=(50, 16), project=(16, 32), filter=(4, 1, 32), head=(16, 50)), TOKENS)
     assert p["project"].view.blocks == (16, 8, 8)
-    assert p["filter"].role.value == "vector"
+    assert roles(p)["filter"] == "vector"
 
 
 def test_shapes_do_in_the_place_of_arrays() -> None:

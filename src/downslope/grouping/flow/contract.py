@@ -101,8 +101,8 @@ def _weighted(
             uses.meet(trace, Kind.SCALING, name, data, outputs=axes["outputs"])
             continue
         number = uses.meet(trace, Kind.CONTRACTION, name, data, **axes)
-        shared = [dim for letter, dim in zip(own, trace.dims, strict=True) if letter in other and letter in kept]
-        uses.note_groups(number, shared)
+        beside = set(other) & set(kept)
+        uses.note_groups(number, tuple(d for c, d in zip(own, trace.dims, strict=True) if c in beside))
         writers.add(number)
         results.append(uses.result(number, _placed(trace.dims, own, kept, sizes)))
     depth = max(data.depth, weight.depth) + 1

@@ -52,5 +52,5 @@ def picked(
             traces.append(replace(t, dims=dims, stacked=t.stacked | lost))
     if not data:
         return Info(weights=tuple(traces), choices=whole.choices)
-    depth = max(whole.depth, 1) if traces or not routed else 0  # a bias is no stream that results are added to
+    depth = max(whole.depth, 1) if traces or not routed else 0  # an expert's bias: no stream
     return Info(weights=tuple(traces), data=True, depth=depth, choices=whole.choices)

@@ -93,19 +93,23 @@ def _kept(parts: Sequence[Part], k: int, kind: Kind, shape: Shape) -> list[Trace
     """Return the results that go on through an elementwise operation.
 
     A sum of results is linear in each. A product is linear in one factor as long as the other
-    comes from no weight, or is stretched along the outputs: a norm's scale, a rotary table. Of any
-    other product it is only known where the axes lie, and no more whose result it is.
+    comes from no weight, or is stretched along the outputs: a norm's scale, a rotary table. With what
+    was made of itself, entry by entry, it is an activation. Of any other product it is only known where
+    the axes lie, and no more whose result it is.
     """
     info, own = parts[k]
     kept = []
     for trace in info.results:
         dims = _fit(trace.dims, own, shape)
-        crossed = False
+        crossed, linear = False, trace.linear
         for j, (other, size) in enumerate(parts):
             if kind is Kind.SCALING and j != k and other.data and other.depth > 0:
+                if any(r.origin == trace.origin and _fit(r.dims, size, shape) == dims for r in other.results):
+                    linear = False
+                    continue
                 padded = (1,) * (len(shape) - len(size)) + size
                 crossed |= any(n != 1 and axes_of((d,)) for d, n in zip(dims, padded, strict=True))
-        kept.append(replace(trace, dims=dims, **(CROSSED if crossed else {})))
+        kept.append(replace(trace, dims=dims, **(CROSSED if crossed else {"linear": linear})))
     return kept
 
 

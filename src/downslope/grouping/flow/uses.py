@@ -190,7 +190,7 @@ class Uses:
                         self.uses[use].routes = True
 
     def note_picked(self, info: Info, axes: Iterable[int], index: Iterable[Info]) -> None:
-        """Say that data picks single entries of a result along its outputs: one for each of what they weigh."""
+        """Say that data picks single entries of a result along its outputs, as weights of others."""
         places = list(axes)
         for trace in info.results if any(i.data for i in index) else ():
             along = axes_of([trace.dims[k] for k in places if k < len(trace.dims)])

@@ -60,7 +60,7 @@ def _fetched(record: Record, name: str, traces: tuple[Trace, ...], whole: Info, 
         if t not in keep:
             kind, inputs = (Kind.ADDITION, NONE) if bias else (Kind.LOOKUP, t.fetched)
             record.meet(replace(t, dims=()), kind, name, whole, inputs=inputs, outputs=axes_of(t.dims))
-    depth = max(whole.depth, 1) if keep or not bias else 0  # no stream that a result is added to
+    depth = max(whole.depth, 1) if keep or not bias else 0  # an expert's bias: no stream
     return Info(weights=keep, data=True, depth=depth, choices=whole.choices)
 
 

@@ -129,19 +129,20 @@ def expected(model: nn.Module, ends: set[str]) -> set[str]:
     for name, module in model.named_modules():
         layer = isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
         router = re.search(r"Router|Gate$", type(module).__name__) or re.search(r"\brouter\b|\bgate$", name)
-        depthwise = getattr(module, "groups", 1) == getattr(module, "in_channels", 0)
+        groups = getattr(module, "groups", 1) if layer else 1
+        depthwise = 1 < groups == getattr(module, "in_channels", 0)
         if name in ends or router or depthwise or "Embedding" in type(module).__name__:
             continue
         for own, p in module.named_parameters(name, recurse=False):
             loose = not layer and LOOSE.search(own.rsplit(".", 1)[-1])
-            if p.dim() > 1 and p.numel() and not loose and _side(p, layer) >= 4:
+            if p.dim() > 1 and p.numel() and not loose and _side(p, layer, groups) >= 4:
                 found.add(own)
     return found
 
 
-def _side(p: nn.Parameter, layer: bool) -> int:
-    """Return the smaller side of a layer's matrix, or of the matrices of a stack."""
-    return min(p.shape[0], p[0].numel()) if layer else min(p.shape[-2:])
+def _side(p: nn.Parameter, layer: bool, groups: int) -> int:
+    """Return the smaller side of a layer's matrices, one a group, or of those of a stack."""
+    return min(p.shape[0] // groups, p[0].numel()) if layer else min(p.shape[-2:])
 
 
 def trained(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, nn.Parameter]:

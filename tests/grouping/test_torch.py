@@ -198,6 +198,20 @@ def test_channels_that_are_only_filtered_are_of_one_projection(widths):
     assert found["wide.weight"].to_dict()["matrices"] == "48×8"
 
 
+class Modulated(Mixer):
+    def mix(self, x, ids):
+        shift, scale, other_shift, other_scale = self.project(F.silu(x[:, :1])).chunk(4, -1)
+        tokens, others = x[:, :2], x[:, 2:]
+        both = [tokens * (1 + scale) + shift, others * (1 + other_scale) + other_shift]
+        return self.back(torch.cat(both, 1).tanh())
+
+
+def test_parts_that_go_to_tokens_of_their_own_are_projections():
+    model = Modulated(project=nn.Linear(32, 128), back=nn.Linear(32, 32))
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["project.weight"].to_dict()["matrices"] == "4 × 32×32"
+
+
 class Grouped(Mixer):
     def mix(self, x, ids):
         parts = x.reshape(-1, 4, 8).transpose(0, 1)

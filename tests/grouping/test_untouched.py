@@ -140,3 +140,19 @@ def test_one_forward_pass_and_no_copy_of_the_parameters():
     p = partition(model, X)
     assert passes == [at]
     assert p.parameters["weight"] is model.weight
+
+
+class Frozen(dict):
+    """A configuration that refuses to be written, as those of diffusers do."""
+
+    def refuse(self, *_):
+        raise TypeError("frozen")
+
+    update = __setitem__ = __delitem__ = pop = setdefault = refuse
+
+
+def test_a_configuration_that_refuses_to_be_written_stays_as_it_is():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    model.config = Frozen(width=16)
+    assert partition(model, X)["0.weight"].role.value == "input"
+    assert model.config == {"width": 16}

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import random
 import warnings
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import partial
-from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from downslope.errors import one_line
+from downslope.grouping.torch.contents import CONTAINERS, contents_of, refill
 
 _WRAPPERS = frozenset({"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"})
 """Modules whose attributes say how far processes have agreed, which no snapshot takes back."""
@@ -28,9 +27,8 @@ _AT_WORK = frozenset(
 """Modules of Python whose objects say how far threads, processes or others have come: not taken back."""
 
 _NUMBERS = (bool, int, float, complex, str)
-_CONTAINERS = (dict, list, set, deque, tuple)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator)
-_WRITTEN = (*_CONTAINERS, *_GENERATORS, Tensor, np.ndarray)
+_WRITTEN = (*CONTAINERS, *_GENERATORS, Tensor, np.ndarray)
 _KEPT_OF_OBJECTS = (*_NUMBERS, *_WRITTEN)
 _NO_OBJECTS = (*_NUMBERS, bytes, NoneType, type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _PLAIN = frozenset(_NO_OBJECTS)  # most of what is held: told at once
@@ -103,7 +101,7 @@ class Held:
             self._array(value)
         elif isinstance(value, _GENERATORS):
             self._generator(value)
-        elif isinstance(value, _CONTAINERS):
+        elif isinstance(value, CONTAINERS):
             self._container(value, deeper)
         elif hasattr(value, "__dict__") and not _at_work(value):
             place = vars(value)
@@ -155,37 +153,16 @@ class Held:
 
     def _container(self, value: Any, deeper: bool) -> None:
         """Keep what stands in a container; of what belongs to an object, no more objects."""
-        kind = type(value) if type(value) in _CONTAINERS else _python_kind(value)
-        names, inside = _contents(kind, value)
-        if kind is not tuple:
-            self._back.append(partial(_refill, kind, value, names, inside))
+        before = contents_of(value)
+        if before.kind is not tuple:
+            self._back.append(partial(refill, value, before))
         (self._waiting if deeper else self._of_objects).extend(
-            [one for one in inside if type(one) not in _PLAIN and (deeper or isinstance(one, _WRITTEN))]
+            [
+                one
+                for one in before.inside
+                if type(one) not in _PLAIN and (deeper or isinstance(one, _WRITTEN))
+            ]
         )
-
-
-def _python_kind(container: Any) -> Any:
-    return next(kind for kind in (OrderedDict, *_CONTAINERS) if isinstance(container, kind))
-
-
-def _contents(kind: Any, container: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the keys of a dict and the values, as Python's own methods give them.
-
-    Of many plain numbers, tuples are what the garbage collector looks through once only.
-    """
-    inside = tuple(kind.__iter__(container))
-    return (inside, tuple(kind.values(container))) if issubclass(kind, dict) else ((), inside)
-
-
-def _refill(kind: Any, container: Any, names: tuple[Any, ...], inside: tuple[Any, ...]) -> None:
-    now = _contents(kind, container)
-    if all(len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(now, (names, inside), strict=True)):
-        return
-    kind.clear(container)
-    if issubclass(kind, dict):
-        kind.update(container, dict(zip(names, inside, strict=True)))
-    else:
-        (set.update if kind is set else kind.extend)(container, inside)
 
 
 def _at_work(value: Any) -> bool:

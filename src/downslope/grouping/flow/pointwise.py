@@ -166,7 +166,8 @@ def join(
     for info in infos:
         uses.absorb(info, Kind.JOIN, name, whole)
     along = at is not None and any(axes_of(t.dims[at : at + 1]) for i in infos for t in i.results)
-    uses.note_join(infos, beside=not new and along)
+    if at is None or new or along or all(own[at : at + 1] == (1,) for _, own in parts):
+        uses.note_join(infos, beside=not new and along)  # other axes are the data's: tokens beside tokens
     results = [replace(t, dims=_side_by_side(t.dims, shape, at, new)) for i in infos for t in i.results]
     info = uses.merged(infos, tuple(distinct(results))[:MOST_RESULTS])
     has_parameter = any(i.weights and not i.data for i in infos)

@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from downslope.grouping.torch.contents import contents_of, refill
+
 Protect = Callable[[torch.Tensor], None]
 
 FSDP_HOOKS = ("_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
 """Where `fully_shard` registers, once, in the first forward pass, that a model's state is one of shards."""
+
+_REFILLED = (dict, list, set)
 
 
 @contextmanager
@@ -70,12 +74,7 @@ def _plain_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return a module's attributes, and the content of those that are lists, dicts or sets."""
-    contents: dict[type, Callable[[Any], Any]] = {dict: lambda v: list(v.items()), list: list, set: list}
-    kept = {}
-    for k, value in attributes.items():
-        kind = next((c for c in contents if isinstance(value, c)), None)
-        kept[k] = (value, contents[kind](value) if kind else None)
-    return kept
+    return {k: (v, contents_of(v) if isinstance(v, _REFILLED) else None) for k, v in attributes.items()}
 
 
 def _put_back(attributes: dict[str, Any], before: dict[str, Any], left: Collection[str]) -> None:
@@ -85,8 +84,7 @@ def _put_back(attributes: dict[str, Any], before: dict[str, Any], left: Collecti
         if k in left:
             continue
         if content is not None:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+            refill(value, content)
         attributes[k] = value
 
 

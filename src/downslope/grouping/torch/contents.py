@@ -1,0 +1,51 @@
+"""What stands in a container, as Python's own methods give and take it: a subclass may refuse that."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from operator import is_
+from typing import Any, NamedTuple
+
+CONTAINERS = (dict, list, set, deque, tuple)
+
+
+class Contents(NamedTuple):
+    """What stood in a container: the keys of a dict, and the values.
+
+    Of many plain numbers, tuples are what the garbage collector looks through once only.
+    """
+
+    kind: Any
+    names: tuple[Any, ...]
+    inside: tuple[Any, ...]
+
+
+def contents_of(container: Any) -> Contents:
+    """Return what stands in a container."""
+    exact = type(container) in CONTAINERS
+    kind = (
+        type(container) if exact else next(k for k in (OrderedDict, *CONTAINERS) if isinstance(container, k))
+    )
+    return _read(kind, container)
+
+
+def refill(container: Any, before: Contents) -> None:
+    """Make a container hold what it held; one that still does is not touched."""
+    kind, names, inside = before
+    now = _read(kind, container)
+    if all(len(a) == len(b) and all(map(is_, a, b)) for a, b in zip(now[1:], before[1:], strict=True)):
+        return
+    kind.clear(container)
+    if issubclass(kind, dict):
+        kind.update(container, dict(zip(names, inside, strict=True)))
+    else:
+        (set.update if kind is set else kind.extend)(container, inside)
+
+
+def _read(kind: Any, container: Any) -> Contents:
+    inside = tuple(kind.__iter__(container))
+    return (
+        Contents(kind, inside, tuple(kind.values(container)))
+        if issubclass(kind, dict)
+        else Contents(kind, (), inside)
+    )

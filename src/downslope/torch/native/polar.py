@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from downslope.native.tape import program_of
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
-from downslope.torch.native.tape import program_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _LANES = 8

@@ -135,7 +135,7 @@ def test_a_folder_with_a_strange_name_can_be_included_from(
 @compiled
 def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled comes from a pipe, beside which a compiler looks for quoted files."""
-    for name in ("elementwise.h", "finite.cpp", "polar.cpp"):
+    for name in ("elementwise.h", "finite.cpp", "polar_openmp.cpp"):
         (tmp_path / name).write_text("#error of the user's\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

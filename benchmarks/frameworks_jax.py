@@ -77,7 +77,9 @@ def muon(width: int, repeats: int) -> dict[str, dict[str, float]]:
     views = jax.tree.map(lambda p: KERNEL if p.ndim == 2 else None, params)
     makers = {
         "ours": dj.muon(views, LR),
-        "ours, keller5": dj.muon(views, LR, coefficients="keller5"),
+        "ours, float32": dj.muon(views, LR, ns_dtype=None),
+        "ours, keller5, float32": dj.muon(views, LR, ns_dtype=None, coefficients="keller5"),
+        "ours, plain JAX, float32": dj.muon(views, LR, ns_dtype=None, fused=False),
         "optax": optax.contrib.muon(LR, consistent_rms=0.2),
     }
     seconds = interleaved({name: stepper(tx, params, grads) for name, tx in makers.items()}, repeats)
@@ -122,7 +124,7 @@ def main() -> None:
         ],
     )
     show(
-        "Muon",
+        f"Muon, {dj.engine()}",
         ["", "ms", "faster than optax", "singular values"],
         [
             [

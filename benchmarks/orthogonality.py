@@ -24,7 +24,7 @@ import torch
 from downslope.ops import torch as torch_ops
 from downslope.ops.torch import TorchOps
 from downslope.rules.orthogonalize import coefficients_of, newton_schulz, operations, restarts_of
-from downslope.torch import native
+from downslope.torch.native import polar as native
 
 SETTINGS = [
     ("keller5", 5),

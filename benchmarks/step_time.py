@@ -22,7 +22,7 @@ from torch import nn
 
 import downslope.torch as dt
 from downslope.grouping.view import MatrixView
-from downslope.torch.native.tape import Kind, program_of
+from downslope.native.tape import Kind, program_of
 
 LAYER = [(2304, 768), (2304,), (768, 768), (768,), (3072, 768), (3072,), (768, 3072), (768,)] + [(768,)] * 4
 SETS = {

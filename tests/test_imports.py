@@ -33,6 +33,7 @@ def test_importing_loads_no_framework() -> None:
     assert loaded_after("import downslope") == []
     assert loaded_after("import downslope.cli") == []
     assert loaded_after("import downslope; downslope.Muon(); downslope.Adam()") == []
+    assert loaded_after("import downslope.native.build, downslope.native.polar, downslope.native.tape") == []
 
 
 def test_a_numpy_user_loads_no_framework() -> None:

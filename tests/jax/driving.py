@@ -25,7 +25,8 @@ def transform(case: Case, **more: Any) -> optax.GradientTransformation:
             name: MatrixView((len(s) - 2,), (len(s) - 1,), tuple(range(len(s) - 2)))
             for name, s in case.shapes.items()
         }
-        muon = dj.muon(views, case.lr, weight_decay=case.weight_decay, cautious=case.cautious, **options)
+        decay = {"weight_decay": case.weight_decay, "cautious": case.cautious}
+        muon = dj.muon(views, case.lr, **{"ns_dtype": None, **decay, **options})
         return optax.chain(optax.add_decayed_weights(l2), muon) if l2 else muon
     if l2:
         return FACTORIES[type(case.rule).__name__](case.lr, weight_decay=l2, **options)

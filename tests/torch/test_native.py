@@ -16,6 +16,8 @@ from torch.testing._internal.two_tensor import TwoTensor
 from downslope.diagnose.torch.clock import HostClock
 from downslope.diagnose.torch.tape import Tape, self_times
 from downslope.grouping.view import MatrixView
+from downslope.native import build
+from downslope.native.tape import program_of
 from downslope.ops.torch import TorchOps
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,
@@ -25,8 +27,7 @@ from downslope.rules.orthogonalize import (
     published_range,
 )
 from downslope.torch import Muon
-from downslope.torch.native import build, polar, steps
-from downslope.torch.native.tape import program_of
+from downslope.torch.native import polar, steps
 from downslope.torch.regions import heard_by
 from tests.torch.test_orthogonalize import SPECTRA, matrix
 

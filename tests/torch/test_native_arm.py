@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from downslope.native import build
 from downslope.rules.rule import Rule
 from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
-from downslope.torch.native import build, elementwise, finite, polar
+from downslope.torch.native import build as torch_build
+from downslope.torch.native import elementwise, finite, polar
 from downslope.torch.native.expression import written
 from tests.torch.test_native_elementwise import RULES, columns_of, copied
 
@@ -24,7 +26,9 @@ needs_arm = pytest.mark.skipif(
     not (COMPILER and EMULATOR), reason="needs g++-aarch64-linux-gnu and qemu-user, Debian's packages"
 )
 needs_own = pytest.mark.skipif(bool(WHY), reason=WHY)
-FLAGS = [flag for flag in build.FLAGS if flag not in ("-march=native", "-shared", "-fPIC")]
+FLAGS = [
+    flag for flag in (*build.FLAGS, *torch_build.FLAGS) if flag not in ("-march=native", "-shared", "-fPIC")
+]
 
 # Reads all columns of one tensor from a file, takes a step, and writes them back.
 STEP = """

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from downslope.native import build
+from downslope.native.build import BuildError, Source
 from downslope.rules.sgd import SGD
 from downslope.torch.engine import Write
-from downslope.torch.native import build, elementwise, finite, polar
-from downslope.torch.native.build import BuildError, Source
+from downslope.torch.native import build as torch_build
+from downslope.torch.native import elementwise, finite, polar
 from downslope.torch.native.expression import written
 
 WHY = polar.reason(torch.float32)
@@ -115,7 +117,7 @@ def test_a_user_without_a_home_has_it_compiled_too(monkeypatch: pytest.MonkeyPat
 def test_a_package_in_an_archive_has_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FOLDER", Path(__file__) / "downslope")  # of which the folders are a file
     with pytest.raises(BuildError):
-        build.load(polar.SOURCE)
+        torch_build.load(polar.SOURCE)
 
 
 @compiled
@@ -133,13 +135,13 @@ def test_a_folder_with_a_strange_name_can_be_included_from(
 @compiled
 def test_files_of_the_users_folder_are_not_included(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled comes from a pipe, beside which a compiler looks for quoted files."""
-    for name in ("elementwise.h", "finite.cpp", "polar.cpp"):
+    for name in ("elementwise.h", "finite.cpp", "polar_openmp.cpp"):
         (tmp_path / name).write_text("#error of the user's\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     step = elementwise.source_of(written(SGD(), 1, Write(0.1, 0.0, False)).lines, torch.float32)
     for source in (step, finite.SOURCE, polar.SOURCE):
-        build.load(source)
+        torch_build.load(source)
 
 
 @compiled
@@ -174,9 +176,9 @@ def test_the_fingerprint_is_that_of_code_torch_and_vectors(monkeypatch: pytest.M
     """Processes that agree on it take steps to the same last bit."""
     own = polar.fingerprint()
     assert own == polar.fingerprint()
-    made = build.made(polar.SOURCE)
+    made = torch_build.made(polar.SOURCE)
     changes = {
-        (build, "made"): lambda source: made._replace(digest=bytes(32)),
+        (torch_build, "made"): lambda source: made._replace(digest=bytes(32)),
         (torch, "__version__"): "0.1",
         (torch.backends.cpu, "get_cpu_capability"): lambda: "another",
     }
@@ -188,5 +190,5 @@ def test_the_fingerprint_is_that_of_code_torch_and_vectors(monkeypatch: pytest.M
     def fails(source: Source) -> None:
         raise BuildError("no compiler")
 
-    monkeypatch.setattr(build, "made", fails)
+    monkeypatch.setattr(torch_build, "made", fails)
     assert polar.fingerprint() == b""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from downslope.grouping.jax import partition
 from downslope.jax.elementwise import adagrad, adam, adamw, rmsprop, sgd
 from downslope.jax.muon import muon
+from downslope.jax.polar import engine
 
 if TYPE_CHECKING:
     from downslope.diagnose.watch.jax import watch
 
-__all__ = ["adagrad", "adam", "adamw", "muon", "partition", "rmsprop", "sgd", "watch"]
+__all__ = ["adagrad", "adam", "adamw", "engine", "muon", "partition", "rmsprop", "sgd", "watch"]
 
 
 def __getattr__(name: str) -> Any:

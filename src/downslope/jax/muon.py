@@ -7,8 +7,9 @@ parameters they come from, make one stack and are orthogonalised together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -35,11 +36,9 @@ from downslope.jax.leaves import (
     widened,
 )
 from downslope.jax.plan import Item, lay, plan_of
+from downslope.jax.polar import How, dtype_named, polars_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
-from downslope.rules.orthogonalize import orthogonalize
-
-NS_DTYPES = ("bfloat16", "float32", "float64")
 
 
 class MuonState(NamedTuple):
@@ -64,11 +63,12 @@ def muon(
     normuon_beta: Number = 0.95,
     momentum_warmup: int | None = None,
     momentum_start: Number = 0.85,
-    ns_dtype: Any = None,
+    ns_dtype: Any = "auto",
     betas: tuple[float, float] = (0.9, 0.95),
     eps: Number = 1e-8,
     cautious: bool = False,
     max_stack_bytes: int | None = None,
+    fused: bool | None = None,
 ) -> optax.GradientTransformation:
     r"""Muon on hidden matrices and AdamW on everything else, under one learning rate.
 
@@ -99,12 +99,15 @@ def muon(
         momentum_warmup: over how many steps :math:`\mu` grows from `momentum_start`; None is none.
         momentum_start: in [0, 1).
         ns_dtype: what the iterations run in: float32, bfloat16 or float64, a dtype or its name; None is
-            the parameter's own, at least float32. bfloat16 is enough for training, and faster on GPUs
-            and TPUs.
+            the parameter's own, at least float32; "auto" is bfloat16 on CPUs for which code is compiled and
+            that multiply it fast, and the parameter's own elsewhere. bfloat16 is enough for training, and
+            faster on GPUs and TPUs.
         betas: AdamW's.
         eps: AdamW's.
         cautious: decay only where it agrees with the step in sign.
         max_stack_bytes: size up to which matrices are gathered into one stack; None is 256 MiB.
+        fused: None uses code compiled for the CPU, where a program runs on one; False never.
+            `downslope.jax.engine` tells which it is.
 
     Raises:
         ValueError: a value outside its range; nothing that gets Muon; from `init` and `update`,
@@ -127,6 +130,7 @@ def muon(
         "normuon": normuon,
         "momentum_warmup": momentum_warmup,
         "ns_dtype": ns_dtype,
+        "fused": fused,
     }
     for name, value in fixed.items():
         if is_array(value):
@@ -137,7 +141,8 @@ def muon(
     limit = 1 << 28 if max_stack_bytes is None else max_stack_bytes
     require("max_stack_bytes", max_stack_bytes, limit > 0, "a positive number of bytes")
     check_rate(lr)
-    ns_dtype = _check_dtype(ns_dtype)
+    require("fused", fused, fused is None or fused is False, "None or False")
+    how = How(coefficients, ns_steps, dtype_named(ns_dtype))
     plan = plan_of(partition)
     own = {"momentum": momentum, "nesterov": nesterov, "coefficients": coefficients, "scale": scale}
     own |= {"ns_steps": ns_steps, "normuon": normuon, "normuon_beta": normuon_beta}
@@ -146,20 +151,8 @@ def muon(
     adam_rule = make_rule(rules.Adam, betas=betas, eps=eps)
     decay = decay_of(weight_decay)
 
-    transform = _Muon(plan, matrix_rule, adam_rule, lr, decay, cautious, ns_dtype, limit)
+    transform = _Muon(plan, matrix_rule, adam_rule, lr, decay, cautious, how, fused, limit)
     return as_optax(transform.init, transform.update)
-
-
-def _check_dtype(ns_dtype: Any) -> Any:
-    """Return a dtype that iterations may run in; float16 lacks the range."""
-    if ns_dtype is None:
-        return None
-    try:
-        name = jnp.dtype(ns_dtype).name
-    except TypeError:
-        name = "unknown"
-    require("ns_dtype", ns_dtype, name in NS_DTYPES, "None or one of " + ", ".join(NS_DTYPES))
-    return jnp.dtype(name)
 
 
 @dataclass(frozen=True)
@@ -172,7 +165,8 @@ class _Muon:
     lr: Number | Schedule
     decay: Any
     cautious: bool
-    ns_dtype: Any
+    how: How
+    fused: bool | None
     limit: int
 
     def init(self, params: Any) -> MuonState:
@@ -236,9 +230,8 @@ class _Muon:
         views = {i: items[i].view for i in to_orthogonalize}
         even = self.matrix_rule.normuon
         row_squares = {i: new[i].row_square for i in to_orthogonalize} if even else {}
-        directions |= orthogonal(
-            self.matrix_rule, to_orthogonalize, views, row_squares, self.ns_dtype, self.limit
-        )
+        polars = partial(polars_of, how=self.how, fused=self.fused)
+        directions |= orthogonal(self.matrix_rule, to_orthogonalize, views, row_squares, polars, self.limit)
         for i, row_square in row_squares.items():
             new[i] = new[i]._replace(row_square=row_square)
         return directions, new
@@ -284,13 +277,13 @@ def orthogonal(
     updates: dict[int, Array],
     views: dict[int, Any],
     row_squares: dict[int, Array],
-    ns_dtype: Any,
+    polars: Callable[[list[Array]], Sequence[Array]],
     max_stack_bytes: int,
 ) -> dict[int, Array]:
     """Return the direction of each parameter in its shape, orthogonalised in stacks of equal matrices.
 
     Flax's kernels, whose outputs are the last axis, are reshaped and never permuted. The values of
-    `row_squares`, empty without NorMuon, are replaced by the next ones.
+    `row_squares`, empty without NorMuon, are replaced by the next ones; `polars` orthogonalises stacks.
     """
     laid = {i: view.as_laid_out() for i, view in views.items()}
     pieces = {i: laid[i].split(OPS, gathered(u)) for i, u in updates.items()}
@@ -299,19 +292,14 @@ def orthogonal(
     for i, stacks in pieces.items():
         for j, stack in enumerate(stacks):
             alike.setdefault((*stack.shape[1:], stack.dtype), []).append((i, j))
-    how = {"coefficients": rule.coefficients, "steps": rule.ns_steps, "dtype": ns_dtype}
     for places in alike.values():
         for portion in _portions(places, pieces, max_stack_bytes):
-            parts = [pieces[i][j] for i, j in portion]
-            polars = orthogonalize(OPS, parts[0] if len(parts) == 1 else jnp.concatenate(parts), **how)
-            start = 0
-            for (i, j), part in zip(portion, parts, strict=True):
-                own = polars[start : start + len(part)]
+            done = polars([pieces[i][j] for i, j in portion])
+            for (i, j), own in zip(portion, done, strict=True):
                 rows = squares[i][j] if squares else None
                 pieces[i][j], rows = rule.scaled(OPS, own, rows, turned=laid[i] is not views[i])
                 if squares:
                     squares[i][j] = rows
-                start += len(part)
     row_squares.update({i: views[i].join_rows(OPS, stacks) for i, stacks in squares.items()})
     return {
         i: spread_like(updates[i], laid[i].join(OPS, stacks, updates[i].shape))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from downslope.native.polar import is_intel
 
 
 def fast_dtype(p: Tensor) -> torch.dtype | None:
@@ -28,11 +28,4 @@ def fast_dtype(p: Tensor) -> torch.dtype | None:
 def _fast_on_cpu() -> bool:
     if torch.cpu._is_amx_tile_supported():
         return True
-    return torch.cpu._is_avx512_bf16_supported() and not _is_intel()
-
-
-def _is_intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "Intel" in platform.processor()
+    return torch.cpu._is_avx512_bf16_supported() and not is_intel()

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from downslope.native import polar as native
+from downslope.native.polar import HEADERS
+from downslope.native.tape import program_of
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
-from downslope.torch.native.tape import program_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
-_LANES = 8
-"""Numbers in a vector from which on the products here have been found faster than torch's."""
 
-SOURCE = Source("polar", "#include <polar.cpp>\n", ("polar.cpp", "products.h", "sources.h"))
+SOURCE = Source("polar", "#include <polar_openmp.cpp>\n", ("polar_openmp.cpp", *HEADERS))
 
 
 @cache
 def compiled() -> ctypes.CDLL:
-    """Return the library that `polar.cpp` is compiled to.
+    """Return the library that `polar_openmp.cpp` is compiled to.
 
     Raises:
         BuildError: there is none.
@@ -51,15 +51,7 @@ def reason(dtype: torch.dtype) -> str:
         return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
     if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
         return "torch's products in bfloat16 run on matrix units"
-    try:
-        found = compiled()
-    except BuildError as error:
-        return f"nothing compiled for this CPU: {error}"
-    if found.lanes() < _LANES:
-        return "nothing compiled for this CPU: it has no vectors of 8 numbers, as AVX2 has"
-    if dtype == torch.bfloat16 and not found.has_bfloat16():
-        return "nothing compiled for this CPU: it does not multiply bfloat16"
-    return ""
+    return native.reason(compiled, half=dtype == torch.bfloat16)
 
 
 def fingerprint() -> bytes:

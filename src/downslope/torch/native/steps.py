@@ -30,7 +30,7 @@ _PARTS = ("momentum", "orthogonalise", "write")
 
 
 class _How(ctypes.Structure):
-    """How parameters are stepped, as `polar.cpp` reads it."""
+    """How parameters are stepped, as `sources.h` reads it."""
 
     _fields_ = (
         ("momentum", ctypes.c_float),

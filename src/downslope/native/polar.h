@@ -1,16 +1,17 @@
 // The iterations of an orthogonalisation, one matrix after the other, as a list of products written down
-// elsewhere.
+// elsewhere. They run on the threads of a team: of OpenMP's (polar_openmp.cpp) or of XLA's (polar_xla.cpp).
 //
 // Every matrix is kept packed, as a left operand by rows, as a right one by columns. A product writes its
 // blocks in the order in which the next ones read them, so nothing is copied in between. Of a symmetric
 // product the blocks on and below the diagonal are computed, and stored twice. Sums are rounded once.
 
+#pragma once
+
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <new>
 #include <vector>
-
-#include <omp.h>
 
 #include "products.h"
 #include "sources.h"
@@ -39,11 +40,11 @@ class Watch {
   public:
     Watch(double* seconds, long thread) : seconds(seconds ? seconds + PARTS * thread : nullptr) { start(); }
     void start() {
-        if (seconds) since = omp_get_wtime();
+        if (seconds) since = now();
     }
     void lap(Part part) {
         if (!seconds) return;
-        const double until = omp_get_wtime();
+        const double until = now();
         seconds[part] += until - since;
         since = until;
     }
@@ -51,15 +52,20 @@ class Watch {
   private:
     double* seconds;
     double since = 0;
+    static double now() {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    }
 };
 
-template <class T>
+template <class T, class Team>
 class Matrix {
     typedef typename T::Number Number;
 
   public:
-    Matrix(long rows, long columns, const Instruction* program, long length, long squares, long threads)
+    Matrix(Team& team, long rows, long columns, const Instruction* program, long length, long squares,
+           long threads)
         : rows(rows),
+          team(team),
           tall(rows > columns),
           m(std::min(rows, columns)),
           n(std::max(rows, columns)),
@@ -74,11 +80,11 @@ class Matrix {
         by_rows = memory.get() + squares * blocks * blocks * WORDS<T>;
         by_columns = by_rows + blocks * along * WORDS<T>;
         spare = by_columns + blocks * along * WORDS<T>;
-        sums.resize((rows * columns + PIECE - 1) / PIECE);
+        pieces = (rows * columns + PIECE - 1) / PIECE;
+        sums.reset(new std::atomic<double>[pieces]);
     }
 
-    // Take a matrix through the program. Where all threads of a parallel region call it together, they share
-    // the work.
+    // Take a matrix through the program. Where all threads of a team call it together, they share the work.
     template <class Source>
     void run(Source source, Watch watch) {
         source.begin(*this);
@@ -101,9 +107,11 @@ class Matrix {
     // The sum of what `f` returns for the pieces of a range.
     template <class F>
     double sum(long count, F f) {
-        each(long(sums.size()), [&](long i) { sums[i] = f(i * PIECE, std::min((i + 1) * PIECE, count)); });
+        each(pieces, [&](long i) {
+            sums[i].store(f(i * PIECE, std::min((i + 1) * PIECE, count)), std::memory_order_relaxed);
+        });
         double total = 0;
-        for (double one : sums) total += one;
+        for (long i = 0; i < pieces; i++) total += sums[i].load(std::memory_order_relaxed);
         return total;
     }
 
@@ -116,13 +124,15 @@ class Matrix {
         void operator()(uint32_t* p) const { ::operator delete(p, std::align_val_t(ALIGNED)); }
     };
 
+    Team& team;
     const bool tall;
     const long m, n, blocks, along, threads;
     const Instruction* program;
     const long length;
     std::unique_ptr<uint32_t, Delete> memory;
     uint32_t *by_rows, *by_columns, *spare;
-    std::vector<double> sums;
+    long pieces;
+    std::unique_ptr<std::atomic<double>[]> sums;  // a late thread may read what it needs no more
     float divided = 1;
 
     template <class F>
@@ -130,8 +140,7 @@ class Matrix {
         if (threads == 1) {
             for (long i = 0; i < count; i++) f(i);
         } else {
-#pragma omp for schedule(dynamic)
-            for (long i = 0; i < count; i++) f(i);
+            team.each(count, f);
         }
     }
 
@@ -303,51 +312,44 @@ class Matrix {
 };
 
 // Small matrices go one to a thread, and so do those left over where sharing would not be sooner.
-template <class T, class F>
-void orthogonalise(F source, long count, long rows, long columns, const Instruction* program, long length,
-                   long squares, long threads, double* seconds) {
+template <class T, class Team, class F>
+void orthogonalise(Team& team, F source, long count, long rows, long columns, const Instruction* program,
+                   long length, long squares, long threads, double* seconds) {
     const double work = double(std::min(rows, columns)) * rows * columns;
     if (count * work < 1e5) threads = 1;
     const long rest = count % threads;
     // Waiting for one another takes as long as 1e6 multiply-adds.
     const bool shared = rest * (1.0 / threads + 1e6 / work) < 1;
     const long alone = threads == 1 ? count : work < 2e7 ? count - (shared ? rest : 0) : 0;
-    std::vector<std::unique_ptr<Matrix<T>>> own;
-    std::unique_ptr<Matrix<T>> together;  // all memory is there before anything is written
+    typedef Matrix<T, Team> Own;
+    std::vector<std::unique_ptr<Own>> own;
+    std::unique_ptr<Own> together;  // all memory is there before anything is written
     const long hands = std::min(threads, alone);
     for (long i = 0; i < hands; i++)
-        own.emplace_back(new Matrix<T>(rows, columns, program, length, squares, 1));
-    if (alone < count) together.reset(new Matrix<T>(rows, columns, program, length, squares, threads));
-    // Threads count themselves: beside torch's OpenMP library there may be the compiler's, and either may be
-    // asked for their numbers.
-    std::atomic<long> hand{0}, part{0};
-    if (alone) {
-#pragma omp parallel num_threads(hands)
-        {
-            const long mine = hand++;
-#pragma omp for schedule(dynamic)
-            for (long i = 0; i < alone; i++) own[mine]->run(source(i), Watch(seconds, mine));
-        }
-    }
-    if (together) {
-#pragma omp parallel num_threads(threads)
-        {
-            const long mine = part++;
+        own.emplace_back(new Own(team, rows, columns, program, length, squares, 1));
+    if (alone < count) together.reset(new Own(team, rows, columns, program, length, squares, threads));
+    if (alone)
+        team.run(hands, [&](long mine) {
+            team.each(alone, [&](long i) { own[mine]->run(source(i), Watch(seconds, mine)); });
+        });
+    if (together)
+        team.run(threads, [&](long mine) {
             for (long i = alone; i < count; i++) together->run(source(i), Watch(seconds, mine));
-        }
-    }
+        });
 }
 
-template <class F>
-int orthogonalise_in(int half, F source, long count, long rows, long columns, const Instruction* program,
-                     long length, long squares, long threads, double* seconds) {
+template <class Team, class F>
+int orthogonalise_in(int half, Team& team, F source, long count, long rows, long columns,
+                     const Instruction* program, long length, long squares, long threads, double* seconds) {
     try {
         if (!half) {
-            orthogonalise<Float32>(source, count, rows, columns, program, length, squares, threads, seconds);
+            orthogonalise<Float32>(team, source, count, rows, columns, program, length, squares, threads,
+                                   seconds);
             return NONE;
         }
 #ifdef __AVX512BF16__
-        orthogonalise<Bfloat16>(source, count, rows, columns, program, length, squares, threads, seconds);
+        orthogonalise<Bfloat16>(team, source, count, rows, columns, program, length, squares, threads,
+                                seconds);
         return NONE;
 #else
         return UNKNOWN;
@@ -358,26 +360,6 @@ int orthogonalise_in(int half, F source, long count, long rows, long columns, co
 }
 
 }  // namespace
-
-// The program's matrices of one shape are (rows, columns); all return one of `Failure`.
-
-// Replace each of `count` matrices, divided by its size, by what the program makes of it. `step` numbers lie
-// between two matrices, `stride` between two rows.
-extern "C" int orthogonalise(float* x, const float* sizes, long step, long stride, long count, long rows,
-                             long columns, const Instruction* program, long length, long squares,
-                             long threads, int half) {
-    const auto source = [=](long i) { return Stacked{x + i * step, stride, sizes[i]}; };
-    return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, nullptr);
-}
-
-// Step each of `count` parameters, of which the addresses are given; `stride` numbers lie between two rows.
-// `seconds`, unless it is null, is for the three parts of each thread's time.
-extern "C" int step(const float* const* g, float* const* m, float* const* p, long stride, const How* how,
-                    double* seconds, long count, long rows, long columns, const Instruction* program,
-                    long length, long squares, long threads, int half) {
-    const auto source = [=](long i) { return Stepped{g[i], m[i], p[i], columns, stride, how}; };
-    return orthogonalise_in(half, source, count, rows, columns, program, length, squares, threads, seconds);
-}
 
 extern "C" int lanes() {
     return LANES;

@@ -1,4 +1,4 @@
-"""The iterations of an orthogonalisation as a list of products, which `polar.cpp` takes one after the other.
+"""The iterations of an orthogonalisation as a list of products, which `polar.h` takes one after the other.
 
 `newton_schulz` is run once with a `Tape` for its operations, whose arrays are names. What it did is then
 known: which results are needed by rows, which by columns, and how long each. They share memory.
@@ -19,7 +19,7 @@ from downslope.rules.orthogonalize import newton_schulz
 
 
 class Kind(IntEnum):
-    """What an instruction does, as `polar.cpp` numbers it."""
+    """What an instruction does, as `polar.h` numbers it."""
 
     GRAM = 0
     SYMMETRIC = 1
@@ -30,7 +30,7 @@ class Kind(IntEnum):
 
 
 class Instruction(ctypes.Structure):
-    """One product, as `polar.cpp` reads it: `alpha left right + beta added + identity I`."""
+    """One product, as `polar.h` reads it: `alpha left right + beta added + identity I`."""
 
     _fields_ = (
         ("kind", ctypes.c_int32),

@@ -1,0 +1,39 @@
+"""What the compiled orthogonalisations of all adapters have in common."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from downslope.native.build import BuildError
+
+HEADERS = ("polar.h", "products.h", "sources.h")
+
+_LANES = 8
+"""Numbers in a vector from which on the products here have been found faster than a framework's."""
+
+
+def reason(library: Callable[[], ctypes.CDLL], half: bool) -> str:
+    """Return why nothing is compiled for this CPU that iterates in bfloat16 if `half`, else in float32.
+
+    Nothing where it is.
+    """
+    try:
+        found = library()
+    except BuildError as error:
+        return f"nothing compiled for this CPU: {error}"
+    if found.lanes() < _LANES:
+        return "nothing compiled for this CPU: it has no vectors of 8 numbers, as AVX2 has"
+    if half and not found.has_bfloat16():
+        return "nothing compiled for this CPU: it does not multiply bfloat16"
+    return ""
+
+
+def is_intel() -> bool:
+    """Whether the processor is Intel's, whose bfloat16 (but for matrix units) is no faster than float32."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "Intel" in platform.processor()

@@ -320,3 +320,48 @@ def test_a_task_named_twice_runs_once_at_a_time():
     finally:
         first.kill()
         first.communicate()
+
+
+def test_ctrl_c_within_a_command_is_one_line_and_130(monkeypatch, capsys):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("downslope.compare.command.run_compare", pressed)
+    assert run(["compare", "digits"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
+def test_output_that_cannot_be_written_is_one_line():
+    for words in (["--json"], []):
+        with open("/dev/full", "w") as full:
+            process = start("minimize", "rosenbrock", *words, stdout=full)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err == "downslope: the output cannot be written: No space left on device\n"
+
+
+def test_closed_and_broken_outputs_are_no_defects():
+    process = start("minimize", "rosenbrock", "--json", preexec_fn=lambda: os.close(1))
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+    with start("minimize", "rosenbrock", "--json") as process:
+        process.stdout.close()  # as of `| head`, which has seen enough
+        assert (process.stderr.read(), process.wait(60)) == ("", 1)
+
+
+def test_names_that_are_no_utf_8():
+    try:
+        folder = Path(os.fsdecode(b"\xff\xfe"))
+        folder.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    (folder / "tiny.py").write_text(TINY.read_text())
+    for words in (
+        ("compare", f"{folder}/tiny.py:regression", *SMALL, "--out", folder / "run"),
+        ("report", folder / "run"),
+        ("minimize", "rosenbrock", "--race", "cg", "--out", folder / "race"),
+    ):
+        process = start(*words)
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, err
+    assert "??" in (folder / "run/report.html").read_text()

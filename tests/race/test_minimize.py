@@ -240,3 +240,45 @@ def test_a_framework_that_is_not_installed_is_named(
         f"downslope: --framework {framework} needs {framework}, which is not installed: "
         f"pip install 'downslope[{extra}]'\n"
     )
+
+
+def test_a_race_is_kept_where_the_function_raises_or_stops_the_picture(capsys: Any, tmp_path: Path) -> None:
+    """The picture asks for points far from all that the methods saw."""
+    (tmp_path / "edge.py").write_text(
+        "import numpy as np\nx0 = np.array([3.0, 3.0])\n\n\ndef near(x):\n"
+        "    if x[0] < 0.9:\n        raise ValueError('outside')\n"
+        "    return float(((x - 1) ** 2).sum())\n\n\nseen = 0\n\n\ndef pressed(x):\n"
+        "    global seen\n    seen += 1\n    if seen == 200:\n        raise KeyboardInterrupt\n"
+        "    print('called')\n    return float(((x - 1) ** 2).sum())\n"
+    )
+    assert run(["minimize", "edge.py:near", "--race", "l-bfgs", "--out", "near"]) == 0
+    field = json.loads(Path("near/race.json").read_text())["picture"]["field"]
+    assert None in field[0]
+    assert field[0][-1] is not None
+    assert run(["minimize", "edge.py:pressed", "--race", "l-bfgs", "--out", "pressed"]) == 0
+    drawn = json.loads(Path("pressed/race.json").read_text())["picture"]
+    assert drawn["field"] is None
+    assert "interrupted" in drawn["without"]
+    assert capsys.readouterr().err.count("called") < 100  # of the methods, not of the picture
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_race(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    for out in ([], ["--out", "own.py"], ["--out", "own.py/page.html"]):
+        assert run(["minimize", "rosenbrock", "--race", "gd,cg", *out]) == 2
+        said = capsys.readouterr()
+        assert "gd …" not in said.err
+        assert re.search("cannot be (a run folder|written)", said.err)
+
+
+def test_a_race_is_shown_where_its_page_cannot_be_written(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("downslope.compare.folder.write_text", full)
+    assert run(["minimize", "rosenbrock", "--race", "cg,l-bfgs"]) == 2
+    out, err = capsys.readouterr()
+    assert "l-bfgs is first" in out
+    assert "runs/race-rosenbrock/race.json cannot be written: No space left on device" in err

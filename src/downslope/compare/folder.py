@@ -165,7 +165,12 @@ class RunFolder:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, whole."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, as_text(value))
+
+
+def as_text(value: Any) -> str:
+    """Return JSON as it is written to files and printed."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -201,8 +206,13 @@ def write_file(path: Path, text: str, option: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text so that a reader finds the old file or the new one, whole."""
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise

@@ -244,9 +244,9 @@ def parse(text: str, n: int) -> Answer:
     wanted = 'expected one line {"value": number, "gradient": [numbers]}'
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets a thousand deep
         raise ValueError(f"{wanted}; this is not JSON") from None
-    if isinstance(answer, dict) and "error" in answer:
+    if isinstance(answer, dict) and answer.get("error") is not None:
         raise ValueError("it says it failed")
     if not isinstance(answer, dict) or "value" not in answer:
         raise ValueError(f"{wanted}; this has no value")
@@ -265,7 +265,10 @@ def _number(value: Any, name: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {_short(json.dumps(value))}, not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits; 1e400 is infinite to JSON too
+        return math.inf if value > 0 else -math.inf
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from downslope.compare.folder import write_json, write_text
+from downslope.compare.folder import RunFolder, as_text, require_writable, write_file
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
@@ -56,24 +56,28 @@ def run_minimize(
         asked = target(what, **given)
         stack.callback(asked.close)
         check(asked, methods)
+        wanted = racers is not None or out is not None
+        at = _page_of(asked.name, out) if wanted else None
         found = race(
             asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
             progress=told.is_terminal and len(methods) == 1,
             began=lambda name: told.print(f"{name} …", style="dim") if len(methods) > 1 else None,
         )  # fmt: skip
-        wanted = racers is not None or out is not None
         if wanted:
             found["picture"] = picture(asked, found)
-    page_at = _write(found, out) if wanted else None
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(as_text(found))
     else:
-        show(found, page_at, raced=racers is not None)
+        show(found, raced=racers is not None)
+    if at is not None:
+        _write(found, at, whole=at != out)
+        if not as_json:
+            Console(highlight=False).print(f"\nReport: {at}", markup=False, soft_wrap=True)
     interrupted = any(r["status"] == "interrupted" for r in found["runs"])
     return 130 if interrupted else 0 if any(r["success"] for r in found["runs"]) else 1
 
 
-def show(found: dict[str, Any], page_at: Path | None, *, raced: bool) -> None:
+def show(found: dict[str, Any], *, raced: bool) -> None:
     """Print what was found."""
     out = Console(highlight=False)
     out.print()
@@ -89,9 +93,6 @@ def show(found: dict[str, Any], page_at: Path | None, *, raced: bool) -> None:
     for run in found["runs"] if raced else []:
         if run["status"] in ("raised", "nonfinite", "kink", "stalled", "unbounded"):
             out.print(f"{run['method']}: {run['message']}", markup=False)
-    if page_at is not None:
-        out.print()
-        out.print(f"Report: {page_at}", markup=False, soft_wrap=True)
 
 
 def _one(out: Console, run: dict[str, Any], found: dict[str, Any]) -> None:
@@ -139,27 +140,27 @@ def _asked(found: dict[str, Any]) -> str:
     return "" if found["tolerance"] is None else f", asked for {number(found['tolerance'], 2)}"
 
 
-def _write(found: dict[str, Any], out: Path | None) -> Path:
-    """Write race.json and the page into a folder, or the page alone into an .html file."""
-    try:
-        if out is not None and out.suffix == ".html":
-            write_text(out, page([chapter(found)]))
-            return out
-        name = re.sub(r"[^\w.-]+", "-", found["problem"]["name"]).strip("-")
-        folder = out or Path("runs") / f"race-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, found)
-        write_text(folder / "report.html", page([chapter(found)]))
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be written to {out}: {error.strerror}; give another --out"
-        ) from None
+def _page_of(name: str, out: Path | None) -> Path:
+    """Return where the page goes: to an .html file that was asked for, else into a folder.
+
+    Raises:
+        UsageError: nothing can be written there.
+
+    """
+    if out is not None and out.suffix == ".html":
+        require_writable(out, "--out")
+        return out
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
+    folder = out or Path("runs") / f"race-{plain}"
+    RunFolder(folder).require_possible()
     return folder / "report.html"
 
 
-def is_race(folder: Path) -> bool:
-    """Whether a folder holds a race."""
-    return (folder / FILE).is_file()
+def _write(found: dict[str, Any], at: Path, *, whole: bool) -> None:
+    """Write the page, and where `whole` race.json beside it, from which the page can be made again."""
+    if whole:
+        write_file(at.with_name(FILE), as_text(found), "--out")
+    write_file(at, page([chapter(found)]), "--out")
 
 
 def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
@@ -178,12 +179,7 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
                 raise
             raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
     at = out or folders[0] / "report.html"
-    try:
-        write_text(at, page(chapters))
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be written to {at}: {error.strerror}; give another --out"
-        ) from None
+    write_file(at, page(chapters), "--out")
     if as_json:
         sys.stdout.write(json.dumps({"report": str(at), "runs": [str(f) for f in folders]}, indent=1) + "\n")
     else:

@@ -87,6 +87,25 @@ def test_dry_run_tells_the_cost_and_writes_nothing(capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("no url", "Could not parse"),
+        ("sqlite:///nowhere/trials.db", "no file can be made at nowhere/trials.db"),
+        ("sqlite:///text.db", "not a database"),
+        ("unheard://me:secret@host/trials", r"unheard://me:\*\*\*@host"),
+    ],
+)
+def test_a_dry_run_looks_at_the_storage_and_writes_nothing(url, words, capsys):
+    Path("text.db").write_text("this is no database")
+    dry = ["compare", REGRESSION, *SMALL, "--dry-run", "--storage"]
+    assert run([*dry, url]) == 2
+    assert re.search(words, err := capsys.readouterr().err)
+    assert "secret" not in err
+    assert run([*dry, "sqlite:///new.db"]) == 0
+    assert not Path("new.db").exists()
+
+
 def test_json_of_a_dry_run_is_the_plan(capsys):
     assert run(["compare", REGRESSION, *SMALL, "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -153,6 +172,46 @@ def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "result.json").write_text('{"kind": "sensitivity", "fields": null}')
     assert run(["report", str(tmp_path)]) == 2
     assert "result.json is damaged" in capsys.readouterr().err
+
+
+def _without(*keys):
+    def spoil(run):
+        for key in keys[:-1]:
+            run = run[key]
+        del run[keys[-1]]
+
+    return spoil
+
+
+def _set(key, value):
+    def spoil(run):
+        run[key] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without("identity"), _set("identity", None), _set("identity", 3), _without("plan"),
+        _without("plan", "seeds"), _set("task", []), _without("environment", "device"),
+        _without("created"), _set("plan", {"steps": "many"}),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_told_before_anything_is_run(spoil, capsys):
+    command = ["compare", REGRESSION, *SMALL, "--out", "run"]
+    assert run(command) == 0
+    file, trials = Path("run/run.json"), Path("run/trials.jsonl")
+    damaged = json.loads(file.read_text())
+    spoil(damaged)
+    file.write_text(json.dumps(damaged))
+    lines = trials.read_text().splitlines(keepends=True)
+    trials.write_text("".join(lines[:-1]))
+    for words in (command, [*command, "--sensitivity"][:-1], ["report", "run"]):
+        capsys.readouterr()
+        assert run(words) == 2
+        assert "run.json is damaged" in capsys.readouterr().err
+    assert trials.read_text() == "".join(lines[:-1])
 
 
 def test_report_makes_the_page_again_of_one_run_or_several(capsys):

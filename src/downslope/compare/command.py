@@ -13,7 +13,8 @@ from rich.console import Console
 from downslope.compare import terminal
 from downslope.compare.folder import RunFolder, write_text
 from downslope.compare.prepare import cost, prepare
-from downslope.compare.results import build
+from downslope.compare.results import checked
+from downslope.compare.storage import require_reachable
 from downslope.errors import UsageError, one_line
 
 INTERRUPTED = 130
@@ -28,6 +29,8 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     for line in terminal.plan_lines(session.plan, session.jobs, session.threads):
         told.print(line, markup=False)
     session.folder.require_possible()
+    if session.storage is not None:
+        require_reachable(session.storage)
     begun = session.begun
     if dry_run or not begun:
         facts = session.look()
@@ -104,13 +107,7 @@ def stored_result(folder: RunFolder) -> dict[str, Any]:
         UsageError: its files are damaged.
 
     """
-    run, records = folder.read_run(), folder.read_records()
-    try:
-        return build(run, records)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{folder.run_file} is damaged ({one_line(error)}): move the folder away and start again"
-        ) from error
+    return checked(folder, folder.read_run(), folder.read_records())
 
 
 def stored_grid(folder: RunFolder) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError
+from downslope.gradients.foreign import rows_of
 from downslope.gradients.pipe import DiedError, Line, StalledError, end
 
 Vector = NDArray[np.float64]
@@ -131,11 +132,7 @@ class Program:
             UsageError: x is no vector or matrix of finite numbers, or the program is closed.
 
         """
-        array = np.asarray(x, dtype=np.float64)
-        if array.ndim not in (1, 2) or array.size == 0:
-            raise UsageError(
-                f"x of shape {np.shape(x)} for {self!r}: expected a vector, or a matrix of one vector a row"
-            )
+        array = rows_of(x, self)
         if not np.isfinite(array).all():
             raise UsageError(f"x for {self!r} is not finite, and JSON has no such numbers")
         if array.ndim == 1:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,7 @@ def run_minimize(
     if twice is not None:
         raise UsageError(f"method {twice!r} stands twice in --race: name each once")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what the user's function prints
+        stack.enter_context(_printed_aside())  # what the user's function prints
         asked = target(what, **given)
         stack.callback(asked.close)
         check(asked, methods)
@@ -75,6 +78,23 @@ def run_minimize(
             Console(highlight=False).print(f"\nReport: {at}", markup=False, soft_wrap=True)
     interrupted = any(r["status"] == "interrupted" for r in found["runs"])
     return 130 if interrupted else 0 if any(r["success"] for r in found["runs"]) else 1
+
+
+@contextlib.contextmanager
+def _printed_aside() -> Iterator[None]:
+    """Send what is printed to standard error, by compiled code too, which knows nothing of `sys.stdout`."""
+    sys.stdout.flush()
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
+        with contextlib.suppress(OSError):  # one of them is closed
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        with contextlib.suppress(
+            OSError, TypeError, AttributeError
+        ):  # what C still holds back; not on Windows
+            stack.callback(ctypes.CDLL(None).fflush, None)
+        yield
 
 
 def show(found: dict[str, Any], *, raced: bool) -> None:

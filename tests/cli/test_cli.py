@@ -401,8 +401,9 @@ def test_output_that_cannot_be_written_is_one_line():
 
 
 def test_closed_and_broken_outputs_are_no_defects():
-    process = start("minimize", "rosenbrock", "--json", preexec_fn=lambda: os.close(1))
-    assert (process.communicate(timeout=60)[1], process.returncode) == ("", 0)
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "downslope", "minimize", "rosenbrock"]
+    ran = subprocess.run([*command, "--json"], stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    assert (ran.stderr, ran.returncode) == (b"", 0)
     with start("minimize", "rosenbrock", "--json") as process:
         process.stdout.close()  # as of `| head`, which has seen enough
         assert (process.stderr.read(), process.wait(60)) == ("", 1)
@@ -424,3 +425,37 @@ def test_names_that_are_no_utf_8():
         err = process.communicate(timeout=60)[1]
         assert process.returncode == 0, err
     assert "??" in (folder / "run/report.html").read_text()
+
+
+def test_what_took_long_is_shown_where_its_page_cannot_be_written(monkeypatch, capsys):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    grid = ["--sensitivity", "--optimizers", "l-bfgs", "--seeds", "1"]
+    monkeypatch.setattr("downslope.compare.folder.write_text", full)
+    for words, said in (
+        (["lr", REGRESSION, "--optimizer", "sgd", "--steps", "8"], "search took"),
+        (["profile", REGRESSION, "--seconds", "0.1", "--what-if", "none"], "peak"),
+        (["compare", "rosenbrock", *grid], "l-bfgs takes"),
+    ):
+        assert run(words) == 2
+        out, err = capsys.readouterr()
+        assert said in out
+        assert "cannot be written: No space left on device" in err
+        assert "Report:" not in out
+
+
+def test_names_of_tasks_are_no_paths(tmp_path, capsys):
+    text = TINY.read_text() + "\nregression = replace(regression, name='../a/b' + 'c' * 300)\n"
+    (tmp_path / "named.py").write_text("from dataclasses import replace\n" + text)
+    for words in (
+        ["lr", "named.py:regression", "--optimizer", "sgd", "--steps", "8"],
+        ["profile", "named.py:regression", "--seconds", "0.1", "--what-if", "none"],
+    ):
+        assert run(words) in (0, 1)
+    capsys.readouterr()
+    kept = "..-a-b" + "c" * 54
+    assert sorted(p.name for p in tmp_path.rglob("*.html")) == [
+        f"lr-{kept}.html",
+        f"profile-{kept}-muon.html",
+    ]

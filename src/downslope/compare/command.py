@@ -45,19 +45,21 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     with terminal.Live(told) as live:
         session.observer = live
         result = session.run(facts)
-    page = write_page([result], session.folder.report_file)
     if as_json:
         print_json(result)
     else:
-        show(result, page)
+        show(result)
+    page = write_page([result], session.folder.report_file)
+    if not as_json:
+        Console(highlight=False).print(f"\nReport: {page}", markup=False, soft_wrap=True)
     if session.interrupted:
         told.print("Stopped; what is done is kept, and the same command goes on from here.")
         return INTERRUPTED
     return 0 if result["verdict"]["winners"] else 1
 
 
-def show(result: dict[str, Any], page: Path) -> None:
-    """Print the verdict, the table, what to know about it, and where the page is."""
+def show(result: dict[str, Any]) -> None:
+    """Print the verdict, the table, and what to know about it."""
     out = Console(highlight=False)
     out.print()
     out.print(result["verdict"]["sentence"], style="bold", markup=False)
@@ -66,8 +68,6 @@ def show(result: dict[str, Any], page: Path) -> None:
     out.print(terminal.legend(result), style="dim", markup=False)
     for note in result["notes"]:
         out.print(f"Note: {note}", markup=False)
-    out.print()
-    out.print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
 def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:

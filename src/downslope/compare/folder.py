@@ -179,6 +179,16 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def plain_name(text: str) -> str:
+    """Return a text as a part of the name of a file or folder: of letters, digits and `-_.`, not too long.
+
+    >>> plain_name("mgh:watson"), plain_name("a/b c"), plain_name("../x")
+    ('mgh-watson', 'a-b-c', '..-x')
+
+    """
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text[:60])
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, whole."""
     write_text(path, as_text(value))

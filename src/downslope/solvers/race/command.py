@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from downslope.compare.folder import RunFolder, as_text, require_writable, write_file
+from downslope.compare.folder import RunFolder, as_text, plain_name, require_writable, write_file
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
@@ -170,8 +169,7 @@ def _page_of(name: str, out: Path | None) -> Path:
     if out is not None and out.suffix == ".html":
         require_writable(out, "--out")
         return out
-    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
-    folder = out or Path("runs") / f"race-{plain}"
+    folder = out or Path("runs") / f"race-{plain_name(name)}"
     RunFolder(folder).require_possible()
     return folder / "report.html"
 

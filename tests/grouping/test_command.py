@@ -163,3 +163,19 @@ def test_a_full_disk_leaves_the_saved_partition_whole(
     assert "No space left on device" in capsys.readouterr().err
     assert saved.read_bytes() == before
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(("part", "value"), [("role", "nobody"), ("rule", 3), ("shape", "x")])
+def test_a_damaged_partition_is_one_line(
+    part: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["groups", "net.py:model", "--save", "groups.json"]) == 0
+    file = Path("groups.json")
+    saved = json.loads(file.read_text())
+    saved["assignments"][0][part] = value
+    file.write_text(json.dumps(saved))
+    capsys.readouterr()
+    code = run(["groups", "net.py:model", "--diff", "groups.json"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.startswith("downslope: groups.json: no partition")

@@ -282,3 +282,40 @@ def test_a_race_is_shown_where_its_page_cannot_be_written(
     out, err = capsys.readouterr()
     assert "l-bfgs is first" in out
     assert "runs/race-rosenbrock/race.json cannot be written: No space left on device" in err
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("schema", None), ("runs", [{}]), ("where", None), ("picture", {"frame": []}), ("problem", "x")],
+)
+def test_a_damaged_race_is_one_line(part: str, value: Any, capsys: Any) -> None:
+    assert run(["minimize", "himmelblau", "--race", "cg", "--out", "here"]) == 0
+    file = Path("here/race.json")
+    whole = json.loads(file.read_text())
+    for text in (json.dumps({**whole, part: value}), file.read_text()[:-100], ""):
+        file.write_text(text)
+        capsys.readouterr()
+        assert run(["report", "here"]) == 2
+        assert re.search("race.json (is damaged|has schema)", capsys.readouterr().err)
+
+
+def test_a_damaged_grid_is_one_line(capsys: Any) -> None:
+    grid = [
+        "compare",
+        "rosenbrock",
+        "--sensitivity",
+        "--optimizers",
+        "l-bfgs",
+        "--seeds",
+        "1",
+        "--out",
+        "grid",
+    ]
+    assert run(grid) == 0
+    file = Path("grid/result.json")
+    whole = json.loads(file.read_text())
+    for part, value in (("rows", []), ("values", [[]]), ("columns", [])):
+        file.write_text(json.dumps({**whole, "fields": [{**whole["fields"][0], part: value}]}))
+        capsys.readouterr()
+        assert run(["report", "grid"]) == 2
+        assert "result.json is damaged" in capsys.readouterr().err

@@ -79,7 +79,9 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
             raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
         try:
             page = write_grid(grids[0], out or folders[0].report_file)
-        except (KeyError, TypeError, AttributeError) as error:
+        except UsageError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"{folders[0].result_file} is damaged ({one_line(error)}): the same command of "
                 "downslope compare makes it again"

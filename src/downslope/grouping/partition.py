@@ -160,7 +160,7 @@ class Partition:
             raise UsageError(f"a partition of version {d.get('version')!r}: this release reads version 1")
         try:
             return cls([Assignment.from_dict(a) for a in d["assignments"]])
-        except (KeyError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(f"no partition: {one_line(error)}") from error
 
     def save(self, path: str | Path) -> None:

@@ -188,14 +188,16 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
     chapters = []
     for folder in folders:
         try:
-            found = json.loads((folder / FILE).read_text())
+            found = json.loads((folder / FILE).read_bytes())
             if found["schema"] != SCHEMA:
                 raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
             chapters.append(chapter(found))
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except UsageError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
+        except OSError as error:
+            raise UsageError(f"{folder / FILE} cannot be read: {error.strerror}") from None
     at = out or folders[0] / "report.html"
     write_file(at, page(chapters), "--out")
     if as_json:

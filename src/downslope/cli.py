@@ -499,7 +499,8 @@ def run(arguments: Sequence[str]) -> int:
         # What typer itself raises for what was typed: an unknown option, a missing argument.
         if not hasattr(error, "format_message"):
             raise
-        return _refuse(_typed_wrong(error))
+        wrong = _typed_wrong(error)
+        return _refuse(wrong) if wrong else 2  # nothing was typed, and the help is shown
 
 
 def _refuse(line: str) -> int:
@@ -516,7 +517,7 @@ def _typed_wrong(error: Any) -> str:
         known = [o for p in context.command.params for o in p.opts if o.startswith("--")]
         return f"no such option: {option}{closest(option, known)}{where}"
     message = str(error.format_message()).rstrip(".")
-    return f"{message[:1].lower()}{message[1:]}{where}"
+    return message and f"{message[:1].lower()}{message[1:]}{where}"
 
 
 def main() -> None:

@@ -459,3 +459,17 @@ def test_names_of_tasks_are_no_paths(tmp_path, capsys):
         f"lr-{kept}.html",
         f"profile-{kept}-muon.html",
     ]
+
+
+def test_without_words_the_help_is_all_that_is_shown(capsys):
+    assert run([]) == 2
+    out, err = capsys.readouterr()
+    assert "compare" in out
+    assert err == ""
+
+
+def test_a_page_may_go_to_a_folder_that_is_not_there_yet(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--out", "run"]) == 0
+    assert run(["report", "run", "--out", "new/page.html"]) == 0
+    assert Path("new/page.html").exists()
+    capsys.readouterr()

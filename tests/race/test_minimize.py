@@ -186,6 +186,13 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         (["rosenbrock", "--option", "memory"], "expected option=value"),
         (["rosenbrock", "--option", "cg.memory=3"], "'cg' is not run"),
         (["rosenbrock", "--steps", "-1"], "at least 0"),
+        (
+            ["rosenbrock", "--method", "adam", "--option", "lr=x"],
+            "method 'adam': lr = 'x': expected a number",
+        ),
+        (["rosenbrock", "--option", "memory=0"], "method 'l-bfgs': memory = 0: expected"),
+        (["rosenbrock", "--x0", f"1*{10**15}"], f"{10**15} numbers do not fit into memory"),
+        (["--program", "'cat", "--x0", "1"], "no closing quotation"),
         (["own.py:bowl", "--framework", "mxnet", "--x0", "1,2"], "expected numpy, torch, jax or tensorflow"),
     ],
 )

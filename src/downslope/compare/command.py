@@ -138,6 +138,7 @@ def write_grid(found: dict[str, Any], path: Path) -> Path:
 
 def _written(path: Path, text: str) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise UsageError(

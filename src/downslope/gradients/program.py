@@ -75,7 +75,11 @@ class Program:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.command = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+        try:
+            words = shlex.split(command) if isinstance(command, str) else command
+        except ValueError as error:
+            raise UsageError(f"command {command!r}: {str(error).lower()}") from None
+        self.command = [str(word) for word in words]
         if not self.command:
             raise UsageError("command is empty: expected a program, as in 'python f.py'")
         for name, value, least in (("workers", workers, 1), ("retries", retries, 0)):

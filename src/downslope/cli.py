@@ -7,6 +7,7 @@ and what was found is bad; 2, bad input, told in one line on standard error; 130
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -15,11 +16,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from downslope.errors import UsageError, closest
 
+
+class _Commands(TyperGroup):
+    """The commands; typer itself would end an interrupted one without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+
+
 app = typer.Typer(
     name="downslope",
+    cls=_Commands,
     help="Gradient-based optimization: the right rule for every parameter, chosen with evidence.",
     no_args_is_help=True,
     add_completion=False,
@@ -467,19 +482,25 @@ def run(arguments: Sequence[str]) -> int:
         code = command.main(
             args=list(arguments), prog_name="downslope", standalone_mode=False, obj=tuple(arguments)
         )
+        sys.stdout.flush()  # a full disk is told here, and not when Python ends
         return int(code or 0)
     except UsageError as error:
         if os.environ.get("DOWNSLOPE_DEBUG"):
             raise
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough; typer and rich end with 1 too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _refuse(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
     except Exception as error:
         # What typer itself raises for what was typed: an unknown option, a missing argument.
         if not hasattr(error, "format_message"):
             raise
-        return _refuse(_typed_wrong(error))
+        wrong = _typed_wrong(error)
+        return _refuse(wrong) if wrong else 2  # nothing was typed, and the help is shown
 
 
 def _refuse(line: str) -> int:
@@ -496,11 +517,13 @@ def _typed_wrong(error: Any) -> str:
         known = [o for p in context.command.params for o in p.opts if o.startswith("--")]
         return f"no such option: {option}{closest(option, known)}{where}"
     message = str(error.format_message()).rstrip(".")
-    return f"{message[:1].lower()}{message[1:]}{where}"
+    return message and f"{message[:1].lower()}{message[1:]}{where}"
 
 
 def main() -> None:
     """Run the command line of this process."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - where it was closed by who started this
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without bars and signs shows the numbers

@@ -87,6 +87,25 @@ def test_dry_run_tells_the_cost_and_writes_nothing(capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("no url", "Could not parse"),
+        ("sqlite:///nowhere/trials.db", "no file can be made at nowhere/trials.db"),
+        ("sqlite:///text.db", "not a database"),
+        ("unheard://me:secret@host/trials", r"unheard://me:\*\*\*@host"),
+    ],
+)
+def test_a_dry_run_looks_at_the_storage_and_writes_nothing(url, words, capsys):
+    Path("text.db").write_text("this is no database")
+    dry = ["compare", REGRESSION, *SMALL, "--dry-run", "--storage"]
+    assert run([*dry, url]) == 2
+    assert re.search(words, err := capsys.readouterr().err)
+    assert "secret" not in err
+    assert run([*dry, "sqlite:///new.db"]) == 0
+    assert not Path("new.db").exists()
+
+
 def test_json_of_a_dry_run_is_the_plan(capsys):
     assert run(["compare", REGRESSION, *SMALL, "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -153,6 +172,46 @@ def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "result.json").write_text('{"kind": "sensitivity", "fields": null}')
     assert run(["report", str(tmp_path)]) == 2
     assert "result.json is damaged" in capsys.readouterr().err
+
+
+def _without(*keys):
+    def spoil(run):
+        for key in keys[:-1]:
+            run = run[key]
+        del run[keys[-1]]
+
+    return spoil
+
+
+def _set(key, value):
+    def spoil(run):
+        run[key] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _without("identity"), _set("identity", None), _set("identity", 3), _without("plan"),
+        _without("plan", "seeds"), _set("task", []), _without("environment", "device"),
+        _without("created"), _set("plan", {"steps": "many"}),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_told_before_anything_is_run(spoil, capsys):
+    command = ["compare", REGRESSION, *SMALL, "--out", "run"]
+    assert run(command) == 0
+    file, trials = Path("run/run.json"), Path("run/trials.jsonl")
+    damaged = json.loads(file.read_text())
+    spoil(damaged)
+    file.write_text(json.dumps(damaged))
+    lines = trials.read_text().splitlines(keepends=True)
+    trials.write_text("".join(lines[:-1]))
+    for words in (command, [*command, "--sensitivity"][:-1], ["report", "run"]):
+        capsys.readouterr()
+        assert run(words) == 2
+        assert "run.json is damaged" in capsys.readouterr().err
+    assert trials.read_text() == "".join(lines[:-1])
 
 
 def test_report_makes_the_page_again_of_one_run_or_several(capsys):
@@ -320,3 +379,97 @@ def test_a_task_named_twice_runs_once_at_a_time():
     finally:
         first.kill()
         first.communicate()
+
+
+def test_ctrl_c_within_a_command_is_one_line_and_130(monkeypatch, capsys):
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("downslope.compare.command.run_compare", pressed)
+    assert run(["compare", "digits"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
+def test_output_that_cannot_be_written_is_one_line():
+    for words in (["--json"], []):
+        with open("/dev/full", "w") as full:
+            process = start("minimize", "rosenbrock", *words, stdout=full)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err == "downslope: the output cannot be written: No space left on device\n"
+
+
+def test_closed_and_broken_outputs_are_no_defects():
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "downslope", "minimize", "rosenbrock"]
+    ran = subprocess.run([*command, "--json"], stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    assert (ran.stderr, ran.returncode) == (b"", 0)
+    with start("minimize", "rosenbrock", "--json") as process:
+        process.stdout.close()  # as of `| head`, which has seen enough
+        assert (process.stderr.read(), process.wait(60)) == ("", 1)
+
+
+def test_names_that_are_no_utf_8():
+    try:
+        folder = Path(os.fsdecode(b"\xff\xfe"))
+        folder.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    (folder / "tiny.py").write_text(TINY.read_text())
+    for words in (
+        ("compare", f"{folder}/tiny.py:regression", *SMALL, "--out", folder / "run"),
+        ("report", folder / "run"),
+        ("minimize", "rosenbrock", "--race", "cg", "--out", folder / "race"),
+    ):
+        process = start(*words)
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, err
+    assert "??" in (folder / "run/report.html").read_text()
+
+
+def test_what_took_long_is_shown_where_its_page_cannot_be_written(monkeypatch, capsys):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    grid = ["--sensitivity", "--optimizers", "l-bfgs", "--seeds", "1"]
+    monkeypatch.setattr("downslope.compare.folder.write_text", full)
+    for words, said in (
+        (["lr", REGRESSION, "--optimizer", "sgd", "--steps", "8"], "search took"),
+        (["profile", REGRESSION, "--seconds", "0.1", "--what-if", "none"], "peak"),
+        (["compare", "rosenbrock", *grid], "l-bfgs takes"),
+    ):
+        assert run(words) == 2
+        out, err = capsys.readouterr()
+        assert said in out
+        assert "cannot be written: No space left on device" in err
+        assert "Report:" not in out
+
+
+def test_names_of_tasks_are_no_paths(tmp_path, capsys):
+    text = TINY.read_text() + "\nregression = replace(regression, name='../a/b' + 'c' * 300)\n"
+    (tmp_path / "named.py").write_text("from dataclasses import replace\n" + text)
+    for words in (
+        ["lr", "named.py:regression", "--optimizer", "sgd", "--steps", "8"],
+        ["profile", "named.py:regression", "--seconds", "0.1", "--what-if", "none"],
+    ):
+        assert run(words) in (0, 1)
+    capsys.readouterr()
+    kept = "..-a-b" + "c" * 54
+    assert sorted(p.name for p in tmp_path.rglob("*.html")) == [
+        f"lr-{kept}.html",
+        f"profile-{kept}-muon.html",
+    ]
+
+
+def test_without_words_the_help_is_all_that_is_shown(capsys):
+    assert run([]) == 2
+    out, err = capsys.readouterr()
+    assert "compare" in out
+    assert err == ""
+
+
+def test_a_page_may_go_to_a_folder_that_is_not_there_yet(capsys):
+    assert run(["compare", REGRESSION, *SMALL, "--out", "run"]) == 0
+    assert run(["report", "run", "--out", "new/page.html"]) == 0
+    assert Path("new/page.html").exists()
+    capsys.readouterr()

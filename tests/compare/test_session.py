@@ -148,12 +148,20 @@ def test_half_a_last_line_is_that_run_again_and_nothing_more(tmp_path, whole):
     assert without_times(resumed) == without_times(whole)
 
 
-def test_a_damaged_line_is_named_and_the_folder_left_as_it_was(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": None}, {"lr": "0.1"}, {"seed": []}, {"diverged": 2}, {"seconds": None}, {"curve": {}},
+        {"curve": {"steps": [], "seconds": [], "loss": []}},
+        {"curve": {"steps": [1], "seconds": [1], "loss": []}},
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_named_and_the_folder_left_as_it_was(change, tmp_path):
     out = tmp_path / "run"
     compare(SPEC, out=out, **SMALL)
     file = out / "trials.jsonl"
     lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join([lines[0], '{"kind": "tune"}\n', *lines[2:]]))
+    file.write_text("".join([lines[0], json.dumps(json.loads(lines[1]) | change) + "\n", *lines[2:]]))
     before = file.read_bytes()
     with pytest.raises(UsageError, match=r"trials.jsonl, line 2, is no record"):
         compare(SPEC, out=out, **SMALL)
@@ -210,6 +218,25 @@ def test_a_storage_that_does_not_open_is_named(tmp_path):
     with pytest.raises(UsageError, match="storage 'nosuch://x' cannot be opened"):
         compare(SPEC, out=tmp_path / "run", storage="nosuch://x", **SMALL)
     assert not (tmp_path / "run/trials.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["a?x=1#b", "100%41", "{braces}"])
+def test_signs_of_urls_in_the_name_of_a_folder(name, tmp_path):
+    compare(SPEC, out=tmp_path / name, **SMALL | {"trials": 1, "seeds": 1})
+    assert (tmp_path / name / "study.db").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_damaged_trial_of_a_storage_is_told(tmp_path):
+    storage = f"sqlite:///{tmp_path}/server.db"
+    compare(SPEC, out=tmp_path / "lost", storage=storage, **SMALL)
+    name = optuna.get_all_study_names(storage)[0]
+    study = optuna.load_study(study_name=name, storage=storage)
+    record = {**json.loads(study.trials[0].user_attrs["record"]), "lr": "0.1"}
+    trial = optuna.trial.create_trial(value=1.0, user_attrs={"record": json.dumps(record)})
+    study.add_trial(trial)
+    with pytest.raises(UsageError, match=r"trial 3 of \w+ in the storage .* is no record of a run"):
+        compare(SPEC, out=tmp_path / "new", storage=storage, **SMALL)
 
 
 def test_an_optimizer_that_always_diverges_is_last_and_said_to(tmp_path):
@@ -327,7 +354,7 @@ def test_a_full_disk_is_told_and_the_comparison_goes_on_when_there_is_room(whole
     with monkeypatch.context() as patched:
         patched.setattr(optuna.study.Study, "add_trial", taking)
         with pytest.raises(
-            UsageError, match=r"storage 'sqlite.*does not take a trial: StorageInternalError: full"
+            UsageError, match=r"storage '.*study.db' does not take a trial: StorageInternalError: full"
         ):
             compare(SPEC, out=out, **SMALL)
     with monkeypatch.context() as patched:

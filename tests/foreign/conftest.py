@@ -13,6 +13,7 @@ from downslope.gradients import include
 
 C = """
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 #include "downslope.h"
@@ -37,6 +38,15 @@ DOWNSLOPE_EXPORT double writes(const double *x, size_t n, double *gradient) {
 DOWNSLOPE_EXPORT double not_a_number(const double *x, size_t n, double *gradient) {
     for (size_t i = 0; gradient && i < n; ++i) gradient[i] = NAN;
     return NAN;
+}
+DOWNSLOPE_EXPORT double logarithm(const double *x, size_t n, double *gradient) {
+    if (x[0] <= 0) return NAN;
+    if (gradient) gradient[0] = 1 - 1 / x[0];
+    return x[0] - log(x[0]);
+}
+DOWNSLOPE_EXPORT double loud(const double *x, size_t n, double *gradient) {
+    printf("hello from C\\n");
+    return f(x, n, gradient);
 }
 DOWNSLOPE_EXPORT double slow(const double *x, size_t n, double *gradient) { usleep(200000); return x[0]; }
 """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from downslope import minimize
 from downslope.cli import run
 from downslope.errors import UsageError
 from downslope.gradients import load
@@ -83,6 +88,30 @@ def test_not_a_number_is_an_answer(library: Path) -> None:
     value, gradient = load(library, "not_a_number").value_and_gradient(X)
     assert math.isnan(value)
     assert np.isnan(gradient).all()
+
+
+def test_where_it_is_not_defined_a_function_need_not_fill_the_gradient(library: Path) -> None:
+    f = load(library, "logarithm")
+    for x in ([-1.0], [[2.0], [-1.0]]):  # also at its first call
+        value, gradient = f.value_and_gradient(x)
+        assert np.isnan(value).any()
+        np.testing.assert_array_equal(np.isnan(gradient).ravel(), np.isnan(np.ravel(value)))
+    found = minimize(f, [9.0])
+    assert found.success
+    assert found.x == pytest.approx([1.0], abs=1e-5)
+    forgetful = load(library, "forgetful")
+    assert math.isnan(forgetful([math.nan, 0.0]))
+    with pytest.raises(UsageError, match="wrote 1 of the 2 entries"):
+        forgetful.value_and_gradient([1.0, 0.0])
+
+
+def test_what_c_prints_is_not_among_the_json(library: Path) -> None:
+    words = ["minimize", f"{library}:loud", "--x0", "1,2", "--json"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "downslope", *words], capture_output=True, text=True, check=True
+    )
+    assert json.loads(ran.stdout)["runs"][0]["success"]
+    assert "hello from C" in ran.stderr
 
 
 def test_it_can_be_pickled(library: Path) -> None:
@@ -175,6 +204,9 @@ def test_arguments_are_checked(library: Path) -> None:
     for wrong in (np.zeros((2, 2, 2)), 1.0, []):
         with pytest.raises(UsageError, match="expected a vector"):
             f(wrong)
+    for other in ({"x": X}, torch.ones(3, requires_grad=True)):
+        with pytest.raises(UsageError, match=r"is a (dict|Tensor): expected NumPy's float64"):
+            f(other)
 
 
 def test_minimize_on_the_command_line_takes_a_function_without_gradient(library, capsys):

@@ -164,6 +164,7 @@ def test_a_program_that_never_reads_is_told() -> None:
         ('{"value": 1, "gradient": 5}', "the gradient holds int, and x has 3"),
         ('{"value": 1, "gradient": [1, "a", 2]}', "gradient[1] is"),
         ('{"error": "no such mesh"}', "no such mesh"),
+        ("[" * 100_000, "this is not JSON"),
     ],
 )
 def test_garbage_is_told(said: str, words: str) -> None:
@@ -177,8 +178,14 @@ def test_not_a_number_is_an_answer() -> None:
     for said in ('{"value": null}', '{"value": NaN}', '{"value": NaN, "gradient": [null, NaN, 1]}'):
         with program("says", said) as f:
             assert math.isnan(f(X))
-    with program("says", '{"value": -Infinity}') as f:
-        assert f(X) == -math.inf
+    for said in ('{"value": -Infinity}', '{"value": -1e400}', f'{{"value": -1{"0" * 400}}}'):
+        with program("says", said) as f:
+            assert f(X) == -math.inf
+
+
+def test_no_error_is_an_answer() -> None:
+    with program("says", '{"value": 2.5, "gradient": [1, 0, 0], "error": null}') as f:
+        assert f(X) == 2.5
 
 
 @pytest.mark.parametrize("how", ["chatty", "twice"])

@@ -10,6 +10,7 @@ import pytest
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 import jax.numpy as jnp  # noqa: E402
 
+from downslope import minimize  # noqa: E402
 from downslope.errors import UsageError  # noqa: E402
 from downslope.gradients import objective, residuals  # noqa: E402
 
@@ -125,3 +126,9 @@ def test_derivatives_trace_into_a_larger_program() -> None:
     o = objective(function, {k: array(v) for k, v in POINT.items()})
     steps = jax.jit(lambda x: x - 0.1 * o.value_and_gradient(x)[1])
     np.testing.assert_allclose(steps(o.x0), o.x0 - 0.1 * o.value_and_gradient(o.x0)[1], rtol=1e-5)
+
+
+def test_a_function_of_all_problems_is_told_that_it_is_given_one() -> None:
+    with pytest.raises(ValueError, match="axis 1") as raised:
+        minimize(lambda x: (x**2).sum(1), jnp.ones((3, 2)), batch=True)
+    assert "vectorized=True" in raised.value.__notes__[0]

@@ -9,6 +9,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
+from downslope import minimize  # noqa: E402
 from downslope.errors import UsageError  # noqa: E402
 from downslope.gradients import objective, residuals  # noqa: E402
 
@@ -105,3 +106,9 @@ def test_a_bad_start() -> None:
         objective(function, array(np.array([1.0, np.nan])))
     with pytest.raises(UsageError, match="expected float32 or float64"):
         objective(function, array(np.array([1, 2])))
+
+
+def test_a_function_of_all_problems_is_told_that_it_is_given_one() -> None:
+    with pytest.raises(ValueError, match="Dimension") as raised:
+        minimize(lambda x: tf.reduce_sum(tf.transpose(x, (1, 0))), tf.ones((3, 2)), batch=True)
+    assert "vectorized=True" in raised.value.__notes__[0]

@@ -145,3 +145,37 @@ def test_the_summary_has_its_nouns_in_the_right_number(capsys: pytest.CaptureFix
     assert "1 parameter, " in muon
     assert muon.endswith(" in 1 matrix")
     assert "5 parameters, " in adamw
+
+
+def test_a_full_disk_leaves_the_saved_partition_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "groups.json"
+    assert run(["groups", "net.py:model", "--save", str(saved)]) == 0
+    before = saved.read_bytes()
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.open("w").close()  # what a full disk makes of a file that is written anew
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert run(["groups", "net.py:model", "--save", str(saved)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert saved.read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(("part", "value"), [("role", "nobody"), ("rule", 3), ("shape", "x")])
+def test_a_damaged_partition_is_one_line(
+    part: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["groups", "net.py:model", "--save", "groups.json"]) == 0
+    file = Path("groups.json")
+    saved = json.loads(file.read_text())
+    saved["assignments"][0][part] = value
+    file.write_text(json.dumps(saved))
+    capsys.readouterr()
+    code = run(["groups", "net.py:model", "--diff", "groups.json"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.startswith("downslope: groups.json: no partition")

@@ -186,6 +186,13 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
         (["rosenbrock", "--option", "memory"], "expected option=value"),
         (["rosenbrock", "--option", "cg.memory=3"], "'cg' is not run"),
         (["rosenbrock", "--steps", "-1"], "at least 0"),
+        (
+            ["rosenbrock", "--method", "adam", "--option", "lr=x"],
+            "method 'adam': lr = 'x': expected a number",
+        ),
+        (["rosenbrock", "--option", "memory=0"], "method 'l-bfgs': memory = 0: expected"),
+        (["rosenbrock", "--x0", f"1*{10**15}"], f"{10**15} numbers do not fit into memory"),
+        (["--program", "'cat", "--x0", "1"], "no closing quotation"),
         (["own.py:bowl", "--framework", "mxnet", "--x0", "1,2"], "expected numpy, torch, jax or tensorflow"),
     ],
 )
@@ -240,3 +247,82 @@ def test_a_framework_that_is_not_installed_is_named(
         f"downslope: --framework {framework} needs {framework}, which is not installed: "
         f"pip install 'downslope[{extra}]'\n"
     )
+
+
+def test_a_race_is_kept_where_the_function_raises_or_stops_the_picture(capsys: Any, tmp_path: Path) -> None:
+    """The picture asks for points far from all that the methods saw."""
+    (tmp_path / "edge.py").write_text(
+        "import numpy as np\nx0 = np.array([3.0, 3.0])\n\n\ndef near(x):\n"
+        "    if x[0] < 0.9:\n        raise ValueError('outside')\n"
+        "    return float(((x - 1) ** 2).sum())\n\n\nseen = 0\n\n\ndef pressed(x):\n"
+        "    global seen\n    seen += 1\n    if seen == 200:\n        raise KeyboardInterrupt\n"
+        "    print('called')\n    return float(((x - 1) ** 2).sum())\n"
+    )
+    assert run(["minimize", "edge.py:near", "--race", "l-bfgs", "--out", "near"]) == 0
+    field = json.loads(Path("near/race.json").read_text())["picture"]["field"]
+    assert None in field[0]
+    assert field[0][-1] is not None
+    assert run(["minimize", "edge.py:pressed", "--race", "l-bfgs", "--out", "pressed"]) == 0
+    drawn = json.loads(Path("pressed/race.json").read_text())["picture"]
+    assert drawn["field"] is None
+    assert "interrupted" in drawn["without"]
+    assert capsys.readouterr().err.count("called") < 100  # of the methods, not of the picture
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_race(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    for out in ([], ["--out", "own.py"], ["--out", "own.py/page.html"]):
+        assert run(["minimize", "rosenbrock", "--race", "gd,cg", *out]) == 2
+        said = capsys.readouterr()
+        assert "gd …" not in said.err
+        assert re.search("cannot be (a run folder|written)", said.err)
+
+
+def test_a_race_is_shown_where_its_page_cannot_be_written(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("downslope.compare.folder.write_text", full)
+    assert run(["minimize", "rosenbrock", "--race", "cg,l-bfgs"]) == 2
+    out, err = capsys.readouterr()
+    assert "l-bfgs is first" in out
+    assert "runs/race-rosenbrock/race.json cannot be written: No space left on device" in err
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("schema", None), ("runs", [{}]), ("where", None), ("picture", {"frame": []}), ("problem", "x")],
+)
+def test_a_damaged_race_is_one_line(part: str, value: Any, capsys: Any) -> None:
+    assert run(["minimize", "himmelblau", "--race", "cg", "--out", "here"]) == 0
+    file = Path("here/race.json")
+    whole = json.loads(file.read_text())
+    for text in (json.dumps({**whole, part: value}), file.read_text()[:-100], ""):
+        file.write_text(text)
+        capsys.readouterr()
+        assert run(["report", "here"]) == 2
+        assert re.search("race.json (is damaged|has schema)", capsys.readouterr().err)
+
+
+def test_a_damaged_grid_is_one_line(capsys: Any) -> None:
+    grid = [
+        "compare",
+        "rosenbrock",
+        "--sensitivity",
+        "--optimizers",
+        "l-bfgs",
+        "--seeds",
+        "1",
+        "--out",
+        "grid",
+    ]
+    assert run(grid) == 0
+    file = Path("grid/result.json")
+    whole = json.loads(file.read_text())
+    for part, value in (("rows", []), ("values", [[]]), ("columns", [])):
+        file.write_text(json.dumps({**whole, "fields": [{**whole["fields"][0], part: value}]}))
+        capsys.readouterr()
+        assert run(["report", "grid"]) == 2
+        assert "result.json is damaged" in capsys.readouterr().err

@@ -231,6 +231,7 @@ def test_no_page_is_wider_than_the_window(show: Any, width: int) -> None:
     result = sample()
     result["partition"]["assignments"][0]["name"] = "a.very.long.name." * 20
     result["command"] = "downslope compare " + "x" * 400
+    result["task"]["name"] = "a_long_name_" * 20
     opened = show(render([result, sample(10)]), width=width)
     for fold in opened.page.locator("details.fold > summary").all():
         fold.click()

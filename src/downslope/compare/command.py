@@ -13,7 +13,8 @@ from rich.console import Console
 from downslope.compare import terminal
 from downslope.compare.folder import RunFolder, write_text
 from downslope.compare.prepare import cost, prepare
-from downslope.compare.results import build
+from downslope.compare.results import checked
+from downslope.compare.storage import require_reachable
 from downslope.errors import UsageError, one_line
 
 INTERRUPTED = 130
@@ -28,6 +29,8 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     for line in terminal.plan_lines(session.plan, session.jobs, session.threads):
         told.print(line, markup=False)
     session.folder.require_possible()
+    if session.storage is not None:
+        require_reachable(session.storage)
     begun = session.begun
     if dry_run or not begun:
         facts = session.look()
@@ -42,19 +45,21 @@ def run_compare(task: str, *, as_json: bool, dry_run: bool, **options: Any) -> i
     with terminal.Live(told) as live:
         session.observer = live
         result = session.run(facts)
-    page = write_page([result], session.folder.report_file)
     if as_json:
         print_json(result)
     else:
-        show(result, page)
+        show(result)
+    page = write_page([result], session.folder.report_file)
+    if not as_json:
+        Console(highlight=False).print(f"\nReport: {page}", markup=False, soft_wrap=True)
     if session.interrupted:
         told.print("Stopped; what is done is kept, and the same command goes on from here.")
         return INTERRUPTED
     return 0 if result["verdict"]["winners"] else 1
 
 
-def show(result: dict[str, Any], page: Path) -> None:
-    """Print the verdict, the table, what to know about it, and where the page is."""
+def show(result: dict[str, Any]) -> None:
+    """Print the verdict, the table, and what to know about it."""
     out = Console(highlight=False)
     out.print()
     out.print(result["verdict"]["sentence"], style="bold", markup=False)
@@ -63,8 +68,6 @@ def show(result: dict[str, Any], page: Path) -> None:
     out.print(terminal.legend(result), style="dim", markup=False)
     for note in result["notes"]:
         out.print(f"Note: {note}", markup=False)
-    out.print()
-    out.print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
 def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
@@ -76,7 +79,9 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
             raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
         try:
             page = write_grid(grids[0], out or folders[0].report_file)
-        except (KeyError, TypeError, AttributeError) as error:
+        except UsageError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"{folders[0].result_file} is damaged ({one_line(error)}): the same command of "
                 "downslope compare makes it again"
@@ -104,13 +109,7 @@ def stored_result(folder: RunFolder) -> dict[str, Any]:
         UsageError: its files are damaged.
 
     """
-    run, records = folder.read_run(), folder.read_records()
-    try:
-        return build(run, records)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{folder.run_file} is damaged ({one_line(error)}): move the folder away and start again"
-        ) from error
+    return checked(folder, folder.read_run(), folder.read_records())
 
 
 def stored_grid(folder: RunFolder) -> dict[str, Any]:
@@ -139,6 +138,7 @@ def write_grid(found: dict[str, Any], path: Path) -> Path:
 
 def _written(path: Path, text: str) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise UsageError(

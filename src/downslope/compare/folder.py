@@ -22,7 +22,7 @@ from typing import Any
 
 from downslope.compare.plan import differences
 from downslope.compare.run import Record
-from downslope.errors import UsageError
+from downslope.errors import UsageError, one_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk answers that takes no more."""
@@ -63,7 +63,8 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            if error.errno not in FULL:
+            own = error.filename is not None and Path(os.fsdecode(error.filename)).parent == self.path
+            if error.errno not in FULL and not own:
                 raise
             raise UsageError(
                 f"{self.path} cannot be written: {error.strerror}; what is done is kept, and the same "
@@ -96,13 +97,21 @@ class RunFolder:
                 f"{self.path} is not a run folder: it has no run.json; expected the folder of a comparison"
             )
         try:
-            run: dict[str, Any] = json.loads(self.run_file.read_text())
+            run: dict[str, Any] = json.loads(_read(self.run_file))
             version = run["schema"]
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{self.run_file} is damaged: move the folder away and start again") from None
+            if version == 1 and not isinstance(run["identity"], dict):
+                raise TypeError("identity")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.damaged(error) from None
         if version != 1:
-            raise UsageError(f"{self.run_file} has schema {version}: this version reads schema 1")
+            raise UsageError(f"{self.run_file} has schema {version!r}: this version reads schema 1")
         return run
+
+    def damaged(self, error: Exception) -> UsageError:
+        """Return the error for a `run.json` in which something is not as it was written."""
+        return UsageError(
+            f"{self.run_file} is damaged ({one_line(error)}): move the folder away and start again"
+        )
 
     def open_run(self, run: dict[str, Any]) -> dict[str, Any]:
         """Write what a comparison starts from, or return what an earlier start of the same one wrote.
@@ -133,7 +142,7 @@ class RunFolder:
         """
         if not self.trials_file.exists():
             return []
-        lines = self.trials_file.read_bytes().split(b"\n")
+        lines = _read(self.trials_file).split(b"\n")
         records: dict[tuple[str, str, int], Record] = {}
         for number, line in enumerate(lines[:-1], start=1):
             try:
@@ -163,9 +172,31 @@ class RunFolder:
             os.fsync(file.fileno())
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def plain_name(text: str) -> str:
+    """Return a text as a part of the name of a file or folder: of letters, digits and `-_.`, not too long.
+
+    >>> plain_name("mgh:watson"), plain_name("a/b c"), plain_name("../x")
+    ('mgh-watson', 'a-b-c', '..-x')
+
+    """
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text[:60])
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader finds the old file or the new one, whole."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, as_text(value))
+
+
+def as_text(value: Any) -> str:
+    """Return JSON as it is written to files and printed."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def require_writable(path: Path, option: str) -> None:
@@ -201,8 +232,13 @@ def write_file(path: Path, text: str, option: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text so that a reader finds the old file or the new one, whole."""
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from downslope.compare.folder import RunFolder
+from downslope.compare.folder import RunFolder, plain_name
 from downslope.compare.optimizers import DEFAULT, choose
 from downslope.compare.plan import Plan, fresh_seeds
 from downslope.compare.probe import Facts
@@ -116,8 +116,7 @@ def compare(task: Task | str, *, observer: Observer | None = None, **options: An
 
 def default_folder(plan: Plan) -> Path:
     """Return `runs/task-digest`: a folder of its own for every plan, its name not too long."""
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in plan.task[:60])
-    return Path("runs") / f"{name}-{plan.digest()}"
+    return Path("runs") / f"{plain_name(plan.task)}-{plan.digest()}"
 
 
 def cost(session: Session, facts: Facts) -> float:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from downslope.compare import words
+from downslope.compare.folder import RunFolder
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import Plan, RunSpec
 from downslope.compare.run import Record, finite
@@ -107,6 +108,19 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
         "optimizers": entries,
         "partition": run["partition"],
     }
+
+
+def checked(folder: RunFolder, run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """Return what `build` makes of what was read from a folder.
+
+    Raises:
+        UsageError: what was read is damaged.
+
+    """
+    try:
+        return build(run, records)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise folder.damaged(error) from error
 
 
 def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -83,14 +83,22 @@ class Record:
         """Return the record that `to_dict` described.
 
         Raises:
-            KeyError, TypeError: it is no such record.
+            KeyError, TypeError, ValueError: it is no such record.
 
         """
+        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
         values = {f.name: d[f.name] for f in fields(cls)}
         values["final"] = infinite(d["final"])
         c = d["curve"]
-        values["curve"] = Curve(list(c["steps"]), list(c["seconds"]), [infinite(v) for v in c["loss"]])
-        return cls(**values)
+        curve = Curve(
+            [int(v) for v in c["steps"]], [float(v) for v in c["seconds"]], [*map(infinite, c["loss"])]
+        )
+        for f in fields(cls):
+            if f.name != "curve" and not isinstance(values[f.name], kinds[str(f.type)]):
+                raise TypeError(f"{f.name} is {values[f.name]!r}")
+        if not len(curve.steps) == len(curve.seconds) == len(curve.loss) > 0:
+            raise ValueError("the curve has no values, or not as many of each")
+        return cls(**{**values, "curve": curve})
 
 
 def finite(value: float) -> float | None:

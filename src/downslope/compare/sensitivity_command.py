@@ -14,7 +14,7 @@ from rich.text import Text
 
 from downslope.compare import terminal
 from downslope.compare.command import INTERRUPTED, print_json, write_grid
-from downslope.compare.folder import RunFolder, write_json
+from downslope.compare.folder import RunFolder, as_text, plain_name, write_file
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, run, summary
 from downslope.compare.words import more, number
@@ -136,15 +136,10 @@ def _run_solve(
             plan = {"problem": spec, "steps": steps, "methods": list(methods), "distances": list(RADII)}
             print_json({"plan": {**plan, "directions": seeds}, "runs": len(RADII) * seeds * len(methods)})
         return 0
-    folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{spec}"))
+    folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{plain_name(spec)}"))
     if folder.run_file.exists():
         raise UsageError(f"{folder.path} holds trainings, and this is a solve: give another --out")
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{folder.path} cannot be a run folder: {error.strerror}; give another --out"
-        ) from None
+    folder.require_possible()
     return _finish(solve(spec, methods, seeds, seed, command, steps), folder, as_json)
 
 
@@ -261,16 +256,18 @@ def solve_sentence(fields: Sequence[dict[str, Any]]) -> str:
 
 
 def _finish(found: dict[str, Any], folder: RunFolder, as_json: bool) -> int:
-    write_json(folder.result_file, found)
-    write_grid(found, folder.report_file)
     if as_json:
         print_json(found)
     else:
-        show(found, folder.report_file)
+        show(found)
+    write_file(folder.result_file, as_text(found), "--out")
+    write_grid(found, folder.report_file)
+    if not as_json:
+        Console(highlight=False).print(f"\nReport: {folder.report_file}", markup=False, soft_wrap=True)
     return 0 if any(f["best"] is not None for f in found["fields"]) else 1
 
 
-def show(found: dict[str, Any], page: Path) -> None:
+def show(found: dict[str, Any]) -> None:
     """Print the finding, a map for each optimizer, and the table."""
     out = Console(highlight=False)
     out.print()
@@ -287,7 +284,6 @@ def show(found: dict[str, Any], page: Path) -> None:
         style="dim",
         markup=False,
     )
-    out.print(f"\nReport: {page}", markup=False, soft_wrap=True)
 
 
 def map_of(field: dict[str, Any], found: dict[str, Any]) -> Table:

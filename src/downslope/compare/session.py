@@ -22,7 +22,7 @@ from downslope import __version__
 from downslope.compare.folder import RunFolder, write_json
 from downslope.compare.plan import Plan, RunSpec
 from downslope.compare.probe import Facts, probe
-from downslope.compare.results import build, final_runs
+from downslope.compare.results import build, checked, final_runs
 from downslope.compare.run import Record
 from downslope.compare.runners import InProcess, Runner, Workers
 from downslope.compare.storage import Studies
@@ -95,9 +95,12 @@ class Session:
 
         """
         with self.folder.locked():
+            begun = self.begun
             run = self._open(facts)
             self.folder.mend()
             records = self.folder.read_records()
+            if begun:
+                checked(self.folder, run, records)  # damage is told before the work that is left
             studies = self._studies()
             for record in studies.exchange(records):
                 self.folder.append(record)
@@ -134,8 +137,7 @@ class Session:
         return self.folder.open_run(self.describe(facts or self.look()))
 
     def _studies(self) -> Studies:
-        file = (self.folder.path / "study.db").resolve()
-        return Studies(self.storage or f"sqlite:///{file}", self.plan)
+        return Studies(self.storage or (self.folder.path / "study.db").resolve(), self.plan)
 
     def _work(self, records: list[Record], studies: Studies) -> None:
         self.observer.began(self.plan, records)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from downslope.compare.plan import Plan
@@ -18,43 +21,109 @@ from downslope.compare.run import Record
 from downslope.errors import MissingPackageError, UsageError, one_line
 
 
+def require_reachable(url: str) -> None:
+    """Refuse a storage that cannot be opened; nothing is written, and no file is made.
+
+    Raises:
+        UsageError: no such database, no driver for it, or nobody answers.
+
+    """
+    try:
+        from sqlalchemy import create_engine, text
+    except ModuleNotFoundError:
+        raise MissingPackageError("optuna", "compare", "keeping trials") from None
+    try:
+        engine = create_engine(url)
+        file = engine.url.database if engine.dialect.name == "sqlite" else None
+        if file in (None, "", ":memory:") or Path(str(file)).exists():
+            with engine.connect() as connection:
+                # Of a file that is no database SQLite says so when it is read.
+                connection.execute(text("SELECT name FROM sqlite_master" if file else "SELECT 1"))
+        elif not os.access(Path(str(file)).absolute().parent, os.W_OK):
+            raise UsageError(f"no file can be made at {file}")
+    # Whatever a database driver raises, from a bad URL to a lost connection, is about this URL.
+    except Exception as error:
+        raise _closed(url, error) from error
+
+
+def _file(path: Path) -> Any:
+    """Return the storage of a SQLite file; in a URL `?`, `%` and `{` of its name would be something else."""
+    import sqlite3
+
+    from optuna.storages import RDBStorage
+    from sqlalchemy.pool import NullPool
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, check_same_thread=False)
+
+    return RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
+
+
+def _closed(url: str, error: Exception) -> UsageError:
+    said = str(error) if isinstance(error, UsageError) else one_line(error)
+    return UsageError(without_password(f"the storage {url!r} cannot be opened: {said}"))
+
+
+def without_password(text: str) -> str:
+    """Return a text in which passwords of URLs are stars.
+
+    >>> without_password("postgresql://me:secret@host/trials, sqlite:///me@home.db")
+    'postgresql://me:***@host/trials, sqlite:///me@home.db'
+
+    """
+    return re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:***@", text)
+
+
 class Studies:
-    """The studies of one plan.
+    """The studies of one plan, in a SQLite file or in the database that a URL names.
 
     Raises:
         UsageError: the storage cannot be opened.
 
     """
 
-    def __init__(self, url: str, plan: Plan) -> None:
+    def __init__(self, at: Path | str, plan: Plan) -> None:
         try:
             import optuna
         except ModuleNotFoundError:
             raise MissingPackageError("optuna", "compare", "keeping trials") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna, self._url = optuna, url
+        self._optuna, self._shown = optuna, without_password(str(at))
         self._candidates = {c.name: c for c in plan.candidates}
         self._studies: dict[str, Any] = {}
         task = plan.task.replace("/", "_")
         try:
-            storage = optuna.storages.get_storage(url)
+            storage = _file(at) if isinstance(at, Path) else optuna.storages.get_storage(at)
             for name in self._candidates:
                 self._studies[name] = optuna.create_study(
                     study_name=f"{task}-{plan.digest()}-{name}", storage=storage, load_if_exists=True
                 )
         # Whatever a database driver raises, from a bad URL to a lost connection, is about this URL.
         except Exception as error:
-            raise UsageError(f"the storage {url!r} cannot be opened: {one_line(error)}") from error
+            raise _closed(str(at), error) from error
 
     def records(self) -> list[Record]:
-        """Return the runs that the studies hold."""
+        """Return the runs that the studies hold.
+
+        Raises:
+            UsageError: one of them is damaged.
+
+        """
         complete = (self._optuna.trial.TrialState.COMPLETE,)
-        return [
-            Record.from_dict(json.loads(trial.user_attrs["record"]))
-            for study in self._studies.values()
-            for trial in study.get_trials(deepcopy=False, states=complete)
-            if "record" in trial.user_attrs
-        ]
+        found = []
+        for name, study in self._studies.items():
+            for trial in study.get_trials(deepcopy=False, states=complete):
+                if "record" not in trial.user_attrs:
+                    continue
+                try:
+                    record = Record.from_dict(json.loads(trial.user_attrs["record"]))
+                except (ValueError, KeyError, TypeError):
+                    raise UsageError(
+                        f"trial {trial.number} of {name} in the storage {self._shown!r} is no record of a "
+                        "run: delete its study, or give another --storage"
+                    ) from None
+                found.append(record)
+        return found
 
     def add(self, record: Record) -> None:
         """Add a tuning trial that ended; final runs are no part of a study.
@@ -80,7 +149,7 @@ class Studies:
             self._studies[record.optimizer].add_trial(trial)
         except Exception as error:  # whatever a database driver raises
             raise UsageError(
-                f"the storage {self._url!r} does not take a trial: {one_line(error)}; what is done is kept "
+                f"the storage {self._shown!r} does not take a trial: {one_line(error)}; what is done is kept "
                 "in the run folder, and the same command goes on from there"
             ) from error
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from downslope.compare.plan import Plan, RunSpec
 from downslope.compare.run import Record
+from downslope.compare.storage import without_password
 from downslope.compare.words import number, quantity
 
 
@@ -181,5 +182,10 @@ def legend(result: dict[str, Any]) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Return the command as it can be typed again."""
-    return shlex.join(["downslope", *arguments])
+    """Return the command as it can be typed again, but for the password of a storage: pages are passed on.
+
+    >>> command_line(["compare", "digits", "--storage", "postgresql://me:secret@host/trials"])
+    'downslope compare digits --storage postgresql://me:***@host/trials'
+
+    """
+    return without_password(shlex.join(["downslope", *arguments]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from downslope.compare.command import print_json
-from downslope.compare.folder import require_writable, write_file
+from downslope.compare.folder import plain_name, require_writable, write_file
 from downslope.compare.optimizers import choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.profile import Profile
@@ -52,26 +52,27 @@ def run_profile(
         raise UsageError(f"--threads {threads}: expected 1 to {cores()}, the cores of this machine")
     if lr is not None and not 0 < lr < math.inf:
         raise UsageError(f"--lr {lr:g}: expected a positive number")
-    page = out or Path("runs") / f"profile-{task.name}-{optimizer}.html"
+    page = out or Path("runs") / f"profile-{plain_name(task.name)}-{optimizer}.html"
     require_writable(page, "--out")
     if trace is not None:
         require_writable(trace, "--trace")
     told = Console(stderr=True, highlight=False)
     found = _measure(task, names, what_ifs, lr, threads, seconds, seed, told)
     found = replace(found, environment={**found.environment, "cpu": cpu_name(), "command": command})
+    console = Console(highlight=False)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        from downslope.diagnose.profile_table import shown
+
+        console.print(shown(found))
     _write(page, found)
     if trace is not None:
         write_file(trace, found.trace(), "--trace")
-    if as_json:
-        print_json(found.to_dict())
-        return 0
-    from downslope.diagnose.profile_table import shown
-
-    console = Console(highlight=False)
-    console.print(shown(found))
-    console.print(f"\nReport: {page}", markup=False, soft_wrap=True)
-    if trace is not None:
-        console.print(f"Trace: {trace} (ui.perfetto.dev opens it)", markup=False, soft_wrap=True)
+    if not as_json:
+        console.print(f"\nReport: {page}", markup=False, soft_wrap=True)
+        if trace is not None:
+            console.print(f"Trace: {trace} (ui.perfetto.dev opens it)", markup=False, soft_wrap=True)
     return 0
 
 

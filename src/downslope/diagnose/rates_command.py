@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from downslope.compare.command import print_json
-from downslope.compare.folder import require_writable, write_file
+from downslope.compare.folder import plain_name, require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
@@ -77,7 +77,7 @@ def run_lr(
     from downslope.diagnose.torch.rates import schedule_of
 
     schedule_of(schedule, warmup)  # a dry run refuses what the search would
-    page = out or Path("runs") / f"lr-{task.name}.html"
+    page = out or Path("runs") / f"lr-{plain_name(task.name)}.html"
     require_writable(page, "--out")
     told = Console(stderr=True, highlight=False)
     told.print(plan_line(length, longest, seeds_of(seed, seeds, whole_seeds), len(tasks) * len(candidates)))
@@ -112,11 +112,13 @@ def run_lr(
     environment = {"cpu": cpu_name(), "threads": threads, "command": command}
     found = [[replace(r, environment=environment) for r in one] for one in searched]
     checks = [check(widths, one) for one in found] if widths else []
-    _write_page(page, found, checks)
     if as_json:
         print_json(as_dict(found, checks))
     else:
-        _show(found, checks, page)
+        _show(found, checks)
+    _write_page(page, found, checks)
+    if not as_json:
+        Console(highlight=False).print(f"Report: {page}", markup=False, soft_wrap=True)
     return 0 if all(r.value is not None for one in found for r in one) else 1
 
 
@@ -198,7 +200,7 @@ def _write_page(page: Path, found: Sequence[Sequence[Rates]], checks: Sequence[W
     write_file(page, html_page([chapter(as_dict(found, checks))]), "--out")
 
 
-def _show(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck], page: Path) -> None:
+def _show(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck]) -> None:
     from downslope.diagnose.rates_table import headline, shown, widths_table
 
     out = Console(highlight=False)
@@ -211,4 +213,3 @@ def _show(found: Sequence[Sequence[Rates]], checks: Sequence[WidthCheck], page: 
         else:
             out.print(shown(one[0]))
         out.print()
-    out.print(f"Report: {page}", markup=False, soft_wrap=True)

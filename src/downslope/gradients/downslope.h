@@ -8,7 +8,7 @@
  * gradient  where the n partial derivatives at x go, or NULL where the caller wants the value alone.
  *           It does not overlap x, and holds nothing meaningful before the call.
  * returns   the value at x; NAN or INFINITY where the function is not defined. A search steps back
- *           from such a point.
+ *           from such a point, and nothing looks at its gradient.
  *
  * The function keeps no pointer after it returns, throws no exception across the border, and answers
  * the same x with the same value. Python's global lock is not held during the call. It is called

@@ -8,6 +8,7 @@ global lock.
 from __future__ import annotations
 
 import ctypes
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.gradients import binary
 
 Vector = NDArray[np.float64]
 
 UNWRITTEN = np.array([0x7FF8_DEAD_BEEF_0001], np.uint64)
 """The NaN that stands in a gradient before a first call: still there afterwards, nothing was written."""
+
+
+def rows_of(x: Any, function: object) -> Vector:
+    """Return a vector, or a matrix of one vector a row, as float64 in the order of C.
+
+    Raises:
+        UsageError: x is something else; `function` is what it was meant for.
+
+    """
+    try:
+        array = np.asarray(x, dtype=np.float64, order="C")
+    except (TypeError, ValueError, RuntimeError):  # the last of a PyTorch tensor that is differentiated
+        raise UsageError(f"x for {function!r} is {a_type(x)}: expected NumPy's float64 numbers") from None
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise UsageError(
+            f"x of shape {np.shape(x)} for {function!r}: expected a vector, or a matrix of one vector a row"
+        )
+    return array
 
 
 def include() -> str:
@@ -112,8 +131,11 @@ class ForeignFunction:
             return self(x), None
         out = np.empty_like(x)
         if x.ndim == 1:
-            return self._value(x, out), out
-        return np.array(self._rows(self._value, list(zip(x, out, strict=True))), np.float64), out
+            value: Any = self._value(x, out)
+        else:
+            value = np.array(self._rows(self._value, list(zip(x, out, strict=True))), np.float64)
+        out[~np.isfinite(value)] = np.nan  # a function that is not defined need not fill it
+        return value, out
 
     def gradient(self, x: Any) -> Vector:
         """Return the gradient at a vector, or at each row of a matrix."""
@@ -123,12 +145,7 @@ class ForeignFunction:
         return found
 
     def _checked(self, x: Any) -> Vector:
-        array = np.asarray(x, dtype=np.float64, order="C")
-        if array.ndim not in (1, 2) or array.size == 0:
-            raise UsageError(
-                f"x of shape {np.shape(x)} for {self!r}: expected a vector, or a matrix of one vector a row"
-            )
-        return array
+        return rows_of(x, self)
 
     def _rows(self, one: Any, pairs: list[Any]) -> list[float]:
         if self.threads == 1 or len(pairs) == 1:
@@ -150,6 +167,8 @@ class ForeignFunction:
         if not np.array_equal(given.view(np.uint64), x.view(np.uint64)):
             at = int(np.flatnonzero(given.view(np.uint64) != x.view(np.uint64))[0])
             raise UsageError(f"{self!r} wrote to its argument: x[{at}] changed from {x[at]} to {given[at]}")
+        if not math.isfinite(value):
+            return value  # it may well return before it fills the gradient
         if out is not None and (left := np.flatnonzero(out.view(np.uint64) == UNWRITTEN)).size:
             raise UsageError(
                 f"{self!r} wrote {x.size - left.size} of the {x.size} entries of its gradient (not entry "

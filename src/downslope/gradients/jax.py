@@ -19,7 +19,15 @@ import numpy as np
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, is_whole, no_hessian, no_scalar, pair, require_residuals
+from downslope.gradients.returned import (
+    describe,
+    is_whole,
+    no_hessian,
+    no_scalar,
+    of_one_problem,
+    pair,
+    require_residuals,
+)
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -81,7 +89,8 @@ class _Kernels:
 
         if not self.mapped:
             return single(x, arrays, *more)
-        return jax.vmap(single, (0, self.array_axes, *[0] * len(more)))(x, arrays, *more)
+        with of_one_problem():
+            return jax.vmap(single, (0, self.array_axes, *[0] * len(more)))(x, arrays, *more)
 
     def _arrays(self, made: Any) -> Any:
         if made is None:

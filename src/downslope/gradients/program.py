@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downslope.errors import UsageError
+from downslope.gradients.foreign import rows_of
 from downslope.gradients.pipe import DiedError, Line, StalledError, end
 
 Vector = NDArray[np.float64]
@@ -74,7 +75,11 @@ class Program:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.command = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+        try:
+            words = shlex.split(command) if isinstance(command, str) else command
+        except ValueError as error:
+            raise UsageError(f"command {command!r}: {str(error).lower()}") from None
+        self.command = [str(word) for word in words]
         if not self.command:
             raise UsageError("command is empty: expected a program, as in 'python f.py'")
         for name, value, least in (("workers", workers, 1), ("retries", retries, 0)):
@@ -131,11 +136,7 @@ class Program:
             UsageError: x is no vector or matrix of finite numbers, or the program is closed.
 
         """
-        array = np.asarray(x, dtype=np.float64)
-        if array.ndim not in (1, 2) or array.size == 0:
-            raise UsageError(
-                f"x of shape {np.shape(x)} for {self!r}: expected a vector, or a matrix of one vector a row"
-            )
+        array = rows_of(x, self)
         if not np.isfinite(array).all():
             raise UsageError(f"x for {self!r} is not finite, and JSON has no such numbers")
         if array.ndim == 1:
@@ -244,9 +245,9 @@ def parse(text: str, n: int) -> Answer:
     wanted = 'expected one line {"value": number, "gradient": [numbers]}'
     try:
         answer = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets a thousand deep
         raise ValueError(f"{wanted}; this is not JSON") from None
-    if isinstance(answer, dict) and "error" in answer:
+    if isinstance(answer, dict) and answer.get("error") is not None:
         raise ValueError("it says it failed")
     if not isinstance(answer, dict) or "value" not in answer:
         raise ValueError(f"{wanted}; this has no value")
@@ -265,7 +266,10 @@ def _number(value: Any, name: str) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {_short(json.dumps(value))}, not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits; 1e400 is infinite to JSON too
+        return math.inf if value > 0 else -math.inf
 
 
 def _short(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,24 @@ def no_hessian(value: Any, shape: tuple[int, ...]) -> UsageError:
     return UsageError(f"hessian returned {said}{':' if value is not None else ''} expected {shape}")
 
 
-def changed_argument(where: str) -> UsageError:
-    """Return the error for a function that writes to what it is given."""
-    return UsageError(f"fun changed its argument x{where}: work on a copy, as in `x = x.copy()`")
+def changed_argument(where: str, copy: str = "copy") -> UsageError:
+    """Return the error for a function that writes to what it is given; `copy` is how arrays are copied."""
+    return UsageError(f"fun changed its argument x{where}: work on a copy, as in `x = x.{copy}()`")
+
+
+@contextmanager
+def of_one_problem() -> Iterator[None]:
+    """Say beside an error of a function that is called with one problem of a batch that it is so."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        error.add_note(
+            "With batch=True a function of PyTorch, JAX or TensorFlow is given one problem, without the "
+            "leading axis: write it for one, or for all of them and say vectorized=True."
+        )
+        raise
 
 
 def pair(returned: Any, derivative: str) -> tuple[Any, Any]:

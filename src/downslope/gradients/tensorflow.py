@@ -15,7 +15,15 @@ import tensorflow as tf
 
 from downslope.errors import UsageError
 from downslope.gradients.memory import free_memory, require_memory
-from downslope.gradients.returned import describe, is_whole, no_hessian, no_scalar, pair, require_residuals
+from downslope.gradients.returned import (
+    describe,
+    is_whole,
+    no_hessian,
+    no_scalar,
+    of_one_problem,
+    pair,
+    require_residuals,
+)
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
 from downslope.rules.loop import named
@@ -82,9 +90,10 @@ class _Function:
         own = [a for a, is_row in zip(self.given.args, self._rows, strict=True) if is_row]
         if not self.batch or self.given.vectorized:
             return single((*vectors, *own))
-        return tf.vectorized_map(
-            single, (*vectors, *map(tf.convert_to_tensor, own)), fallback_to_while_loop=False
-        )
+        with of_one_problem():
+            return tf.vectorized_map(
+                single, (*vectors, *map(tf.convert_to_tensor, own)), fallback_to_while_loop=False
+            )
 
     def _flat(self, tree: Any, name: str) -> Any:
         if tree is None:

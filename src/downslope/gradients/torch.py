@@ -22,6 +22,7 @@ from downslope.gradients.returned import (
     is_whole,
     no_hessian,
     no_scalar,
+    of_one_problem,
     pair,
     require_residuals,
 )
@@ -72,9 +73,9 @@ class _Function:
         rows = [x, *more]
         try:
             if self._mapped:
-                return torch.func.vmap(self._single(function), self._axes(len(rows)), randomness="different")(
-                    *rows, *self.given.args
-                )
+                with of_one_problem():
+                    single, axes = self._single(function), self._axes(len(rows))
+                    return torch.func.vmap(single, axes, randomness="different")(*rows, *self.given.args)
             return function(*(self.structure.restore(r) for r in rows), *self.given.args)
         except RuntimeError as error:
             raise self._explained(error) from error
@@ -94,7 +95,7 @@ class _Function:
     def _explained(self, error: RuntimeError) -> Exception:
         text = str(error)
         if "leaf Variable that requires grad" in text or "modified by an inplace operation" in text:
-            return changed_argument("")
+            return changed_argument("", "clone")
         if self._mapped and "vmap" in text:
             return UsageError(
                 "fun cannot be vectorised by torch.func.vmap: "
@@ -112,7 +113,7 @@ class _Function:
                 named(self.structure.restore(x.detach())), named(self.structure.restore(before)), strict=True
             ):
                 if not torch.equal(now, then):
-                    raise changed_argument(bracketed(where))
+                    raise changed_argument(bracketed(where), "clone")
             self._checked = True
 
     def _lane_arguments(self, lanes: Tensor) -> tuple[Given, Structure, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -159,7 +160,7 @@ class Partition:
             raise UsageError(f"a partition of version {d.get('version')!r}: this release reads version 1")
         try:
             return cls([Assignment.from_dict(a) for a in d["assignments"]])
-        except (KeyError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(f"no partition: {one_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
@@ -169,9 +170,13 @@ class Partition:
             UsageError: it cannot be written there.
 
         """
+        beside = Path(f"{path}.part")  # an older partition stays whole where the disk is full
         try:
-            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            beside.replace(path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
             raise UsageError(f"the partition cannot be written to {path}: {error.strerror}") from error
 
     @classmethod

@@ -60,7 +60,7 @@ def page(chapters: Sequence[Chapter]) -> str:
     script = f"(() => {{\n{''.join(asset(name) for name in SCRIPTS)}}})();"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = chapters[0].name if len(chapters) == 1 else f"{len(chapters)} runs"
-    return (
+    html = (
         environment()
         .get_template("page.html")
         .render(
@@ -72,6 +72,7 @@ def page(chapters: Sequence[Chapter]) -> str:
             version=metadata.version("downslope"),
         )
     )
+    return html.encode(errors="replace").decode()  # a path need not be UTF-8, a page must
 
 
 @cache

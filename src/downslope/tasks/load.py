@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def _from_file(path: Path, name: str) -> Task:
 def import_file(path: Path) -> ModuleType:
     """Run the file as a module of its own, its folder importable as for `python path.py`."""
     path = path.resolve()
-    module_name = f"downslope_task_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    module_name = f"downslope_task_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported as Python")

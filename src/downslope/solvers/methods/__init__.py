@@ -69,4 +69,8 @@ def method_of(name: str | Method, **options: object) -> Method:
             raise
         wrong = str(error).rpartition("argument ")[2]
         raise UsageError(f"method {name!r} has no option {wrong}") from None
+    except UsageError:
+        raise
+    except ValueError as error:  # a rule's options know nothing of methods
+        raise UsageError(f"method {name!r}: {error}") from None
     return made

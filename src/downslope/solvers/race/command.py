@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
-import re
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from downslope.compare.folder import write_json, write_text
+from downslope.compare.folder import RunFolder, as_text, plain_name, require_writable, write_file
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
@@ -52,28 +54,49 @@ def run_minimize(
     if twice is not None:
         raise UsageError(f"method {twice!r} stands twice in --race: name each once")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # what the user's function prints
+        stack.enter_context(_printed_aside())  # what the user's function prints
         asked = target(what, **given)
         stack.callback(asked.close)
         check(asked, methods)
+        wanted = racers is not None or out is not None
+        at = _page_of(asked.name, out) if wanted else None
         found = race(
             asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
             progress=told.is_terminal and len(methods) == 1,
             began=lambda name: told.print(f"{name} …", style="dim") if len(methods) > 1 else None,
         )  # fmt: skip
-        wanted = racers is not None or out is not None
         if wanted:
             found["picture"] = picture(asked, found)
-    page_at = _write(found, out) if wanted else None
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(as_text(found))
     else:
-        show(found, page_at, raced=racers is not None)
+        show(found, raced=racers is not None)
+    if at is not None:
+        _write(found, at, whole=at != out)
+        if not as_json:
+            Console(highlight=False).print(f"\nReport: {at}", markup=False, soft_wrap=True)
     interrupted = any(r["status"] == "interrupted" for r in found["runs"])
     return 130 if interrupted else 0 if any(r["success"] for r in found["runs"]) else 1
 
 
-def show(found: dict[str, Any], page_at: Path | None, *, raced: bool) -> None:
+@contextlib.contextmanager
+def _printed_aside() -> Iterator[None]:
+    """Send what is printed to standard error, by compiled code too, which knows nothing of `sys.stdout`."""
+    sys.stdout.flush()
+    with contextlib.ExitStack() as stack, contextlib.redirect_stdout(sys.stderr):
+        with contextlib.suppress(OSError):  # one of them is closed
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        with contextlib.suppress(
+            OSError, TypeError, AttributeError
+        ):  # what C still holds back; not on Windows
+            stack.callback(ctypes.CDLL(None).fflush, None)
+        yield
+
+
+def show(found: dict[str, Any], *, raced: bool) -> None:
     """Print what was found."""
     out = Console(highlight=False)
     out.print()
@@ -89,9 +112,6 @@ def show(found: dict[str, Any], page_at: Path | None, *, raced: bool) -> None:
     for run in found["runs"] if raced else []:
         if run["status"] in ("raised", "nonfinite", "kink", "stalled", "unbounded"):
             out.print(f"{run['method']}: {run['message']}", markup=False)
-    if page_at is not None:
-        out.print()
-        out.print(f"Report: {page_at}", markup=False, soft_wrap=True)
 
 
 def _one(out: Console, run: dict[str, Any], found: dict[str, Any]) -> None:
@@ -139,27 +159,26 @@ def _asked(found: dict[str, Any]) -> str:
     return "" if found["tolerance"] is None else f", asked for {number(found['tolerance'], 2)}"
 
 
-def _write(found: dict[str, Any], out: Path | None) -> Path:
-    """Write race.json and the page into a folder, or the page alone into an .html file."""
-    try:
-        if out is not None and out.suffix == ".html":
-            write_text(out, page([chapter(found)]))
-            return out
-        name = re.sub(r"[^\w.-]+", "-", found["problem"]["name"]).strip("-")
-        folder = out or Path("runs") / f"race-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FILE, found)
-        write_text(folder / "report.html", page([chapter(found)]))
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be written to {out}: {error.strerror}; give another --out"
-        ) from None
+def _page_of(name: str, out: Path | None) -> Path:
+    """Return where the page goes: to an .html file that was asked for, else into a folder.
+
+    Raises:
+        UsageError: nothing can be written there.
+
+    """
+    if out is not None and out.suffix == ".html":
+        require_writable(out, "--out")
+        return out
+    folder = out or Path("runs") / f"race-{plain_name(name)}"
+    RunFolder(folder).require_possible()
     return folder / "report.html"
 
 
-def is_race(folder: Path) -> bool:
-    """Whether a folder holds a race."""
-    return (folder / FILE).is_file()
+def _write(found: dict[str, Any], at: Path, *, whole: bool) -> None:
+    """Write the page, and where `whole` race.json beside it, from which the page can be made again."""
+    if whole:
+        write_file(at.with_name(FILE), as_text(found), "--out")
+    write_file(at, page([chapter(found)]), "--out")
 
 
 def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
@@ -169,21 +188,18 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
     chapters = []
     for folder in folders:
         try:
-            found = json.loads((folder / FILE).read_text())
+            found = json.loads((folder / FILE).read_bytes())
             if found["schema"] != SCHEMA:
                 raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
             chapters.append(chapter(found))
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UsageError):
-                raise
+        except UsageError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
+        except OSError as error:
+            raise UsageError(f"{folder / FILE} cannot be read: {error.strerror}") from None
     at = out or folders[0] / "report.html"
-    try:
-        write_text(at, page(chapters))
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be written to {at}: {error.strerror}; give another --out"
-        ) from None
+    write_file(at, page(chapters), "--out")
     if as_json:
         sys.stdout.write(json.dumps({"report": str(at), "runs": [str(f) for f in folders]}, indent=1) + "\n")
     else:

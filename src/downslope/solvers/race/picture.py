@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 from typing import Any
 
@@ -55,27 +57,29 @@ def values(given: Target, frame: Any) -> tuple[list[list[float | None]] | None, 
     if given.vectorized:
         found = np.asarray(given.fun(points), float)
     else:
-        one = _one(given)
-        began = time.perf_counter()
-        one(points[0, 0])
-        if (time.perf_counter() - began) * points[..., 0].size > PATIENCE:
-            return None, "Without level lines: the function takes too long for all points of a picture."
-        found = np.array([[one(p) for p in row] for row in points], float)
+        found = np.empty(points.shape[:2])
+        began, late = time.perf_counter(), "Without level lines: the function takes too long for a picture."
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # what it prints a thousand times nobody reads
+                for done, at in enumerate(np.ndindex(found.shape)):
+                    found[at] = _one(given, points[at])
+                    spent = time.perf_counter() - began
+                    # The first point alone tells little: a program may have been started for it.
+                    if spent > PATIENCE or (done == 20 and spent / done * found.size > PATIENCE):
+                        return None, late
+        except KeyboardInterrupt:  # the race is over, and would be lost
+            return None, "Without level lines: interrupted."
     return [[rounded(v, 6) for v in row] for row in found.tolist()], ""
 
 
-def _one(given: Target) -> Any:
-    """Return the value at a point, whatever the function takes and returns."""
-
-    def value(point: Any) -> float:
-        try:
-            found = given.fun(_like(given.x0, point))
-        except ArithmeticError:
-            return float("nan")
-        found = found[0] if isinstance(found, tuple) else found
-        return float(found.detach() if hasattr(found, "detach") else found)
-
-    return value
+def _one(given: Target, point: Any) -> float:
+    """Return the value at a point, whatever the function takes and returns; NaN where it raises."""
+    try:
+        found = given.fun(_like(given.x0, point))
+    except Exception:
+        return float("nan")
+    found = found[0] if isinstance(found, tuple) else found
+    return float(found.detach() if hasattr(found, "detach") else found)
 
 
 def _like(x0: Any, point: Any) -> Any:

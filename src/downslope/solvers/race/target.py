@@ -200,6 +200,8 @@ def vector(text: str, option: str = "--x0") -> Any:
             raise UsageError(
                 f"{option} {text!r}: {word!r} is no number; expected numbers with commas between"
             ) from None
+        except (MemoryError, OverflowError):
+            raise UsageError(f"{option} {text!r}: {times} numbers do not fit into memory") from None
     if not found or not np.isfinite(found).all():
         raise UsageError(f"{option} {text!r}: expected finite numbers with commas between, as in 1,2.5")
     return np.array(found)

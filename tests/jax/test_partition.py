@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import pytest
 from flax import nnx
 
 import downslope.jax as dj
+from downslope.cli import run
 from downslope.errors import UsageError
 from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
@@ -32,6 +34,7 @@ def zeros(**shapes: tuple[int, ...]) -> dict[str, jax.Array]:
 
 
 X = jnp.ones((2, 8))
+KEY = jax.random.key(0)
 TOKENS = jnp.zeros((2, 6), jnp.int32)
 
 
@@ -411,6 +414,19 @@ def test_a_loaded_partition_steps_as_the_traced_one() -> None:
         (lambda: dj.partition({"w": X}, X), "dict is no function: expected partition"),
         (lambda: dj.partition(lambda p: p, X, heads="all"), "heads = 'all'"),
         (
+            lambda: dj.partition(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), X),
+            r"Linear holds its own parameters: expected a function of them, as .*nnx\.split",
+        ),
+        (
+            lambda: dj.partition(eqx.nn.MLP(8, 4, 8, 1, key=KEY), X[0]),
+            r"MLP holds its own parameters: expected a function of them, as .*eqx\.partition",
+        ),
+        (lambda: dj.partition(nn.Dense(4), {"kernel": X}, X), r"Dense is a Linen module: .*model\.apply"),
+        (
+            lambda: dj.partition(jax.value_and_grad(lambda p, x: (x @ p["w"]).sum()), {"w": X.T}, X),
+            r"fun returns a tree like params, .*leave out jax\.grad",
+        ),
+        (
             lambda: dj.partition(lambda p: p["w"], {"w": X}, overrides={"v": "adamw"}),
             "override 'v' matches no parameter",
         ),
@@ -419,3 +435,21 @@ def test_a_loaded_partition_steps_as_the_traced_one() -> None:
 def test_bad_input(call: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("nnx.Linear(8, 4, rngs=nnx.Rngs(0))", "nnx.split"), ("eqx.nn.MLP(8, 4, 8, 1, key=key)", "eqx.partition")],
+)
+@pytest.mark.parametrize("inputs", ["", ", jnp.ones(8)"])
+def test_the_command_asks_for_a_function_of_the_parameters(
+    model: str, words: str, inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "import jax, jax.numpy as jnp, equinox as eqx\nfrom flax import nnx\n"
+        f"key = jax.random.key(0)\nmodel = {model}{inputs}\n"
+    )
+    assert run(["groups", f"{tmp_path}/net.py:model"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert words in error

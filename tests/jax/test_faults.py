@@ -80,6 +80,14 @@ def test_structures_that_differ_from_the_gradients() -> None:
         tx.update({"kernel": PARAMS["kernel"]}, state)
     with pytest.raises(ValueError, match="the parameters do not have the structure of the gradients"):
         tx.update(PARAMS, state, [1.0, 2.0])
+    for given, words in (
+        ({**PARAMS, "bias": None}, "a dict that lacks bias"),
+        (state, "a RuleState that has count, .*; update takes .gradients, state, parameters"),
+        (jax.tree.map(lambda p: [p], PARAMS), "a dict that has .* and lacks"),
+    ):
+        with pytest.raises(ValueError, match=words) as raised:
+            tx.update(PARAMS, state, given)
+        assert len(str(raised.value)) < 300  # a line, without the arrays
     with pytest.raises(ValueError, match=r"the gradient of bias has shape \(4,\), the parameter \(3,\)"):
         tx.update({**PARAMS, "bias": jnp.ones(4)}, state, PARAMS)
     wider = {**PARAMS, "bias": jnp.ones(4)}
@@ -95,6 +103,7 @@ def test_structures_that_differ_from_the_gradients() -> None:
         (jnp.arange(3), "of dtype int32|of dtype int64"),
         (jnp.ones(3, jnp.complex64), "of dtype complex64"),
         (np.ones(3, bool), "of dtype bool"),
+        (jnp.ones(3, jnp.float8_e4m3fn), "of dtype float8_e4m3fn"),
         (3.0, "a float"),
         (jnp.tanh, "expected an array of a real floating dtype"),
     ],

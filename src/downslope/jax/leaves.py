@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.tree_util import PyTreeDef, tree_flatten_with_path
+from jax.tree_util import PyTreeDef, all_leaves, tree_flatten_with_path
 
 from downslope.errors import a_type
 from downslope.grouping.jax import name_of
@@ -47,13 +47,13 @@ def named_leaves(tree: Any) -> tuple[list[str], list[Array], PyTreeDef]:
 
 
 def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
-    """Raise TypeError unless every leaf is an array of a real floating dtype."""
+    """Raise TypeError unless every leaf is an array of a real floating dtype of at least 16 bits."""
     for name, leaf in zip(names, leaves, strict=True):
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             what = a_type(leaf) if dtype is None else f"of dtype {dtype}"
             raise TypeError(
-                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype. "
+                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 bits or more. "
                 "Pass the trainable part of the model alone, as `flax.nnx.state(model, flax.nnx.Param)` "
                 "or `equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
             )
@@ -70,9 +70,38 @@ def check_gradients(names: Sequence[str], grads: Sequence[Any], params: Sequence
 def flatten_like(treedef: PyTreeDef, tree: Any, what: str) -> list[Any]:
     """Return the leaves of a tree that must have a given structure; raise ValueError where it has not."""
     try:
-        return list(treedef.flatten_up_to(tree))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{what} do not have the structure of the gradients: {error}") from error
+        parts = list(treedef.flatten_up_to(tree))
+    except (ValueError, TypeError):  # whose text holds all arrays
+        parts = [None]
+    if not all_leaves(part for part in parts if not is_masked(part)):  # a branch stands for a leaf
+        raise ValueError(
+            f"{what} do not have the structure of the gradients: {_difference(treedef, tree)}; "
+            "update takes (gradients, state, parameters)"
+        )
+    return parts
+
+
+def _difference(treedef: PyTreeDef, tree: Any) -> str:
+    """Return in words where a tree departs from a structure."""
+    wanted = list(named_leaves(treedef.unflatten(range(treedef.num_leaves)))[0])
+    pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
+    found = [name_of(path) for path, _ in pairs]
+    parts = [
+        f"{verb} {listed(names)}"
+        for verb, names in (
+            ("has", [name for name in found if name not in wanted]),
+            ("lacks", [name for name in wanted if name not in found]),
+        )
+        if names
+    ]
+    how = f"that {' and '.join(parts)}" if parts else "of the same names, but other kinds of nodes"
+    return f"{a_type(tree)} {how}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many there are besides; an array that is the whole tree has none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name or "one array" for name in names[:most]) + more
 
 
 def exact(dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from jax.tree_util import tree_flatten_with_path
 from downslope.grouping.jax import name_of
 from downslope.grouping.partition import Partition, Role
 from downslope.grouping.view import MatrixView
-from downslope.jax.leaves import is_masked
+from downslope.jax.leaves import is_masked, listed
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
     gone = [*masked, *(name for name in nothing if name in plan and plan[name].view is None)]
     missing = [name for name in plan if name not in leaves and not _within(name, gone)]
     if unknown or missing:
-        parts = [f"has {_listed(unknown)}, which the partition lacks"] if unknown else []
-        parts += [f"lacks {_listed(missing)}, which the partition has"] if missing else []
+        parts = [f"has {listed(unknown)}, which the partition lacks"] if unknown else []
+        parts += [f"lacks {listed(missing)}, which the partition has"] if missing else []
         raise ValueError(
             f"the tree {', and '.join(parts)}: make the partition from the parameters that are optimized"
         )
@@ -111,8 +111,3 @@ def _check_shape(name: str, item: Item, shape: tuple[int, ...]) -> None:
 
 def _within(name: str, branches: Sequence[str]) -> bool:
     return any(branch in ("", name) or name.startswith(branch + ".") for branch in branches)
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -251,6 +251,27 @@ def test_experts_and_their_router() -> None:
         assert matrices(p) == {"up": up, "down": [(4, 16, 32)]}, model
 
 
+def test_experts_of_a_grouped_product() -> None:
+    def model(p: Any, ids: Any) -> Any:
+        x = p["table"][ids].reshape(-1, 16)
+        gates, chosen = jax.lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
+        order = jnp.argsort(chosen.reshape(-1))
+        sizes = jnp.bincount(chosen.reshape(-1), length=4)
+        rows = jnp.repeat(x, 2, axis=0)[order]
+        h = jax.nn.gelu(jax.lax.ragged_dot(rows, p["up"], sizes))
+        made = jax.lax.ragged_dot(h, p["down"], sizes)
+        back = jnp.zeros_like(made).at[order].set(made).reshape(-1, 2, 16)
+        return (back * gates[..., None]).sum(1) @ p["head"]
+
+    shapes = {"table": (50, 16), "router": (16, 4), "up": (4, 16, 32), "down": (4, 32, 16), "head": (16, 9)}
+    p = dj.partition(model, zeros(**shapes), TOKENS)
+    assert roles(p) == {
+        "down": "hidden", "head": "output", "router": "router", "table": "embedding", "up": "hidden"
+    }  # fmt: skip
+    assert matrices(p) == {"up": [(4, 32, 16)], "down": [(4, 16, 32)]}
+    assert p["up"].view == MatrixView((2,), (1,), (0,))
+
+
 def test_recurrence() -> None:
     class Net(nn.Module):
         @nn.compact
@@ -310,6 +331,44 @@ def test_penalties_low_rank_factors_branches_and_names() -> None:
     }
     assert "not used on this batch" in p["unused"].warning
     assert matrices(p) == {"base": [(1, 16, 16)], "a": [(1, 4, 16)], "b": [(1, 16, 4)]}
+
+
+class Tuned(nnx.Module):
+    """A model whose low-rank factors alone are trained."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Linear(8, 16, rngs=rngs)
+        self.mix = nnx.LoRALinear(16, 16, lora_rank=4, rngs=rngs)
+        self.head = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.head(nnx.relu(self.mix(nnx.relu(self.stem(x)))))
+
+
+def test_what_is_trained_may_be_part_of_what_was_traced() -> None:
+    model = Tuned(nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    p = dj.partition(
+        lambda p, x: nnx.merge(graph, p, rest, copy=True)(x),
+        params,
+        X,
+        overrides={lambda a: "lora" not in a.name: "frozen"},
+    )
+    assert {a.name: a.rule for a in p if a.rule != "none"} == {
+        "mix.lora.lora_a": "muon",
+        "mix.lora.lora_b": "muon",
+    }
+    optimizer = nnx.Optimizer(model, dj.muon(p, 0.1), wrt=nnx.LoRAParam)
+    factors = nnx.DiffState(0, nnx.LoRAParam)
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for _ in range(2):  # the second factor starts at zero
+        optimizer.update(model, nnx.grad(lambda m: (m(X) ** 2).mean(), argnums=factors)(model))
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    assert moved["mix"]["lora"] == {"lora_a": True, "lora_b": True}
+    assert not any(jax.tree.leaves({**moved, "mix": moved["mix"]["kernel"]}))
+    with pytest.raises(ValueError, match=r"lacks mix\.lora\.lora_b, which the partition has"):
+        dj.muon(p, 0.1).init({"mix": {"lora": {"lora_a": params["mix"]["lora"]["lora_a"]}}})
 
 
 def test_a_learned_vector_that_is_read_stands_for_data() -> None:

@@ -272,6 +272,26 @@ def test_experts_of_a_grouped_product() -> None:
     assert p["up"].view == MatrixView((2,), (1,), (0,))
 
 
+@pytest.mark.parametrize("tiled", [True, False])
+def test_weights_gathered_from_devices_are_the_weights(tiled: bool) -> None:
+    def whole(w: Any) -> Any:
+        gathered = jax.lax.all_gather(w, "i", tiled=tiled)
+        return gathered if tiled else gathered.reshape(-1, *w.shape[1:])
+
+    def model(p: Any, x: Any) -> Any:
+        p = jax.tree.map(whole, p)
+        q, k, v = jnp.split(x @ p["stem"] @ p["qkv"], 3, axis=-1)
+        q, k = jax.lax.optimization_barrier((q, k))
+        return jax.nn.softmax(q @ k.T) @ v @ p["head"]
+
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.PartitionSpec("i")
+    run = jax.shard_map(model, mesh=mesh, in_specs=(spread, spread), out_specs=spread)
+    p = dj.partition(run, zeros(stem=(8, 16), qkv=(16, 48), head=(16, 4)), jnp.ones((4, 8)))
+    assert roles(p) == {"stem": "input", "qkv": "hidden", "head": "output"}
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
+
+
 def test_recurrence() -> None:
     class Net(nn.Module):
         @nn.compact

@@ -30,7 +30,7 @@ ADD = {
     "xor",
 }
 COMPARE = {"eq", "ne", "lt", "le", "gt", "ge"}
-SHIFTING = {"neg", "copy", "convert_element_type", "psum", "reduce_precision"}
+SHIFTING = {"neg", "copy", "convert_element_type", "reduce_precision"}
 MIXING = {"cumsum", "cumlogsumexp", "cumprod", "cummax", "sort", "fft", "rev"}
 REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 JOIN = {

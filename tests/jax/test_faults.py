@@ -201,6 +201,7 @@ def test_decay_without_parameters() -> None:
         (lambda: dj.sgd("1e-3"), r"lr = '1e-3': expected a number"),  # what YAML makes of 1e-3
         (lambda: dj.adamw(0.1, eps="1e-8"), "eps = '1e-8': expected a number"),
         (lambda: dj.adamw(True), "lr = True: expected a number"),
+        (lambda: dj.adamw({"w": jnp.ones((9, 9))}), "lr = a dict: expected a number"),
         (lambda: dj.sgd(0.1, nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: dj.adam(0.1, betas=(0.9, 1.0)), r"betas\[1\] = 1.0"),
         (lambda: dj.adamw(0.1, weight_decay=-1.0), "weight_decay = -1.0"),

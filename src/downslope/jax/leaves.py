@@ -8,6 +8,7 @@ it. Where a parameter is not the rule's, the tree has `optax.MaskedNode()`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import jax
@@ -67,10 +68,18 @@ def check_gradients(names: Sequence[str], grads: Sequence[Any], params: Sequence
             raise ValueError(f"the gradient of {name} has shape {g.shape}, the parameter {p.shape}")
 
 
-def flatten_like(treedef: PyTreeDef, tree: Any, what: str) -> list[Any]:
-    """Return the leaves of a tree that must have a given structure; raise ValueError where it has not."""
+def flatten_like(
+    treedef: PyTreeDef, tree: Any, what: str, wanted: Sequence[bool] | None = None
+) -> list[Any]:
+    """Return the leaves of a tree, those `wanted`, that must have a given structure.
+
+    Raises:
+        ValueError: it has another.
+
+    """
     try:
         parts = list(treedef.flatten_up_to(tree))
+        parts = parts if wanted is None else list(compress(parts, wanted))
     except (ValueError, TypeError):  # whose text holds all arrays
         parts = [None]
     if not all_leaves(part for part in parts if not is_masked(part)):  # a branch stands for a leaf
@@ -79,6 +88,16 @@ def flatten_like(treedef: PyTreeDef, tree: Any, what: str) -> list[Any]:
             "update takes (gradients, state, parameters)"
         )
     return parts
+
+
+def parameters_of(updates: Any, params: Any) -> list[Any]:
+    """Return the parameter of each gradient; where None stands for one, the parameters may have anything.
+
+    So it is in Equinox, whose models hold functions beside the arrays that are trained.
+    """
+    grads, treedef = jax.tree.flatten(updates, is_leaf=lambda node: node is None)
+    given = [g is not None for g in grads]
+    return flatten_like(treedef, params, "the parameters", given)
 
 
 def _difference(treedef: PyTreeDef, tree: Any) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
-import jax.flatten_util  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from downslope.errors import UsageError  # noqa: E402
 from downslope.gradients import objective, residuals  # noqa: E402
@@ -99,7 +99,7 @@ class Point:
 def test_a_tree_of_jax_alone_is_refused_with_the_way_out(tree: Any) -> None:
     with pytest.raises(UsageError, match=r"a (Point|NoneType): expected .* nested dict.*ravel_pytree"):
         objective(lambda p: p.a.sum(), tree)
-    x0, restore = jax.flatten_util.ravel_pytree(tree)
+    x0, restore = ravel_pytree(tree)
     leaf = jax.tree.leaves
     f = objective(lambda v: (leaf(restore(v))[0] ** 2).sum(), x0)
     np.testing.assert_allclose(f.value_and_gradient(f.x0)[1], 2 * x0)

@@ -159,7 +159,11 @@ def test_names_of_flax_and_keras_fold_and_break_too(dot, slash):
     assert "added (4 of them)" in str(Partition(assigned))
     lines = plain(Partition(assigned)).splitlines()
     column = [line.split("   ")[0].strip() for line in lines]
-    assert column[3:6] == [f"encoder_of_many_layers{slash}", f"attention_block_{{0-2}}{dot}", "recurrent_kernel"]
+    assert column[3:6] == [
+        f"encoder_of_many_layers{slash}",
+        f"attention_block_{{0-2}}{dot}",
+        "recurrent_kernel",
+    ]
 
 
 def test_saved_and_loaded(tmp_path):

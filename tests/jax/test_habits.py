@@ -372,6 +372,6 @@ def test_where_there_is_no_gradient_the_parameters_may_have_anything(make: Any) 
     tx, params = make(0.1), tree(0)
     grads = {**tree(1), "activation": None, "frozen": None}
     whole = {**params, "activation": jnp.tanh, "frozen": [jnp.ones(2), 3]}
-    updates, state = tx.update(grads, tx.init({**params, "activation": None, "frozen": None}), whole)
+    updates, _ = tx.update(grads, tx.init({**params, "activation": None, "frozen": None}), whole)
     assert updates.pop("activation") is updates.pop("frozen") is None
     assert_close(updates, tx.update(tree(1), tx.init(params), params)[0], 0.0)

@@ -518,7 +518,10 @@ def test_bad_input(call: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    [("nnx.Linear(8, 4, rngs=nnx.Rngs(0))", "nnx.split"), ("eqx.nn.MLP(8, 4, 8, 1, key=key)", "eqx.partition")],
+    [
+        ("nnx.Linear(8, 4, rngs=nnx.Rngs(0))", "nnx.split"),
+        ("eqx.nn.MLP(8, 4, 8, 1, key=key)", "eqx.partition"),
+    ],
 )
 @pytest.mark.parametrize("inputs", ["", ", jnp.ones(8)"])
 def test_the_command_asks_for_a_function_of_the_parameters(

@@ -185,7 +185,8 @@ def _arrays(x0: Tree, name: str) -> Tree:
     if isinstance(x0, (list, tuple)):
         made = [_arrays(v, f"{name}[{i}]") for i, v in enumerate(x0)]
         return type(x0)(*made) if hasattr(x0, "_fields") else type(x0)(made)
-    return x0
+    keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(x0).__mro__)
+    return x0.value if keras and hasattr(x0, "value") else x0  # a variable holds an array of the backend
 
 
 def _is_plain(tree: Tree) -> bool:

@@ -54,9 +54,10 @@ def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             what = a_type(leaf) if dtype is None else f"of dtype {dtype}"
             raise TypeError(
-                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 bits or more. "
-                "Pass the trainable part of the model alone, as `flax.nnx.state(model, flax.nnx.Param)` "
-                "or `equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
+                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 "
+                "bits or more. Pass the trainable part of the model alone, as "
+                "`flax.nnx.state(model, flax.nnx.Param)` or `equinox.filter(model, equinox.is_inexact_array)` "
+                "gives it, or mask it by optax.masked"
             )
 
 
@@ -68,9 +69,7 @@ def check_gradients(names: Sequence[str], grads: Sequence[Any], params: Sequence
             raise ValueError(f"the gradient of {name} has shape {g.shape}, the parameter {p.shape}")
 
 
-def flatten_like(
-    treedef: PyTreeDef, tree: Any, what: str, wanted: Sequence[bool] | None = None
-) -> list[Any]:
+def flatten_like(treedef: PyTreeDef, tree: Any, what: str, wanted: Sequence[bool] | None = None) -> list[Any]:
     """Return the leaves of a tree, those `wanted`, that must have a given structure.
 
     Raises:

@@ -97,7 +97,8 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
         parts += [f"lacks {listed(missing)}, which the partition has"] if missing else []
         frozen = ", and override what is not trained as 'frozen'" if missing else ""
         raise ValueError(
-            f"the tree {', and '.join(parts)}: make the partition from the parameters that are optimized{frozen}"
+            f"the tree {', and '.join(parts)}: make the partition from the parameters that are "
+            f"optimized{frozen}"
         )
     for name, leaf in leaves.items():
         _check_shape(name, plan[name], tuple(leaf.shape))

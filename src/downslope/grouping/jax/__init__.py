@@ -142,7 +142,7 @@ def _is_matrix(leaf: Any) -> bool:
 
 
 def _require_no_tree_like(returned: Any, treedef: Any, leaves: Sequence[Any]) -> None:
-    """Raise UsageError where a function returns a tree like its parameters, whose ways are not the model's."""
+    """Raise UsageError where a function returns what is like its parameters: a gradient is no model."""
     if jax.tree_util.treedef_is_leaf(treedef):
         return
 

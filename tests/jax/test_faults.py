@@ -101,7 +101,7 @@ def test_structures_that_differ_from_the_gradients() -> None:
     ("leaf", "words"),
     [
         (jnp.arange(3), "of dtype int32|of dtype int64"),
-        (jnp.ones(3, jnp.complex64), "of dtype complex64"),
+        (jnp.ones(3, jnp.complex64), r"of dtype complex64 \(optax\.contrib\.split_real_and_imaginary"),
         (np.ones(3, bool), "of dtype bool"),
         (jnp.ones(3, jnp.float8_e4m3fn), "of dtype float8_e4m3fn"),
         (3.0, "a float"),

@@ -375,3 +375,13 @@ def test_where_there_is_no_gradient_the_parameters_may_have_anything(make: Any) 
     updates, _ = tx.update(grads, tx.init({**params, "activation": None, "frozen": None}), whole)
     assert updates.pop("activation") is updates.pop("frozen") is None
     assert_close(updates, tx.update(tree(1), tx.init(params), params)[0], 0.0)
+
+
+def test_a_complex_parameter_is_stepped_as_its_two_parts() -> None:
+    def both(a: Any) -> Any:
+        return {"real": a.real, "imag": a.imag}
+
+    z, g = (jnp.asarray([1.0 + 2.0j, -0.5j]) * k for k in (1.0, 0.3 - 0.1j))
+    tx, plain = optax.contrib.split_real_and_imaginary(dj.adamw(0.1)), dj.adamw(0.1)
+    updates, _ = tx.update(g, tx.init(z), z)
+    assert_close(both(updates), plain.update(both(g), plain.init(both(z)), both(z))[0], 0.0)

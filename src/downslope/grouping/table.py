@@ -102,11 +102,11 @@ def shape_of(row: Row) -> str:
 
 
 def _broken(name: str, width: int) -> str:
-    """Break a long name after its dots and strokes; parts that are too long, after underscores."""
+    """Break a long name after its dots and strokes; parts that are too long, between their words."""
     parts = re.findall(r"[^./]+[./]?|[./]", name)
     lines = [""]
     for part in parts:
-        for piece in [part] if len(part) < width else re.findall(r"[^_]*_|[^_]+", part):
+        for piece in [part] if len(part) < width else re.findall("[A-Z][^A-Z_]*_*|[^A-Z_]+_*|_+", part):
             if lines[-1] and len(lines[-1]) + len(piece) > width:
                 lines.append(" ")
             lines[-1] += piece

@@ -53,6 +53,8 @@ def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             what = a_type(leaf) if dtype is None else f"of dtype {dtype}"
+            if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+                what += " (optax.contrib.split_real_and_imaginary steps it as two)"
             raise TypeError(
                 f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 "
                 "bits or more. Pass the trainable part of the model alone, as "

@@ -58,8 +58,8 @@ def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
             raise TypeError(
                 f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 "
                 "bits or more. Pass the trainable part of the model alone, as "
-                "`flax.nnx.state(model, flax.nnx.Param)` or `equinox.filter(model, equinox.is_inexact_array)` "
-                "gives it, or mask it by optax.masked"
+                "`flax.nnx.state(model, flax.nnx.Param)` or "
+                "`equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
             )
 
 

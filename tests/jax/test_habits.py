@@ -385,3 +385,14 @@ def test_a_complex_parameter_is_stepped_as_its_two_parts() -> None:
     tx, plain = optax.contrib.split_real_and_imaginary(dj.adamw(0.1)), dj.adamw(0.1)
     updates, _ = tx.update(g, tx.init(z), z)
     assert_close(both(updates), plain.update(both(g), plain.init(both(z)), both(z))[0], 0.0)
+
+
+@pytest.mark.parametrize("strict", [jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_steps_are_the_same_where_users_forbid_themselves_to_mix(make: Any, strict: Any, dtype: str) -> None:
+    params, grads = (jax.tree.map(lambda a: a.astype(dtype), tree(seed)) for seed in (0, 1))
+    tx = make(0.1)
+    expected, _ = tx.update(grads, tx.init(params), params)
+    with strict:
+        updates, _ = tx.update(grads, tx.init(params), params)
+    assert_close(updates, expected, 0.0)

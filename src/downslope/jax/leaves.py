@@ -7,7 +7,8 @@ it. Where a parameter is not the rule's, the tree has `optax.MaskedNode()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from itertools import compress
 from typing import Any
 
@@ -29,7 +30,18 @@ OPS = JaxOps()
 
 def as_optax(init: Any, update: Any) -> optax.GradientTransformation:
     """Return a transform whose `update` lets what optax hands on to all (`value=loss`) pass by."""
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+    return optax.with_extra_args_support(optax.GradientTransformation(_promoting(init), _promoting(update)))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function in which dtypes and ranks mix, where the user's own code may be told to raise."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def is_masked(node: Any) -> bool:

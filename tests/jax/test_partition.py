@@ -443,6 +443,14 @@ def test_queries_keys_and_values_fused_along_an_axis_of_their_own() -> None:
     assert p["qkv"].view.matrices((16, 3, 2, 8)) == [(3, 16, 16)]
 
 
+@pytest.mark.parametrize("wrap", [nnx.jit, eqx.filter_jit, jax.checkpoint, jax.tree_util.Partial, None])
+def test_a_function_may_be_wrapped_or_a_method(wrap: Any) -> None:
+    model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(16), nn.relu, nn.Dense(4)])
+    fun = model.apply if wrap is None else wrap(lambda p, x: model.apply(p, x))
+    p = dj.partition(fun, model.init(KEY, X), X)
+    assert [a.role.value for a in p if len(a.shape) == 2] == ["input", "hidden", "output"]
+
+
 def test_shapes_do_in_the_place_of_arrays() -> None:
     params = {"first": jnp.zeros((8, 16)), "mid": jnp.zeros((16, 16)), "head": jnp.zeros((16, 2))}
 
@@ -499,6 +507,10 @@ def test_a_loaded_partition_steps_as_the_traced_one() -> None:
         (
             lambda: dj.partition(eqx.nn.MLP(8, 4, 8, 1, key=KEY), X[0]),
             r"MLP holds its own parameters: expected a function of them, as .*eqx\.partition",
+        ),
+        (
+            lambda: dj.partition(eqx.nn.MLP(8, 4, 8, 1, key=KEY).__call__, X[0]),
+            r"MLP holds its own parameters: .*eqx\.partition",
         ),
         (lambda: dj.partition(nn.Dense(4), {"kernel": X}, X), r"Dense is a Linen module: .*model\.apply"),
         (

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from downslope.errors import UsageError, a_type, one_line
@@ -120,8 +121,10 @@ def require_function(fun: Any) -> None:
             f"{kind} is a Linen module: expected a function of its parameters, as "
             'partition(lambda p, x: model.apply({"params": p}, x), variables["params"], x)'
         )
-    if isinstance(fun, jax.tree_util.Partial) or not any(map(_is_matrix, jax.tree.leaves(fun))):
+    holder = getattr(fun, "__self__", fun)  # a model's method is no better than the model
+    if isinstance(fun, jax.tree_util.Partial) or not any(map(_is_matrix, jax.tree.leaves(holder))):
         return
+    kind, modules = type(holder).__name__, {base.__module__ for base in type(holder).__mro__}
     if any(name.startswith("flax.nnx") for name in modules):
         way = (
             "graph, params, rest = nnx.split(model, nnx.Param, ...); "
@@ -138,7 +141,8 @@ def require_function(fun: Any) -> None:
 
 
 def _is_matrix(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating) and len(leaf.shape) > 1
+    array = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    return array and jnp.issubdtype(leaf.dtype, jnp.floating) and len(leaf.shape) > 1
 
 
 def _require_no_tree_like(returned: Any, treedef: Any, leaves: Sequence[Any]) -> None:

@@ -62,6 +62,27 @@ def test_grouped_queries_keys_and_values_that_are_fused_along_the_axis_of_heads(
     assert seen(part, w=(16, 4, 8)) == {"w": ("hidden", "16×16 + 2 × 8×16")}
 
 
+def test_gates_that_are_cut_after_the_activation_of_a_sum():
+    def part(p, x):
+        h = torch.zeros(2, 16)
+        for t in range(3):
+            update, reset = torch.sigmoid(x[:, t] @ p.w + h @ p.u).chunk(2, 1)
+            h = update * h + (1 - update) * torch.tanh(x[:, t] @ p.v + (reset * h) @ p.s)
+        return h[:, None]
+
+    found = seen(part, w=(16, 32), u=(16, 32), v=(16, 16), s=(16, 16))
+    assert found["w"] == found["u"] == ("hidden", "2 × 16×16")
+
+
+def test_channels_that_are_cut_after_the_activation_of_a_sum_and_put_back_are_no_gates():
+    def part(p, x):
+        one, two = torch.relu(x @ p.w + x.flip(1) @ p.u).chunk(2, 2)
+        return torch.cat([one, torch.tanh(two @ p.s)], 2)
+
+    found = seen(part, w=(16, 16), u=(16, 16), s=(8, 8))
+    assert found["w"] == found["u"] == ("hidden", "16×16")
+
+
 @pytest.mark.parametrize("how", ["gather", "one_hot"])
 def test_a_gate_whose_experts_choose_their_tokens_routes(how):
     def part(p, x):

@@ -144,6 +144,29 @@ def test_the_table_fits_and_folds():
     assert max(map(len, plain(p, width=120).splitlines())) <= 120
 
 
+@pytest.mark.parametrize(("dot", "slash"), [(".", "/"), ("/", "/")], ids=["Flax, Haiku", "Keras"])
+def test_names_of_flax_and_keras_fold_and_break_too(dot, slash):
+    layers = [f"encoder_of_many_layers{slash}MultiHeadDotProductAttention_{k}" for k in range(3)]
+    view, why = MatrixView((1,), (0,)), "contracted over axis 0 at depth 1 of 4"
+    assigned = [
+        Assignment(f"{n}{dot}recurrent_kernel", (8, 8), Role.HIDDEN, "muon", view, why) for n in layers
+    ]
+    names = [*layers, "head"]
+    assigned += [Assignment(f"{n}{dot}bias", (8,), Role.VECTOR, "adamw", None, "added") for n in names]
+    rows = folded(Partition(assigned), every=False)
+    one = f"encoder_of_many_layers{slash}MultiHeadDotProductAttention_{{0-2}}{dot}recurrent_kernel"
+    assert [r.name for r in rows] == [one, f"*{dot}bias"]
+    assert "added (4 of them)" in str(Partition(assigned))
+    lines = plain(Partition(assigned)).splitlines()
+    column = [line.split("   ")[0].strip() for line in lines]
+    assert column[3:7] == [
+        f"encoder_of_many_layers{slash}",
+        "MultiHeadDotProduct",
+        f"Attention_{{0-2}}{dot}",
+        "recurrent_kernel",
+    ]
+
+
 def test_saved_and_loaded(tmp_path):
     p = partition(Model(), X)
     p.save(tmp_path / "groups.json")

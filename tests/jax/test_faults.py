@@ -80,6 +80,14 @@ def test_structures_that_differ_from_the_gradients() -> None:
         tx.update({"kernel": PARAMS["kernel"]}, state)
     with pytest.raises(ValueError, match="the parameters do not have the structure of the gradients"):
         tx.update(PARAMS, state, [1.0, 2.0])
+    for given, words in (
+        ({**PARAMS, "bias": None}, "a dict that lacks bias"),
+        (state, "a RuleState that has count, .*; update takes .gradients, state, parameters"),
+        (jax.tree.map(lambda p: [p], PARAMS), "a dict that has .* and lacks"),
+    ):
+        with pytest.raises(ValueError, match=words) as raised:
+            tx.update(PARAMS, state, given)
+        assert len(str(raised.value)) < 300  # a line, without the arrays
     with pytest.raises(ValueError, match=r"the gradient of bias has shape \(4,\), the parameter \(3,\)"):
         tx.update({**PARAMS, "bias": jnp.ones(4)}, state, PARAMS)
     wider = {**PARAMS, "bias": jnp.ones(4)}
@@ -93,8 +101,9 @@ def test_structures_that_differ_from_the_gradients() -> None:
     ("leaf", "words"),
     [
         (jnp.arange(3), "of dtype int32|of dtype int64"),
-        (jnp.ones(3, jnp.complex64), "of dtype complex64"),
+        (jnp.ones(3, jnp.complex64), r"of dtype complex64 \(optax\.contrib\.split_real_and_imaginary"),
         (np.ones(3, bool), "of dtype bool"),
+        (jnp.ones(3, jnp.float8_e4m3fn), "of dtype float8_e4m3fn"),
         (3.0, "a float"),
         (jnp.tanh, "expected an array of a real floating dtype"),
     ],
@@ -192,6 +201,7 @@ def test_decay_without_parameters() -> None:
         (lambda: dj.sgd("1e-3"), r"lr = '1e-3': expected a number"),  # what YAML makes of 1e-3
         (lambda: dj.adamw(0.1, eps="1e-8"), "eps = '1e-8': expected a number"),
         (lambda: dj.adamw(True), "lr = True: expected a number"),
+        (lambda: dj.adamw({"w": jnp.ones((9, 9))}), "lr = a dict: expected a number"),
         (lambda: dj.sgd(0.1, nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: dj.adam(0.1, betas=(0.9, 1.0)), r"betas\[1\] = 1.0"),
         (lambda: dj.adamw(0.1, weight_decay=-1.0), "weight_decay = -1.0"),

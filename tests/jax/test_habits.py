@@ -366,3 +366,33 @@ def test_a_gradient_flows_through_a_step(make: Any) -> None:
     slope = jax.grad(loss)(jnp.asarray(0.1))
     numeric = (loss(jnp.asarray(0.1 + 1e-6)) - loss(jnp.asarray(0.1 - 1e-6))) / 2e-6
     assert abs(slope - numeric) < 1e-6 * abs(numeric)
+
+
+def test_where_there_is_no_gradient_the_parameters_may_have_anything(make: Any) -> None:
+    tx, params = make(0.1), tree(0)
+    grads = {**tree(1), "activation": None, "frozen": None}
+    whole = {**params, "activation": jnp.tanh, "frozen": [jnp.ones(2), 3]}
+    updates, _ = tx.update(grads, tx.init({**params, "activation": None, "frozen": None}), whole)
+    assert updates.pop("activation") is updates.pop("frozen") is None
+    assert_close(updates, tx.update(tree(1), tx.init(params), params)[0], 0.0)
+
+
+def test_a_complex_parameter_is_stepped_as_its_two_parts() -> None:
+    def both(a: Any) -> Any:
+        return {"real": a.real, "imag": a.imag}
+
+    z, g = (jnp.asarray([1.0 + 2.0j, -0.5j]) * k for k in (1.0, 0.3 - 0.1j))
+    tx, plain = optax.contrib.split_real_and_imaginary(dj.adamw(0.1)), dj.adamw(0.1)
+    updates, _ = tx.update(g, tx.init(z), z)
+    assert_close(both(updates), plain.update(both(g), plain.init(both(z)), both(z))[0], 0.0)
+
+
+@pytest.mark.parametrize("strict", [jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_steps_are_the_same_where_users_forbid_themselves_to_mix(make: Any, strict: Any, dtype: str) -> None:
+    params, grads = (jax.tree.map(lambda a: a.astype(dtype), tree(seed)) for seed in (0, 1))
+    tx = make(0.1)
+    expected, _ = tx.update(grads, tx.init(params), params)
+    with strict:
+        updates, _ = tx.update(grads, tx.init(params), params)
+    assert_close(updates, expected, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import pytest
 from flax import nnx
 
 import downslope.jax as dj
+from downslope.cli import run
 from downslope.errors import UsageError
 from downslope.grouping.partition import Partition
 from downslope.grouping.view import MatrixView
@@ -32,6 +34,7 @@ def zeros(**shapes: tuple[int, ...]) -> dict[str, jax.Array]:
 
 
 X = jnp.ones((2, 8))
+KEY = jax.random.key(0)
 TOKENS = jnp.zeros((2, 6), jnp.int32)
 
 
@@ -248,6 +251,47 @@ def test_experts_and_their_router() -> None:
         assert matrices(p) == {"up": up, "down": [(4, 16, 32)]}, model
 
 
+def test_experts_of_a_grouped_product() -> None:
+    def model(p: Any, ids: Any) -> Any:
+        x = p["table"][ids].reshape(-1, 16)
+        gates, chosen = jax.lax.top_k(jax.nn.softmax(x @ p["router"]), 2)
+        order = jnp.argsort(chosen.reshape(-1))
+        sizes = jnp.bincount(chosen.reshape(-1), length=4)
+        rows = jnp.repeat(x, 2, axis=0)[order]
+        h = jax.nn.gelu(jax.lax.ragged_dot(rows, p["up"], sizes))
+        made = jax.lax.ragged_dot(h, p["down"], sizes)
+        back = jnp.zeros_like(made).at[order].set(made).reshape(-1, 2, 16)
+        return (back * gates[..., None]).sum(1) @ p["head"]
+
+    shapes = {"table": (50, 16), "router": (16, 4), "up": (4, 16, 32), "down": (4, 32, 16), "head": (16, 9)}
+    p = dj.partition(model, zeros(**shapes), TOKENS)
+    assert roles(p) == {
+        "down": "hidden", "head": "output", "router": "router", "table": "embedding", "up": "hidden"
+    }  # fmt: skip
+    assert matrices(p) == {"up": [(4, 32, 16)], "down": [(4, 16, 32)]}
+    assert p["up"].view == MatrixView((2,), (1,), (0,))
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_weights_gathered_from_devices_are_the_weights(tiled: bool) -> None:
+    def whole(w: Any) -> Any:
+        gathered = jax.lax.all_gather(w, "i", tiled=tiled)
+        return gathered if tiled else gathered.reshape(-1, *w.shape[1:])
+
+    def model(p: Any, x: Any) -> Any:
+        p = jax.tree.map(whole, p)
+        q, k, v = jnp.split(x @ p["stem"] @ p["qkv"], 3, axis=-1)
+        q, k = jax.lax.optimization_barrier((q, k))
+        return jax.nn.softmax(q @ k.T) @ v @ p["head"]
+
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.PartitionSpec("i")
+    run = jax.shard_map(model, mesh=mesh, in_specs=(spread, spread), out_specs=spread)
+    p = dj.partition(run, zeros(stem=(8, 16), qkv=(16, 48), head=(16, 4)), jnp.ones((4, 8)))
+    assert roles(p) == {"stem": "input", "qkv": "hidden", "head": "output"}
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
+
+
 def test_recurrence() -> None:
     class Net(nn.Module):
         @nn.compact
@@ -307,6 +351,44 @@ def test_penalties_low_rank_factors_branches_and_names() -> None:
     }
     assert "not used on this batch" in p["unused"].warning
     assert matrices(p) == {"base": [(1, 16, 16)], "a": [(1, 4, 16)], "b": [(1, 16, 4)]}
+
+
+class Tuned(nnx.Module):
+    """A model whose low-rank factors alone are trained."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.stem = nnx.Linear(8, 16, rngs=rngs)
+        self.mix = nnx.LoRALinear(16, 16, lora_rank=4, rngs=rngs)
+        self.head = nnx.Linear(16, 3, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.head(nnx.relu(self.mix(nnx.relu(self.stem(x)))))
+
+
+def test_what_is_trained_may_be_part_of_what_was_traced() -> None:
+    model = Tuned(nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    p = dj.partition(
+        lambda p, x: nnx.merge(graph, p, rest, copy=True)(x),
+        params,
+        X,
+        overrides={lambda a: "lora" not in a.name: "frozen"},
+    )
+    assert {a.name: a.rule for a in p if a.rule != "none"} == {
+        "mix.lora.lora_a": "muon",
+        "mix.lora.lora_b": "muon",
+    }
+    optimizer = nnx.Optimizer(model, dj.muon(p, 0.1), wrt=nnx.LoRAParam)
+    factors = nnx.DiffState(0, nnx.LoRAParam)
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for _ in range(2):  # the second factor starts at zero
+        optimizer.update(model, nnx.grad(lambda m: (m(X) ** 2).mean(), argnums=factors)(model))
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    assert moved["mix"]["lora"] == {"lora_a": True, "lora_b": True}
+    assert not any(jax.tree.leaves({**moved, "mix": moved["mix"]["kernel"]}))
+    with pytest.raises(ValueError, match=r"lacks mix\.lora\.lora_b, which the partition has"):
+        dj.muon(p, 0.1).init({"mix": {"lora": {"lora_a": params["mix"]["lora"]["lora_a"]}}})
 
 
 def test_a_learned_vector_that_is_read_stands_for_data() -> None:
@@ -376,6 +458,14 @@ def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_in
     assert roles(p)["filter"] == "vector"
 
 
+@pytest.mark.parametrize("wrap", [nnx.jit, eqx.filter_jit, jax.checkpoint, jax.tree_util.Partial, None])
+def test_a_function_may_be_wrapped_or_a_method(wrap: Any) -> None:
+    model = nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(16), nn.relu, nn.Dense(4)])
+    fun = model.apply if wrap is None else wrap(lambda p, x: model.apply(p, x))
+    p = dj.partition(fun, model.init(KEY, X), X)
+    assert [a.role.value for a in p if len(a.shape) == 2] == ["input", "hidden", "output"]
+
+
 def test_shapes_do_in_the_place_of_arrays() -> None:
     params = {"first": jnp.zeros((8, 16)), "mid": jnp.zeros((16, 16)), "head": jnp.zeros((16, 2))}
 
@@ -426,6 +516,23 @@ def test_a_loaded_partition_steps_as_the_traced_one() -> None:
         (lambda: dj.partition({"w": X}, X), "dict is no function: expected partition"),
         (lambda: dj.partition(lambda p: p, X, heads="all"), "heads = 'all'"),
         (
+            lambda: dj.partition(nnx.Linear(8, 4, rngs=nnx.Rngs(0)), X),
+            r"Linear holds its own parameters: expected a function of them, as .*nnx\.split",
+        ),
+        (
+            lambda: dj.partition(eqx.nn.MLP(8, 4, 8, 1, key=KEY), X[0]),
+            r"MLP holds its own parameters: expected a function of them, as .*eqx\.partition",
+        ),
+        (
+            lambda: dj.partition(eqx.nn.MLP(8, 4, 8, 1, key=KEY).__call__, X[0]),
+            r"MLP holds its own parameters: .*eqx\.partition",
+        ),
+        (lambda: dj.partition(nn.Dense(4), {"kernel": X}, X), r"Dense is a Linen module: .*model\.apply"),
+        (
+            lambda: dj.partition(jax.value_and_grad(lambda p, x: (x @ p["w"]).sum()), {"w": X.T}, X),
+            r"fun returns a tree like params, .*leave out jax\.grad",
+        ),
+        (
             lambda: dj.partition(lambda p: p["w"], {"w": X}, overrides={"v": "adamw"}),
             "override 'v' matches no parameter",
         ),
@@ -434,3 +541,24 @@ def test_a_loaded_partition_steps_as_the_traced_one() -> None:
 def test_bad_input(call: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nnx.Linear(8, 4, rngs=nnx.Rngs(0))", "nnx.split"),
+        ("eqx.nn.MLP(8, 4, 8, 1, key=key)", "eqx.partition"),
+    ],
+)
+@pytest.mark.parametrize("inputs", ["", ", jnp.ones(8)"])
+def test_the_command_asks_for_a_function_of_the_parameters(
+    model: str, words: str, inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "import jax, jax.numpy as jnp, equinox as eqx\nfrom flax import nnx\n"
+        f"key = jax.random.key(0)\nmodel = {model}{inputs}\n"
+    )
+    assert run(["groups", f"{tmp_path}/net.py:model"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert words in error

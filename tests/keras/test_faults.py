@@ -263,6 +263,8 @@ def test_a_partition_of_another_model_is_refused():
         (lambda: Muon(by_role={"hidden": 0.5}), r"by_role\['hidden'\] = 0.5: expected a dict"),
         (lambda: Adam(learning_rate=-1.0), "learning_rate = -1.0"),
         (lambda: Adam(learning_rate="fast"), "learning_rate = 'fast'"),
+        (lambda: Adam([keras.Variable(np.ones((8, 8)))]), "learning_rate = a list: expected a number"),
+        (lambda: Muon([keras.Variable(np.ones((8, 8)))]), "partition = a list: expected a Partition"),
         (lambda: Adam(betas=(0.9, 1.0)), r"betas\[1\] = 1.0"),
         (lambda: SGD(nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: SGD(weight_decay=-0.1), "weight_decay = -0.1"),

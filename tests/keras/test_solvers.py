@@ -8,9 +8,11 @@ from tests.keras.drive import BACKEND
 if BACKEND != "tensorflow":
     pytest.skip("plain TensorFlow needs the TensorFlow backend", allow_module_level=True)
 
+import keras
 import tensorflow as tf
 
 import downslope as ds
+from downslope.errors import UsageError
 from tests.solvers.functions import rosenbrock as f_numpy
 from tests.solvers.functions import rosenbrock_gradient, start, starts
 
@@ -38,3 +40,12 @@ def test_lanes_are_the_single_problems(bounds):
         one = ds.minimize(rosenbrock, tf.constant(x0[lane]), bounds=bounds)
         assert one.success
         np.testing.assert_allclose(every.x[lane], one.x, atol=2e-3)
+
+
+def test_variables_of_keras_are_a_point_and_symbols_are_none():
+    found = ds.minimize(lambda x: tf.reduce_sum((x - 1) ** 2), keras.Variable(np.zeros(3)))
+    assert found.success
+    np.testing.assert_allclose(found.x, np.ones(3), atol=1e-6)  # a quadratic, in float32
+    inside = tf.function(lambda x: ds.minimize(rosenbrock, x).x, autograph=False)
+    with pytest.raises(UsageError, match=r"x0 is symbolic: .* outside of tf\.function"):
+        inside(tf.constant(start(6)))

@@ -10,6 +10,7 @@ Everything that can be wrong with a starting point is found here, with the name 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -184,7 +185,8 @@ def _arrays(x0: Tree, name: str) -> Tree:
     if isinstance(x0, (list, tuple)):
         made = [_arrays(v, f"{name}[{i}]") for i, v in enumerate(x0)]
         return type(x0)(*made) if hasattr(x0, "_fields") else type(x0)(made)
-    return x0
+    keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(x0).__mro__)
+    return x0.value if keras and hasattr(x0, "value") else x0  # a variable holds an array of the backend
 
 
 def _is_plain(tree: Tree) -> bool:
@@ -201,13 +203,24 @@ def _framework(leaf: Any, where: str) -> str:
     except TypeError:
         found = ""
     if not found or not hasattr(leaf, "dtype"):
-        module = hasattr(leaf, "named_parameters")
-        hint = "; of a module give dict(module.named_parameters()) and torch.func.functional_call"
+        hint = ""
+        if hasattr(leaf, "named_parameters"):
+            hint = "; of a module give dict(module.named_parameters()) and torch.func.functional_call"
+        elif _is_jax_tree(leaf):
+            hint = (
+                ", or a nested dict, list or tuple of them; of another tree of JAX give the vector of "
+                "x0, restore = jax.flatten_util.ravel_pytree(tree), and fun(restore(x))"
+            )
         raise UsageError(
-            f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow"
-            f"{hint if module else ''}"
+            f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow{hint}"
         )
     return found
+
+
+def _is_jax_tree(value: Any) -> bool:
+    """Whether JAX knows a value as a tree, as it does the models of Equinox and Flax."""
+    jax = sys.modules.get("jax")
+    return jax is not None and not jax.tree_util.all_leaves([value])
 
 
 def _dtype_name(leaf: Any) -> str:

@@ -37,7 +37,10 @@ DETACHED = (
 
 
 def check_point(leaves: list[tuple[str, Any]]) -> None:
-    """Raise where the parts of a starting point are on two devices, or an entry is not finite."""
+    """Raise where the parts of a starting point are on two devices, or an entry is no finite number."""
+    for name, leaf in leaves:
+        if tf.is_symbolic_tensor(leaf):
+            raise UsageError(f"{name} is symbolic: expected numbers; call the solver outside of tf.function")
     devices = {leaf.device: name for name, leaf in leaves}
     if len(devices) > 1:
         shown = ", ".join(f"{name} is on {device}" for device, name in devices.items())

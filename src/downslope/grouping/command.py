@@ -25,6 +25,9 @@ from downslope.tasks.load import KNOWN, import_file, importing, where
 from downslope.tasks.load import load as load_task
 from downslope.tasks.task import Task
 
+_JAX = {"flax", "equinox"}
+"""Libraries whose models are trees for JAX."""
+
 
 def run_groups(
     target: str,
@@ -85,6 +88,11 @@ def _print_diff(old: Partition, new: Partition, as_json: bool, console: Console)
 def partition_of(target: str, heads: str = "fused") -> Partition:
     """Return the partition of what `path.py:name` stands for."""
     model, args, kwargs = load(target)
+    if not args and _roots(model) & _JAX:
+        from downslope.grouping.jax import require_function
+
+        require_function(model)
+        raise UsageError(f"{target} gives {a_type(model)} alone: expected (fun, params, *inputs)")
     return _partition_function(model)(model, *args, heads=heads, **kwargs)
 
 
@@ -168,7 +176,7 @@ def _roots(value: Any) -> set[str]:
 def _is_model(value: Any) -> bool:
     return (
         not isinstance(value, type)
-        and bool(_roots(value) & {"torch", "keras", "tensorflow", "flax"})
+        and bool(_roots(value) & {"torch", "keras", "tensorflow", *_JAX})
         and callable(value)
     )
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from downslope.grouping.partition import Partition
 
 _STYLES = {"muon": "bold green", "adamw": "cyan", "none": "dim"}
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_NUMBER = re.compile(r"(?<![^./_])\d+(?![^./])")
+"""A layer's number, as PyTorch (`layers.3.w`), Flax (`Dense_3.kernel`) and Keras (`dense_3/kernel`) count."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def folded(assignments: Iterable[Assignment], *, every: bool = True) -> list[Row
 
 
 def _last(name: str) -> str:
-    return name.rpartition(".")[2]
+    return re.split("[./]", name)[-1]
 
 
 def _depthless(reason: str) -> str:
@@ -54,7 +55,8 @@ def _depthless(reason: str) -> str:
 def _name(names: list[str]) -> str:
     """Fold the numbers that differ: `a.0.b`, `a.1.b` is `a.{0-1}.b`; other names keep their last part."""
     if len({_NUMBER.sub("#", n) for n in names}) > 1:
-        return f"*.{_last(names[0])}"
+        stroke = not any("." in n for n in names) and any("/" in n for n in names)
+        return f"*{'/' if stroke else '.'}{_last(names[0])}"
     numbers = [_NUMBER.findall(n) for n in names]
     columns = list(zip(*numbers, strict=True))
     spans = iter([_span({int(v) for v in column}) for column in columns])
@@ -100,12 +102,14 @@ def shape_of(row: Row) -> str:
 
 
 def _broken(name: str, width: int) -> str:
-    """Break a long name after its dots."""
+    """Break a long name after its dots and strokes; parts that are too long, between their words."""
+    parts = re.findall(r"[^./]+[./]?|[./]", name)
     lines = [""]
-    for part in re.findall(r"[^.]*\.?", name):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append(" ")
-        lines[-1] += part
+    for part in parts:
+        for piece in [part] if len(part) < width else re.findall("[A-Z][^A-Z_]*_*|[^A-Z_]+_*|_+", part):
+            if lines[-1] and len(lines[-1]) + len(piece) > width:
+                lines.append(" ")
+            lines[-1] += piece
     return "\n".join(lines)
 
 
@@ -137,7 +141,7 @@ def _grid(rows: list[Row], width: int) -> Table:
     t.add_column("because", width=max(left - name - max(wide, 11), 12), overflow="fold")
     for row, label, shape in zip(rows, names, matrices, strict=True):
         a = row.members[0]
-        alike = f" ({len(row.members)} of them)" if row.name.startswith("*.") else ""
+        alike = f" ({len(row.members)} of them)" if row.name.startswith(("*.", "*/")) else ""
         t.add_row(
             Text(_broken(label, name), "bold yellow" if a.warning else ""),
             shape,

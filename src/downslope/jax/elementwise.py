@@ -20,11 +20,11 @@ from downslope.jax.leaves import (
     as_optax,
     check_gradients,
     check_parameters,
-    flatten_like,
     init_state,
     kept,
     named_leaves,
     pack,
+    parameters_of,
     unpack,
     update_of,
     widened,
@@ -258,7 +258,7 @@ def _transform(
         names, grads, treedef = named_leaves(updates)
         if params is None and needs_params:
             raise ValueError("weight decay needs the parameters: call update(gradients, state, params)")
-        leaves = None if params is None else flatten_like(treedef, params, "the parameters")
+        leaves = None if params is None else parameters_of(updates, params)
         check_gradients(names, grads, leaves)
         rows = unpack(rule, require_state(state, RuleState).rule, treedef, grads)
         rate, t = rate_at(lr, state.count), optax.safe_increment(state.count)

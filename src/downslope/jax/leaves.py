@@ -7,14 +7,16 @@ it. Where a parameter is not the rule's, the tree has `optax.MaskedNode()`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import compress
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.tree_util import PyTreeDef, tree_flatten_with_path
+from jax.tree_util import PyTreeDef, all_leaves, tree_flatten_with_path
 
 from downslope.errors import a_type
 from downslope.grouping.jax import name_of
@@ -28,7 +30,18 @@ OPS = JaxOps()
 
 def as_optax(init: Any, update: Any) -> optax.GradientTransformation:
     """Return a transform whose `update` lets what optax hands on to all (`value=loss`) pass by."""
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+    return optax.with_extra_args_support(optax.GradientTransformation(_promoting(init), _promoting(update)))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function in which dtypes and ranks mix, where the user's own code may be told to raise."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def is_masked(node: Any) -> bool:
@@ -47,15 +60,18 @@ def named_leaves(tree: Any) -> tuple[list[str], list[Array], PyTreeDef]:
 
 
 def check_parameters(names: Sequence[str], leaves: Sequence[Any]) -> None:
-    """Raise TypeError unless every leaf is an array of a real floating dtype."""
+    """Raise TypeError unless every leaf is an array of a real floating dtype of at least 16 bits."""
     for name, leaf in zip(names, leaves, strict=True):
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             what = a_type(leaf) if dtype is None else f"of dtype {dtype}"
+            if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+                what += " (optax.contrib.split_real_and_imaginary steps it as two)"
             raise TypeError(
-                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype. "
-                "Pass the trainable part of the model alone, as `flax.nnx.state(model, flax.nnx.Param)` "
-                "or `equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
+                f"{name or 'the parameter'} is {what}: expected an array of a real floating dtype of 16 "
+                "bits or more. Pass the trainable part of the model alone, as "
+                "`flax.nnx.state(model, flax.nnx.Param)` or "
+                "`equinox.filter(model, equinox.is_inexact_array)` gives it, or mask it by optax.masked"
             )
 
 
@@ -67,12 +83,57 @@ def check_gradients(names: Sequence[str], grads: Sequence[Any], params: Sequence
             raise ValueError(f"the gradient of {name} has shape {g.shape}, the parameter {p.shape}")
 
 
-def flatten_like(treedef: PyTreeDef, tree: Any, what: str) -> list[Any]:
-    """Return the leaves of a tree that must have a given structure; raise ValueError where it has not."""
+def flatten_like(treedef: PyTreeDef, tree: Any, what: str, wanted: Sequence[bool] | None = None) -> list[Any]:
+    """Return the leaves of a tree, those `wanted`, that must have a given structure.
+
+    Raises:
+        ValueError: it has another.
+
+    """
     try:
-        return list(treedef.flatten_up_to(tree))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{what} do not have the structure of the gradients: {error}") from error
+        parts = list(treedef.flatten_up_to(tree))
+        parts = parts if wanted is None else list(compress(parts, wanted))
+    except (ValueError, TypeError):  # whose text holds all arrays
+        parts = [None]
+    if not all_leaves(part for part in parts if not is_masked(part)):  # a branch stands for a leaf
+        raise ValueError(
+            f"{what} do not have the structure of the gradients: {_difference(treedef, tree)}; "
+            "update takes (gradients, state, parameters)"
+        )
+    return parts
+
+
+def parameters_of(updates: Any, params: Any) -> list[Any]:
+    """Return the parameter of each gradient; where None stands for one, the parameters may have anything.
+
+    So it is in Equinox, whose models hold functions beside the arrays that are trained.
+    """
+    grads, treedef = jax.tree.flatten(updates, is_leaf=lambda node: node is None)
+    given = [g is not None for g in grads]
+    return flatten_like(treedef, params, "the parameters", given)
+
+
+def _difference(treedef: PyTreeDef, tree: Any) -> str:
+    """Return in words where a tree departs from a structure."""
+    wanted = list(named_leaves(treedef.unflatten(range(treedef.num_leaves)))[0])
+    pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
+    found = [name_of(path) for path, _ in pairs]
+    parts = [
+        f"{verb} {listed(names)}"
+        for verb, names in (
+            ("has", [name for name in found if name not in wanted]),
+            ("lacks", [name for name in wanted if name not in found]),
+        )
+        if names
+    ]
+    how = f"that {' and '.join(parts)}" if parts else "of the same names, but other kinds of nodes"
+    return f"{a_type(tree)} {how}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many there are besides; an array that is the whole tree has none."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name or "one array" for name in names[:most]) + more
 
 
 def exact(dtype: Any) -> Any:

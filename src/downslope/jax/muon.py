@@ -24,12 +24,12 @@ from downslope.jax.leaves import (
     check_gradients,
     check_parameters,
     exact,
-    flatten_like,
     gathered,
     init_state,
     kept,
     named_leaves,
     pack,
+    parameters_of,
     spread_like,
     unpack,
     update_of,
@@ -187,7 +187,7 @@ class _Muon:
         names, grads, treedef = named_leaves(updates)
         if params is None and self.decay:
             raise ValueError("weight decay needs the parameters: call update(gradients, state, params)")
-        leaves = [None] * len(grads) if params is None else flatten_like(treedef, params, "the parameters")
+        leaves = [None] * len(grads) if params is None else parameters_of(updates, params)
         check_gradients(names, grads, None if params is None else leaves)
         items = lay(self.plan, updates)
         kinds = [item.rule for item in items]

@@ -2,7 +2,7 @@
 
 A plan is made from a `Partition` or from a tree of `MatrixView`s, both by name, and is laid over
 a tree of parameters each time one comes along: a parameter that the plan does not know, one that
-is missing, or one of another shape is an error.
+is missing, or one of another shape is an error. Frozen ones may be missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax.tree_util import tree_flatten_with_path
 from downslope.grouping.jax import name_of
 from downslope.grouping.partition import Partition, Role
 from downslope.grouping.view import MatrixView
-from downslope.jax.leaves import is_masked
+from downslope.jax.leaves import is_masked, listed
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,18 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
         return []
     unknown = [name for name in leaves if name not in plan]
     gone = [*masked, *(name for name in nothing if name in plan and plan[name].view is None)]
-    missing = [name for name in plan if name not in leaves and not _within(name, gone)]
+    missing = [
+        name
+        for name, item in plan.items()
+        if item.rule != "none" and name not in leaves and not _within(name, gone)
+    ]
     if unknown or missing:
-        parts = [f"has {_listed(unknown)}, which the partition lacks"] if unknown else []
-        parts += [f"lacks {_listed(missing)}, which the partition has"] if missing else []
+        parts = [f"has {listed(unknown)}, which the partition lacks"] if unknown else []
+        parts += [f"lacks {listed(missing)}, which the partition has"] if missing else []
+        frozen = ", and override what is not trained as 'frozen'" if missing else ""
         raise ValueError(
-            f"the tree {', and '.join(parts)}: make the partition from the parameters that are optimized"
+            f"the tree {', and '.join(parts)}: make the partition from the parameters that are "
+            f"optimized{frozen}"
         )
     for name, leaf in leaves.items():
         _check_shape(name, plan[name], tuple(leaf.shape))
@@ -111,8 +117,3 @@ def _check_shape(name: str, item: Item, shape: tuple[int, ...]) -> None:
 
 def _within(name: str, branches: Sequence[str]) -> bool:
     return any(branch in ("", name) or name.startswith(branch + ".") for branch in branches)
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

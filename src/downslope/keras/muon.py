@@ -16,7 +16,7 @@ from downslope.keras.saved import same_place
 from downslope.keras.slots import Setting, Work
 from downslope.ops.protocol import Array
 from downslope.rules import orthogonalize
-from downslope.rules.checks import require, require_number
+from downslope.rules.checks import require, require_number, shown
 
 NS_DTYPES = ("auto", "bfloat16", "float32", "float64")
 
@@ -308,7 +308,7 @@ def _given(partition: Any) -> Partition | None:
 
         return trace(partition)
     raise TypeError(
-        f"partition = {partition!r}: expected a Partition or a built model. "
+        f"partition = {shown(partition)}: expected a Partition or a built model. "
         "The learning rate is passed by name: Muon(learning_rate=1e-3)"
     )
 

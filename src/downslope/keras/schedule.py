@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from downslope.rules.checks import require, require_number
+from downslope.rules.checks import require, require_number, shown
 
 _STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
@@ -41,7 +41,7 @@ def check_learning_rate(learning_rate: Any) -> Any:
     if getattr(learning_rate, "shape", None) == ():
         return check_learning_rate(float(learning_rate))
     raise TypeError(
-        f"learning_rate = {learning_rate!r}: expected a number, a callable without arguments, "
+        f"learning_rate = {shown(learning_rate)}: expected a number, a callable without arguments, "
         "or a schedule of keras.optimizers.schedules"
     )
 

@@ -5,11 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from downslope.errors import a_type
+
 
 def require(name: str, value: Any, ok: bool, expected: str) -> None:
     """Raise ValueError naming the hyper-parameter, its value and what was expected, unless `ok`."""
     if not ok:
-        raise ValueError(f"{name} = {value!r}: expected {expected}")
+        raise ValueError(f"{name} = {shown(value)}: expected {expected}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is written, or what kind of object it is where that takes more than a line.
+
+    >>> shown(0.5), shown([0.5] * 1000)
+    ('0.5', 'a list')
+
+    """
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else a_type(value)
 
 
 def require_number(

@@ -247,8 +247,6 @@ def anything(
     if not whole.data:
         weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
         return replace(uses.merged([Info(weights=weights)]), choices=whole.choices)
-    # After a sum of several results, an activation's channels are no single projection's.
-    mixing = mixing or (not shifting and len(infos[0].results) > 1)
     results = tuple(
         replace(r, linear=r.linear and shifting, mixed=r.mixed or mixing)
         for i, own in parts

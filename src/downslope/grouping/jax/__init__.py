@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from downslope.errors import UsageError, a_type, one_line
@@ -70,11 +71,7 @@ def partition(
 
 def facts(fun: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> ModelFacts:
     """Return what one trace of a function shows of each leaf of its first argument."""
-    if not callable(fun):
-        raise UsageError(
-            f"{type(fun).__name__} is no function: expected partition(fun, params, *batch), "
-            "where fun(params, *batch) is a loss or a forward pass"
-        )
+    require_function(fun)
     treedef: Any
     pairs, treedef = tree_flatten_with_path(params)
     names, leaves = [name_of(path) for path, _ in pairs], [leaf for _, leaf in pairs]
@@ -95,15 +92,73 @@ def facts(fun: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Mo
     def call(params: list[Any], arrays: list[Any]) -> Any:
         values = {**dict(enumerate(given)), **dict(zip(traced, arrays, strict=True))}
         positional, named = structure.unflatten(values.values())
-        return fun(treedef.unflatten(params), *positional, **named)
+        returned = fun(treedef.unflatten(params), *positional, **named)
+        _require_no_tree_like(returned, treedef, leaves)
+        return returned
 
     try:
         uses, depth = follow(call, leaves, [given[k] for k in traced])
+    except UsageError:
+        raise
     except Exception as error:
         shown = ", ".join(["params", *map(_brief, args), *(f"{k}={_brief(v)}" for k, v in kwargs.items())])
         raise UsageError(f"fun({shown}) cannot be traced: {one_line(error)}") from error
     found = (ParameterFacts(n, uses.shapes[k], uses.of(k)) for k, n in enumerate(names))
     return ModelFacts(tuple(found), depth)
+
+
+def require_function(fun: Any) -> None:
+    """Raise UsageError unless this may be a function of parameters: not where it holds them itself."""
+    kind = type(fun).__name__
+    if not callable(fun):
+        raise UsageError(
+            f"{kind} is no function: expected partition(fun, params, *batch), "
+            "where fun(params, *batch) is a loss or a forward pass"
+        )
+    modules = {base.__module__ for base in type(fun).__mro__}
+    if any(name.startswith("flax.linen") for name in modules) and getattr(fun, "scope", None) is None:
+        raise UsageError(
+            f"{kind} is a Linen module: expected a function of its parameters, as "
+            'partition(lambda p, x: model.apply({"params": p}, x), variables["params"], x)'
+        )
+    holder = getattr(fun, "__self__", fun)  # a model's method is no better than the model
+    if isinstance(fun, jax.tree_util.Partial) or not any(map(_is_matrix, jax.tree.leaves(holder))):
+        return
+    kind, modules = type(holder).__name__, {base.__module__ for base in type(holder).__mro__}
+    if any(name.startswith("flax.nnx") for name in modules):
+        way = (
+            "graph, params, rest = nnx.split(model, nnx.Param, ...); "
+            "partition(lambda p, x: nnx.merge(graph, p, rest, copy=True)(x), params, x)"
+        )
+    elif any(name.startswith("equinox") for name in modules):
+        way = (
+            "params, static = eqx.partition(model, eqx.is_inexact_array); "
+            "partition(lambda p, x: eqx.combine(p, static)(x), params, x)"
+        )
+    else:
+        way = "partition(fun, params, x)"
+    raise UsageError(f"{kind} holds its own parameters: expected a function of them, as {way}")
+
+
+def _is_matrix(leaf: Any) -> bool:
+    array = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
+    return array and jnp.issubdtype(leaf.dtype, jnp.floating) and len(leaf.shape) > 1
+
+
+def _require_no_tree_like(returned: Any, treedef: Any, leaves: Sequence[Any]) -> None:
+    """Raise UsageError where a function returns what is like its parameters: a gradient is no model."""
+    if jax.tree_util.treedef_is_leaf(treedef):
+        return
+
+    def alike(tree: Any) -> bool:
+        found, own = jax.tree.flatten(tree)
+        return own == treedef and [jnp.shape(a) for a in found] == [tuple(a.shape) for a in leaves]
+
+    if any(map(alike, jax.tree.leaves(returned, is_leaf=alike))):
+        raise UsageError(
+            "fun returns a tree like params, their gradient or new parameters: expected a loss or a forward "
+            "pass alone; leave out jax.grad, or what else makes that tree"
+        )
 
 
 def follow(

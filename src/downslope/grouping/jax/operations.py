@@ -30,7 +30,7 @@ ADD = {
     "xor",
 }
 COMPARE = {"eq", "ne", "lt", "le", "gt", "ge"}
-SHIFTING = {"neg", "copy", "convert_element_type", "psum", "reduce_precision"}
+SHIFTING = {"neg", "copy", "convert_element_type", "reduce_precision"}
 MIXING = {"cumsum", "cumlogsumexp", "cumprod", "cummax", "sort", "fft", "rev"}
 REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 JOIN = {
@@ -46,8 +46,8 @@ def handler(name: str) -> Callable[[Uses, Any, Sequence[Info]], Info] | None:
         return join
     if name in REDUCING:
         return reduce
-    known = {"dot_general": dot_general, "conv_general_dilated": convolution, "gather": gather}
-    return {**known, "dynamic_slice": dynamic_slice}.get(name)
+    known = {"dot_general": dot_general, "ragged_dot_general": ragged_dot, "gather": gather}
+    return {**known, "conv_general_dilated": convolution, "dynamic_slice": dynamic_slice}.get(name)
 
 
 def _shapes(eqn: Any) -> list[tuple[int, ...]]:
@@ -56,16 +56,31 @@ def _shapes(eqn: Any) -> list[tuple[int, ...]]:
 
 def dot_general(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
     """Return what a `dot_general` makes."""
-    (x, y), ((cx, cy), (bx, by)) = _shapes(eqn), eqn.params["dimension_numbers"]
+    return _product(uses, eqn, infos, eqn.params["dimension_numbers"])
+
+
+def ragged_dot(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
+    """Return what a product makes in which each run of rows meets a matrix of its own."""
+    numbers, (data, stack, sizes) = eqn.params["ragged_dot_dimension_numbers"], infos[:3]
+    data = replace(data, choices=data.choices | sizes.choices)
+    if not numbers.rhs_group_dimensions:  # runs that are summed over, as in its gradient
+        return uses.merged([data, stack])
+    return _product(uses, eqn, [data, stack], numbers.dot_dimension_numbers, numbers.rhs_group_dimensions)
+
+
+def _product(
+    uses: Uses, eqn: Any, infos: Sequence[Info], numbers: Any, picked_from: Sequence[int] = ()
+) -> Info:
+    (x, y), ((cx, cy), (bx, by)) = _shapes(eqn)[:2], numbers
     left: list[Any] = [("left", k) for k in range(len(x))]
     right: list[Any] = [("right", k) for k in range(len(y))]
     for i, j in (*zip(cx, cy, strict=True), *zip(bx, by, strict=True)):
         right[j] = left[i]
     free_x = [left[k] for k in range(len(x)) if k not in (*cx, *bx)]
-    free_y = [right[k] for k in range(len(y)) if k not in (*cy, *by)]
+    free_y = [right[k] for k in range(len(y)) if k not in (*cy, *by, *picked_from)]
     kept = (*(left[k] for k in bx), *free_x, *free_y)
     sizes = dict(zip(left, x, strict=True)) | dict(zip(right, y, strict=True))
-    return contract.product(uses, "dot_general", infos[0], infos[1], left, right, kept, sizes)
+    return contract.product(uses, eqn.primitive.name, infos[0], infos[1], left, right, kept, sizes)
 
 
 def convolution(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:

@@ -13,7 +13,7 @@ from downslope.grouping.flow import moves
 from downslope.grouping.flow.info import CONSTANT, RAW, Info
 from downslope.grouping.flow.uses import Uses
 from downslope.grouping.jax import operations
-from downslope.grouping.labels import Dims, axes_of, blurred, foreign, regroup, size_of
+from downslope.grouping.labels import Dims, axes_of, blurred, cut, foreign, regroup, size_of
 
 MOST_TURNS = 64
 """A loop over stacked layers is run turn by turn, at most so often."""
@@ -21,6 +21,8 @@ MOST_TURNS = 64
 RANDOM = {"random_bits", "threefry2x32", "random_gamma", "rng_bit_generator", "rng_uniform"}
 RANKING = {"top_k", "approx_top_k", "argmax", "argmin", "sort"}
 MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "split"}
+SAME = {"psum", "psum_invariant", "pmax", "pmin", "ppermute", "pbroadcast", "pvary", "optimization_barrier"}
+"""What leaves every axis where it is, of one value or of several at once."""
 
 
 class Walk:
@@ -53,7 +55,9 @@ class Walk:
             return [RAW for _ in eqn.outvars]
         if not any(i.data or i.weights for i in infos):
             return [CONSTANT for _ in eqn.outvars]
-        if name in MOVES:
+        if name in SAME and len(eqn.outvars) == len(infos):
+            return infos
+        if name in MOVES or name.startswith("all_gather"):
             return self._moved(eqn, infos)
         if name in RANKING:
             return operations.rank(self.record, eqn, infos)
@@ -122,6 +126,11 @@ def _called(eqn: Any) -> Any:
     return None
 
 
+def _pieces(dims: Dims, own: tuple[int, ...]) -> Dims:
+    """Return the labels of what one device holds of a value, of this shape."""
+    return tuple(d if size_of(d) == n else cut(d, 0, n) for d, n in zip(dims, own, strict=True))
+
+
 def _turn(info: Info) -> Info:
     """Return what one turn of a loop sees of what it runs over: the first axis is gone."""
     return replace(
@@ -151,8 +160,11 @@ def _move(
             return tuple(new)
 
         return stretch
-    if name == "rev":
+    if name == "rev" or p.get("tiled"):  # pieces that lie on several devices become the whole
         return lambda dims: dims
+    if name.startswith("all_gather"):
+        at, count = p["all_gather_dimension"], p["axis_size"]
+        return lambda dims: (*(here := _pieces(dims, own))[:at], foreign(count), *here[at:])
     if prod(own) == prod(shape):
         return lambda dims: regroup(dims, shape)
     return lambda dims: dims if tuple(map(size_of, dims)) == shape else blurred(dims, shape)

@@ -96,6 +96,25 @@ def test_infinities_of_a_mask_are_no_finding() -> None:
     assert found(Tail(lambda h: h.masked_fill(some, -math.inf).softmax(-1).square()), batch(), 12) == []
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda some, least: torch.where(some, torch.scalar_tensor(least), torch.scalar_tensor(0.0)),
+        lambda some, least: torch.full((5, 3), least).masked_fill(~some, 0.0),
+        lambda some, least: (1 - (~some).float()) * least,
+        lambda some, least: some.float().mul(least).expand(2, 5, 3)[1],
+    ],
+    ids=["where", "full", "product", "expanded"],
+)
+def test_the_least_number_of_a_mask_is_not_near_overflow(mask: Callable[[Tensor, float], Tensor]) -> None:
+    some = torch.zeros(5, 3, dtype=torch.bool)
+    some[:, 1] = True
+    least = torch.finfo(torch.float32).min
+    assert found(Tail(lambda h: torch.softmax(h + mask(some, least), -1)), batch()) == []
+    large = found(Tail(lambda h: (h + mask(some, 0.0)) * 1e10 * 1e10 * 1e10 * 2e8), batch())
+    assert [f.operation for f in large if f.ailment is Ailment.OVERFLOW] == ["mul"]
+
+
 def test_what_comes_from_outside_is_told_apart() -> None:
     (given,) = found(Tail(), batch() / 0)
     assert given.ailment is Ailment.INPUT

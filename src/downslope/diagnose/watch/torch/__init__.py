@@ -122,10 +122,9 @@ class Doctor:
         watcher.seen.ill = first is not None
         if first is not None:
             self._made(first, watcher)
-        for op in watcher.operations:
-            if op.name and math.isfinite(op.peak) and op.peak > op.limit:
-                self._say(Ailment.OVERFLOW, op.module, op.name, _near(op), watcher.seen)
-                break
+        near = next(filter(watcher.nears_overflow, watcher.operations), None)
+        if near is not None:
+            self._say(Ailment.OVERFLOW, near.module, near.name, _near(near), watcher.seen)
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:

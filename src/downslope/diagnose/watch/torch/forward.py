@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from downslope.diagnose.watch.origin import Operation
+from downslope.diagnose.watch.origin import FILLS, Operation
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"})
 """Operations whose values mean nothing yet."""
@@ -34,6 +34,7 @@ class Observed(Operation):
 
     peaks: list[Tensor] = field(default_factory=list)
     limit: float = math.inf
+    asked: bool = False  # for a number near the largest of its dtype, as the masks of attention are
 
 
 @dataclass
@@ -79,14 +80,17 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation, and keep what it gave."""
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        leaves = tree_leaves((args, kwargs))
+        given = [t for t in leaves if isinstance(t, Tensor)]
         sources = tuple(self.number(t) for t in given)
         self._note(name, given)
         out = func(*args, **kwargs)
         if not func.is_view:
             made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
             number = len(self.operations)
-            self.operations.append(self._operation(name, sources, made))
+            op = self._operation(name, sources, made)
+            op.asked = name in FILLS or any(isinstance(v, (int, float)) and abs(v) > op.limit for v in leaves)
+            self.operations.append(op)
             for t in made:
                 self._wrote(t, number)
         return out
@@ -104,6 +108,11 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             op.peak = value if math.isnan(value) or math.isnan(op.peak) else max(op.peak, value)
         for op in self.operations:
             op.peaks.clear()
+
+    def nears_overflow(self, op: Observed) -> bool:
+        """Whether an operation made a finite number near the largest of its dtype, of none that was."""
+        made = bool(op.name) and math.isfinite(op.peak) and op.peak > op.limit and not op.asked
+        return made and all(self.operations[i].peak <= op.limit for i in op.sources)
 
     def _operation(self, name: str, sources: tuple[int, ...], made: Sequence[Tensor]) -> Observed:
         numbers = [t for t in made if counts(t)]

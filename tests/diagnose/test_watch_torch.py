@@ -232,6 +232,34 @@ def test_parameters_that_no_gradient_reaches() -> None:
     assert found(frozen, batch()) == []
 
 
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        (lambda y, a: y + a.detach() * 2, "detach() is called in the model"),
+        (lambda y, a: y, "or for a result that nothing reads"),
+        (
+            lambda y, a: torch.softmax(y, -1),
+            "or for a result that nothing reads",
+        ),  # torch detaches what it keeps
+        (lambda y, a: y + (a > 0), "a cast to integers"),
+    ],
+    ids=["detached", "left out", "softmax", "compared"],
+)
+def test_why_no_gradient_reaches_a_parameter(use: Callable[[Tensor, Tensor], Tensor], why: str) -> None:
+    class Aside(Tail):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            early = torch.softmax(x, -1).detach() + 1  # before the parameter is used
+            return use(super().forward(x + early), self.aside(x))
+
+    findings = found(Aside(), batch())
+    assert {f.where for f in findings} == {"aside.weight", "aside.bias"}
+    assert all(why in f.text for f in findings)
+
+
 def test_dead_units_and_not_the_rows_of_a_table() -> None:
     model = Tail()
     with torch.no_grad():

@@ -116,6 +116,7 @@ class Doctor:
         self._backward.label(results, "", watcher.seen)
         self._backward.outputs(results, "", watcher.seen)
         watcher.seen.reached = leaves_of(results)
+        watcher.use(results)
         numbers = [watcher.number(t) for t in results]
         watcher.settle()
         first = next((m for n in numbers if (m := maker(watcher.operations, n)) is not None), None)

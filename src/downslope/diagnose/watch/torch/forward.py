@@ -8,6 +8,7 @@ the model's output, or turns into NaN on the way.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -45,9 +46,10 @@ class Seen:
         number: of the call of the model, from 1.
         ill: whether its result was not finite: then a backward pass says nothing new.
         looked: whether the gradients of one have been looked at.
-        used: the module in which each parameter is used first, and whether with a gradient.
+        used: the module in which each parameter is used first, whether with a gradient, and how many cuts
+            there were before.
         looked_up: parameters that are tables.
-        cuts: modules in which `detach` is called.
+        cuts: modules in which `detach` is called, if what it gives is used: torch calls it too.
         reached: leaves that the graph of the outputs leads to, by id.
 
     """
@@ -55,7 +57,7 @@ class Seen:
     number: int
     ill: bool = False
     looked: bool = False
-    used: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    used: dict[str, tuple[str, bool, int]] = field(default_factory=dict)
     looked_up: set[str] = field(default_factory=set)
     cuts: list[str] = field(default_factory=list)
     reached: frozenset[int] = frozenset()
@@ -71,6 +73,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names = {id(p): name for name, p in parameters}
         self.seen = Seen(number)
         self.inputs: frozenset[int] = frozenset()
+        self._detached: dict[int, tuple[weakref.ref[Tensor], str]] = {}
         self._writer: dict[int, int] = {}
         self._alive: list[Any] = []
 
@@ -85,6 +88,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sources = tuple(self.number(t) for t in given)
         self._note(name, given)
         out = func(*args, **kwargs)
+        if name == "detach":
+            self._detached[id(out)] = weakref.ref(out), self.module
         if not func.is_view:
             made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
             number = len(self.operations)
@@ -140,14 +145,20 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._alive.append(StorageWeakRef(plain(tensor).untyped_storage()))  # type: ignore[no-untyped-call]
         self._writer[key] = number
 
+    def use(self, given: Iterable[Tensor]) -> None:
+        """Take note of what is made use of that was detached."""
+        for t in given:
+            made, module = self._detached.pop(id(t), (None, ""))
+            if made is not None and made() is t:
+                self.seen.cuts.append(module)
+
     def _note(self, name: str, given: Sequence[Tensor]) -> None:
-        if name == "detach":
-            self.seen.cuts.append(self.module)
-            return
-        for position, t in enumerate(given):
+        self.use(given)
+        for position, t in enumerate(given if name != "detach" else ()):
             known = self.names.get(id(t))
             if known is not None:
-                self.seen.used.setdefault(known, (self.module, torch.is_grad_enabled()))
+                use = self.module, torch.is_grad_enabled(), len(self.seen.cuts)
+                self.seen.used.setdefault(known, use)
                 if position == 0 and name in ("embedding", "_embedding_bag", "index_select", "index"):
                     self.seen.looked_up.add(known)
 

@@ -67,7 +67,7 @@ class Gradients:
             if name not in seen.used:
                 yield Ailment.UNUSED, name, f"{name} takes no part in the forward pass: it cannot learn"
                 continue
-            module, recorded = seen.used[name]
+            module, recorded, before = seen.used[name]
             if id(p) in seen.reached:  # of another loss, which may have a backward pass of its own
                 self._left_out[name] = self._left_out.get(name, 0) + 1
                 if self._left_out[name] < WINDOW:
@@ -75,10 +75,13 @@ class Gradients:
                 why = f"no loss of {WINDOW} backward passes made use of the outputs that it leads to"
             elif not recorded:
                 why = "it is used under no_grad"
-            elif seen.cuts:
-                why = f"detach() is called in {seen.cuts[0] or 'the model'}"
+            elif cuts := seen.cuts[before:]:
+                why = f"detach() is called in {cuts[0] or 'the model'}"
             else:
-                why = "look for detach(), item(), numpy(), argmax or a cast to integers after it"
+                why = (
+                    "look for detach(), item(), numpy(), argmax or a cast to integers after it, or for a "
+                    "result that nothing reads"
+                )
             yield (
                 Ailment.DETACHED,
                 name,

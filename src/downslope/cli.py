@@ -489,11 +489,15 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _refuse(str(error))
     except BrokenPipeError:  # whoever read the output has seen enough; typer and rich end with 1 too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _refuse(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
     except Exception as error:
         # What typer itself raises for what was typed: an unknown option, a missing argument.
@@ -501,6 +505,11 @@ def run(arguments: Sequence[str]) -> int:
             raise
         wrong = _typed_wrong(error)
         return _refuse(wrong) if wrong else 2  # nothing was typed, and the help is shown
+
+
+def _drop_output() -> None:
+    """Let what waits to be written go nowhere: else Python would try again at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(line: str) -> int:

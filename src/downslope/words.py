@@ -1,6 +1,8 @@
-"""Words as they go with numbers."""
+"""Words as they go with numbers and with one another."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def many(n: int, noun: str, plural: str = "") -> str:
@@ -11,3 +13,15 @@ def many(n: int, noun: str, plural: str = "") -> str:
 
     """
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Return names with commas between, and of many the first few.
+
+    >>> listed(["a", "b", "c"]), listed("abcde")
+    ('a, b, c', 'a, b, c and 2 more')
+
+    """
+    names = list(names)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -154,11 +155,10 @@ def test_a_full_disk_leaves_the_saved_partition_whole(
     assert run(["groups", "net.py:model", "--save", str(saved)]) == 0
     before = saved.read_bytes()
 
-    def full(path: Path, text: str, encoding: str) -> None:
-        path.open("w").close()  # what a full disk makes of a file that is written anew
+    def full(file: int) -> None:  # the file that is written anew is there by then
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert run(["groups", "net.py:model", "--save", str(saved)]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert saved.read_bytes() == before

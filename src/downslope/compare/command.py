@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from downslope.compare import terminal
-from downslope.compare.folder import RunFolder, write_text
+from downslope.compare.folder import RunFolder, as_text, write_file
 from downslope.compare.prepare import cost, prepare
 from downslope.compare.results import checked
 from downslope.compare.storage import require_reachable
@@ -137,19 +137,13 @@ def write_grid(found: dict[str, Any], path: Path) -> Path:
 
 
 def _written(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise UsageError(
-            f"the page cannot be written to {path}: {error.strerror}; give another --out"
-        ) from None
+    write_file(path, text, "--out")
     return path
 
 
 def print_json(value: dict[str, Any]) -> None:
     """Print JSON, and nothing else, on standard output."""
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    sys.stdout.write(as_text(value))
 
 
 def ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -23,6 +23,7 @@ from typing import Any
 from downslope.compare.plan import differences
 from downslope.compare.run import Record
 from downslope.errors import UsageError, one_line
+from downslope.files import write_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk answers that takes no more."""
@@ -227,18 +228,3 @@ def write_file(path: Path, text: str, option: str) -> None:
         write_text(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; give another {option}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text so that a reader finds the old file or the new one, whole."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from downslope.errors import UsageError, one_line
+from downslope.files import write_text
 from downslope.grouping.view import MatrixView
 from downslope.words import many
 
@@ -170,13 +170,9 @@ class Partition:
             UsageError: it cannot be written there.
 
         """
-        beside = Path(f"{path}.part")  # an older partition stays whole where the disk is full
         try:
-            beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-            beside.replace(path)
+            write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise UsageError(f"the partition cannot be written to {path}: {error.strerror}") from error
 
     @classmethod

@@ -24,6 +24,7 @@ from downslope.ops.jax import JaxOps
 from downslope.ops.protocol import Array
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule, State
+from downslope.words import listed
 
 OPS = JaxOps()
 
@@ -119,7 +120,7 @@ def _difference(treedef: PyTreeDef, tree: Any) -> str:
     pairs, _ = tree_flatten_with_path(tree, is_leaf=is_masked)
     found = [name_of(path) for path, _ in pairs]
     parts = [
-        f"{verb} {listed(names)}"
+        f"{verb} {in_words(names)}"
         for verb, names in (
             ("has", [name for name in found if name not in wanted]),
             ("lacks", [name for name in wanted if name not in found]),
@@ -130,10 +131,9 @@ def _difference(treedef: PyTreeDef, tree: Any) -> str:
     return f"{a_type(tree)} {how}"
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and how many there are besides; an array that is the whole tree has none."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name or "one array" for name in names[:most]) + more
+def in_words(names: Sequence[str]) -> str:
+    """Return the first names of leaves; an array that is the whole tree has none."""
+    return listed(name or "one array" for name in names)
 
 
 def exact(dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from jax.tree_util import tree_flatten_with_path
 from downslope.grouping.jax import name_of
 from downslope.grouping.partition import Partition, Role
 from downslope.grouping.view import MatrixView
-from downslope.jax.leaves import is_masked, listed
+from downslope.jax.leaves import in_words, is_masked
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def lay(plan: Mapping[str, Item], tree: Any) -> list[Item]:
         if item.rule != "none" and name not in leaves and not _within(name, gone)
     ]
     if unknown or missing:
-        parts = [f"has {listed(unknown)}, which the partition lacks"] if unknown else []
-        parts += [f"lacks {listed(missing)}, which the partition has"] if missing else []
+        parts = [f"has {in_words(unknown)}, which the partition lacks"] if unknown else []
+        parts += [f"lacks {in_words(missing)}, which the partition has"] if missing else []
         frozen = ", and override what is not trained as 'frozen'" if missing else ""
         raise ValueError(
             f"the tree {', and '.join(parts)}: make the partition from the parameters that are "

@@ -18,6 +18,7 @@ import keras
 
 from downslope.keras.backend import BACKEND, in_xla
 from downslope.ops.protocol import Array
+from downslope.words import listed
 
 ON_NONFINITE = ("raise", "skip", "ignore")
 
@@ -71,8 +72,7 @@ def decide(names: Sequence[str], values: Sequence[Array], mode: str) -> Decision
 
 def describe(bad: Sequence[str]) -> str:
     """Return the error's text."""
-    shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
-    return f"NaN or infinity in {shown}: {_REMEDY}"
+    return f"NaN or infinity in {listed(bad)}: {_REMEDY}"
 
 
 def _is_known(value: Array) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from downslope.torch.native import finite
+from downslope.words import listed
 
 _SMALL = 1 << 14
 
@@ -180,10 +181,3 @@ class Ledger:
             f"the gradient of {names} held NaN or infinity in an earlier step, which was left out: "
             f"the device has only now reported it. {REMEDY}"
         )
-
-
-def listed(names: Any, most: int = 3) -> str:
-    """Return names joined by commas, the first few of them where they are many."""
-    names = list(names)
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -40,14 +40,13 @@ from downslope.torch.nonfinite import (
     Ledger,
     flags,
     has_values,
-    listed,
     nonfinite,
     recording,
 )
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
 from downslope.torch.states import require_state
-from downslope.words import many
+from downslope.words import listed, many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
 

@@ -12,8 +12,7 @@ from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
 from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
 from downslope.torch.kernel import state_fields
-from downslope.torch.nonfinite import listed
-from downslope.words import many
+from downslope.words import listed, many
 
 ShapeOf = Callable[[str, Tensor], tuple[int, ...]]
 

@@ -189,11 +189,10 @@ class Uses:
                     if j != k and not mine and use not in other.choices and (other.depth or other.weights):
                         self.uses[use].routes = True
 
-    def note_picked(self, info: Info, axes: Iterable[int], index: Iterable[Info]) -> None:
+    def note_picked(self, info: Info, axes: Sequence[int], index: Sequence[Info]) -> None:
         """Say that data picks single entries of a result along its outputs, as weights of others."""
-        places = list(axes)
         for trace in info.results if any(i.data for i in index) else ():
-            along = axes_of([trace.dims[k] for k in places if k < len(trace.dims)])
+            along = axes_of([trace.dims[k] for k in axes if k < len(trace.dims)])
             if along & self.uses[trace.origin].outputs:
                 self.uses[trace.origin].picked = True
 

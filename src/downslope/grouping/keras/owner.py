@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from downslope.errors import UsageError
+from downslope.words import listed
 
 
 def owners_of(variables: Sequence[Any], optimizer: Any = None) -> list[tuple[Any, list[Any]]]:
@@ -49,9 +50,8 @@ def _rank(layer: Any, mine: set[int], optimizer: Any) -> tuple[Any, ...]:
 
 
 def _nobody(variables: Sequence[Any]) -> str:
-    names = ", ".join(str(getattr(v, "path", v.name)) for v in variables[:3])
-    more = f" and {len(variables) - 3} more" if len(variables) > 3 else ""
+    names = listed(str(getattr(v, "path", v.name)) for v in variables)
     return (
-        f"no Keras model owns {names}{more}, so that what they are used for is unknown: "
+        f"no Keras model owns {names}, so that what they are used for is unknown: "
         "pass a partition, Muon(partition)"
     )

@@ -22,10 +22,9 @@ class Contents(NamedTuple):
 
 def contents_of(container: Any) -> Contents:
     """Return what stands in a container."""
-    exact = type(container) in CONTAINERS
-    kind = (
-        type(container) if exact else next(k for k in (OrderedDict, *CONTAINERS) if isinstance(container, k))
-    )
+    kind: Any = type(container)
+    if kind not in CONTAINERS:
+        kind = next(k for k in (OrderedDict, *CONTAINERS) if isinstance(container, k))
     return _read(kind, container)
 
 
@@ -43,9 +42,7 @@ def refill(container: Any, before: Contents) -> None:
 
 
 def _read(kind: Any, container: Any) -> Contents:
-    inside = tuple(kind.__iter__(container))
-    return (
-        Contents(kind, inside, tuple(kind.values(container)))
-        if issubclass(kind, dict)
-        else Contents(kind, (), inside)
-    )
+    found = tuple(kind.__iter__(container))
+    if issubclass(kind, dict):
+        return Contents(kind, found, tuple(kind.values(container)))
+    return Contents(kind, (), found)

@@ -178,6 +178,19 @@ def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_in
     assert found["filter.weight"].role.value == "vector"
 
 
+class Mixed(Mixer):
+    def mix(self, x, ids):
+        rows = self.project(x).unflatten(-1, (16, 4)).flatten(0, 1)  # 16 channels of 4 places
+        a, b = self.filter(rows).chunk(2, 1)
+        return (a * b).reshape(x.shape)
+
+
+def test_a_convolution_along_outputs_mixes_them():
+    model = Mixed(project=nn.Linear(32, 64), filter=nn.Conv1d(16, 16, 3, groups=16, padding=1))
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["project.weight"].to_dict()["matrices"] == "64×32"
+
+
 class Convolved(nn.Module):
     def __init__(self, *filters):
         super().__init__()

@@ -216,7 +216,7 @@ def convolution(
 
 
 def _through(x: Info, shape: tuple[int, ...], at: int, groups: int) -> tuple[Trace, ...]:
-    """Return the results whose channels a depthwise convolution leaves where they are."""
+    """Return the results that a depthwise convolution leaves where they are: all along the channels."""
     through = []
     for t in x.results if groups > 1 and groups == shape[at] else ():
         beside = axes_of([d for k, d in enumerate(t.dims) if k != at])

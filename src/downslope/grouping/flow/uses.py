@@ -243,8 +243,8 @@ class Uses:
         """Say that parts of a weight's outputs meet data of their own: a product in groups."""
         met = self.uses[number]
         for f in factors(shared):
-            whole = {f.axis} == met.outputs and f.start == 0
-            if whole and f.step > 1 and f.size * f.step == self._length(met, met.outputs):
+            own = {f.axis} == met.outputs and f.start == 0
+            if own and f.size * f.step == self._length(met, met.outputs):
                 met.groups, met.along = f.size, "outputs"
 
     def _length(self, met: Met, axes: frozenset[int]) -> int:

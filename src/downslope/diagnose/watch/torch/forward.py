@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from downslope.diagnose.watch.origin import FILLS, Operation
+from downslope.diagnose.watch.origin import Operation
 
 _EMPTY = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"})
 """Operations whose values mean nothing yet."""
@@ -94,7 +94,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
             number = len(self.operations)
             op = self._operation(name, sources, made)
-            op.asked = name in FILLS or any(isinstance(v, (int, float)) and abs(v) > op.limit for v in leaves)
+            op.asked = any(isinstance(v, (int, float)) and abs(v) > op.limit for v in leaves)
             self.operations.append(op)
             for t in made:
                 self._wrote(t, number)

@@ -1,6 +1,7 @@
 """What can be typed, what it answers, and the exit code."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -38,13 +39,17 @@ def test_help_is_quick_and_loads_no_framework():
         "heavy = {'torch', 'jax', 'keras', 'tensorflow', 'optuna', 'sklearn', 'scipy', 'downslope.compare'};"
         "print(time.perf_counter() - t, sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
-    )
-    seconds, loaded = ran.stderr.strip().split(" ", 1)
-    assert loaded == "[]"
-    # About 0.3 s on an idle machine; tests share it with others.
-    assert float(seconds) < 1.5
+    best = math.inf
+    for _ in range(5):  # about 0.3 s on an idle machine, which tests share with others
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
+        )
+        seconds, loaded = ran.stderr.strip().split(" ", 1)
+        assert loaded == "[]"
+        best = min(best, float(seconds))
+        if best < 1.5:
+            break
+    assert best < 1.5
     assert "compare" in ran.stdout
     assert "report" in ran.stdout
 

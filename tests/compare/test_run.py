@@ -1,7 +1,6 @@
 """One run: the clock, the curve, divergence, and that watching changes nothing."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -64,21 +63,26 @@ def test_watching_changes_nothing(make_plan):
     assert watched.final == alone.final
 
 
-def test_evaluation_is_not_on_the_clock(make_plan):
+def test_evaluation_is_not_on_the_clock(make_plan, monkeypatch):
+    """By a clock that goes on in a step and in an evaluation only."""
     from dataclasses import replace
 
-    def sleepy(model):
-        time.sleep(0.05)
-        return tiny.evaluate(model)
+    now = 0.0
 
-    record = run(make_plan(), task=replace(tiny.regression, evaluate=sleepy))
-    assert len(record.curve.loss) * 0.05 > 0.6
-    # Twelve steps of this model take about 10 ms; thirteen evaluations slept 650.
-    assert record.seconds < 0.4
-    assert record.seconds_per_step < 0.03
-    assert record.curve.seconds == sorted(record.curve.seconds)
-    slow = run(make_plan(), task=tiny.slow, kind="tune")
-    assert slow.seconds > 12 * 0.02
+    def takes(seconds, does):
+        def timed(*args):
+            nonlocal now
+            now += seconds
+            return does(*args)
+
+        return timed
+
+    monkeypatch.setattr("downslope.compare.run.time.perf_counter", lambda: now)
+    task = replace(tiny.regression, loss=takes(2.0, tiny.loss), evaluate=takes(50.0, tiny.evaluate))
+    record = run(make_plan(), task=task)
+    assert record.seconds == 12 * 2.0
+    assert record.seconds_per_step == 2.0
+    assert record.curve.seconds == [2.0 * i for i in range(13)]
 
 
 def test_a_diverged_run_is_a_result(make_plan):

@@ -62,7 +62,7 @@ def test_threads_evaluate_rows_side_by_side(library: Path) -> None:
     start = time.monotonic()
     f(np.ones((4, 2)))
     together = time.monotonic() - start
-    assert together < 0.6  # one after the other: 0.8 s
+    assert together < 0.75  # one after the other: 0.8 s
 
 
 def test_pythons_lock_is_free_during_a_call(library: Path) -> None:

@@ -83,8 +83,7 @@ def test_rows_are_evaluated_side_by_side() -> None:
         f(rows[:4])
         start = time.monotonic()
         values, gradients = f.value_and_gradient(rows)
-        # Eight of 0.3 s on four workers.
-        assert 0.6 <= time.monotonic() - start < 1.5
+        assert 0.6 <= time.monotonic() - start < 2.3  # eight of 0.3 s: one after the other, 2.4
         assert len(f._lines) == 4
     np.testing.assert_allclose(values, ((rows - np.arange(3)) ** 2).sum(1), rtol=1e-15)
     np.testing.assert_array_equal(gradients, 2 * (rows - np.arange(3)))
@@ -139,7 +138,7 @@ def test_a_stall_is_told(n: int) -> None:
         start = time.monotonic()
         with pytest.raises(ProgramError, match=r"did not answer within 0\.5 s"):
             f(np.zeros(n))
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30  # it would answer after 60 s
 
 
 def test_a_program_that_never_reads_is_told() -> None:
@@ -227,7 +226,7 @@ def test_children_of_the_program_end_with_it() -> None:
     with program("parent") as f:
         child = int(f(X))
         assert alive(child)
-    assert within(2, lambda: not alive(child))
+    assert within(30, lambda: not alive(child))  # it would live for 60 s
 
 
 def test_a_program_that_ignores_the_end_is_killed() -> None:
@@ -236,14 +235,14 @@ def test_a_program_that_ignores_the_end_is_killed() -> None:
     start = time.monotonic()
     f.close()
     assert not alive(pid)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 30  # it would never end
 
 
 def test_a_program_that_is_forgotten_ends() -> None:
     f = program("deaf")
     pid = int(f(X))
     del f
-    assert within(4, lambda: not alive(pid))
+    assert within(30, lambda: not alive(pid))
 
 
 def run_in_a_process(code: str) -> subprocess.Popen[str]:
@@ -263,9 +262,9 @@ def test_nothing_is_left_when_this_process_ends(code: str) -> None:
     assert len(pids) >= 1
     if "sleep" in code:
         parent.send_signal(signal.SIGKILL)
-    parent.wait(10)
+    parent.wait(60)
     parent.stdout.close()
-    assert within(3, lambda: not any(map(alive, pids)))
+    assert within(30, lambda: not any(map(alive, pids)))
 
 
 def test_ctrl_c_leaves_nothing_and_does_not_wait() -> None:
@@ -280,17 +279,17 @@ def test_ctrl_c_leaves_nothing_and_does_not_wait() -> None:
     )
     assert parent.stdout is not None
     parent.stdout.readline()
-    time.sleep(0.5)
-    children = [
-        int(folder.name)
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit() and parent_of(int(folder.name)) == parent.pid
-    ]
-    assert len(children) == 2
+    assert within(60, lambda: len(children_of(parent.pid)) == 2)
+    children = children_of(parent.pid)
     os.kill(parent.pid, signal.SIGINT)
-    _, err = parent.communicate(timeout=10)
+    _, err = parent.communicate(timeout=50)  # the first answer would come after 60 s
     assert "KeyboardInterrupt" in err
-    assert within(3, lambda: not any(map(alive, children)))
+    assert within(30, lambda: not any(map(alive, children)))
+
+
+def children_of(pid: int) -> list[int]:
+    numbers = (int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit())
+    return [number for number in numbers if parent_of(number) == pid]
 
 
 def parent_of(pid: int) -> int:

@@ -397,22 +397,25 @@ def test_autograd_learns_that_parameters_changed() -> None:
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("name", ["convolutions", "large, left over"])
 def test_the_parts_of_a_step_are_told_apart(name: str, threads: int) -> None:
-    tape = Tape(HostClock(torch.device("cpu")))
-    with heard_by(tape.part, tape.told):
-        listened, _, _ = stepped(name)
-    own = self_times(tape.spans())
-    parts = {path[-1]: seconds for path, seconds in own.items()}
-    assert parts["orthogonalise"] > parts["momentum"] > 0
-    assert parts["orthogonalise"] > parts["write"] > 0
-    whole = {}
-    for path, start, seconds in tape.spans():  # a part comes after the whole that it lies in
-        whole[path] = start, start + seconds
-        low, high = whole.get(path[:-1], whole[path])
-        assert low - 1e-6 <= start <= start + seconds <= high + 1e-6
-    assert parts["muon"] >= 0  # what is left of it beside its parts: of small matrices most
-    assert name == "convolutions" or parts["muon"] < parts["orthogonalise"]
-    for p, expected in zip(listened, stepped(name)[0], strict=True):
-        assert torch.equal(p, expected)
+    least: dict[str, float] = {}  # of each part over the runs: what it takes when nothing is in its way
+    expected = stepped(name)[0]
+    for _ in range(8):
+        tape = Tape(HostClock(torch.device("cpu")))
+        with heard_by(tape.part, tape.told):
+            listened, _, _ = stepped(name)
+        whole = {}
+        for path, start, seconds in tape.spans():  # a part comes after the whole that it lies in
+            whole[path] = start, start + seconds
+            low, high = whole.get(path[:-1], whole[path])
+            assert low - 1e-6 <= start <= start + seconds <= high + 1e-6
+        for path, seconds in self_times(tape.spans()).items():
+            least[path[-1]] = min(seconds, least.get(path[-1], seconds))
+        for p, q in zip(listened, expected, strict=True):
+            assert torch.equal(p, q)
+    assert least["orthogonalise"] > least["momentum"] > 0
+    assert least["orthogonalise"] > least["write"] > 0
+    assert least["muon"] >= 0  # what is left of it beside its parts: of small matrices most
+    assert name == "convolutions" or least["muon"] < least["orthogonalise"]
 
 
 def test_memory_is_asked_for_before_anything_is_written() -> None:

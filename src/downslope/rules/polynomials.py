@@ -114,7 +114,7 @@ class Degree17(NamedTuple):
         return low + (self.d1 * y + self.d2 * W + T) * (self.e * W + T)
 
 
-_KELLER = Degree5(3.4445, -4.7750, 2.0315)
+KELLER5 = Degree5(3.4445, -4.7750, 2.0315)
 _LIMIT = Degree5(1.875, -1.25, 0.375)  # of steps near 1: value 1, first and second derivative 0 there
 
 # Amsel, Persson, Musco & Gower, 2025 (arXiv:2505.16932), lower bound 1e-3, cushion 0.024.
@@ -193,7 +193,7 @@ _MINIMAX_HALF: tuple[Step, ...] = (
 
 
 def _keller5(steps: int) -> list[Step]:
-    return [_KELLER] * steps
+    return [KELLER5] * steps
 
 
 def _polar_express(steps: int) -> list[Step]:

@@ -45,7 +45,7 @@ from downslope.torch.nonfinite import (
 )
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local, most
-from downslope.torch.states import require_state
+from downslope.torch.states import in_words_of_here, require_state
 from downslope.words import listed, many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
@@ -372,10 +372,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         current, left = self.param_groups, state_dict
 
-        def check(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        def check(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
             nonlocal left
-            left = state
-            require_state(state, self.param_groups, self._state_shape)
+            left = in_words_of_here(state)
+            require_state(left, self.param_groups, self._state_shape)
+            return left
 
         def complete(_: torch.optim.Optimizer) -> None:
             for group, before in zip(self.param_groups, current, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from downslope.rules.polynomials import KELLER5
 from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
 from downslope.torch.groups import RULES, name_in, refuse_other_options, rule_of
@@ -36,6 +37,31 @@ def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], 
         for j, (key, p) in enumerate(zip(saved["params"], group["params"], strict=True)):
             if slot := state_dict["state"].get(key):
                 _require_slot(rule, slot, p, partial(name_in, groups, i, j), shape_of)
+
+
+def in_words_of_here(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a state of `torch.optim.Muon` as the rule here would have made it, any other as it is.
+
+    Raises:
+        ValueError: its polynomial is none of the rule's here.
+
+    """
+    groups, slots = [], dict(state_dict["state"])
+    for i, saved in enumerate(state_dict["param_groups"]):
+        group = dict(saved)
+        if (polynomial := group.pop("ns_coefficients", None)) is not None:
+            if tuple(polynomial) != KELLER5:
+                raise ValueError(
+                    f"group {i} of the state was made with ns_coefficients = {polynomial}: "
+                    f"expected {KELLER5[:]}, those of coefficients='keller5'"
+                )
+            group |= {"coefficients": "keller5", "scale": group.pop("adjust_lr_fn", None) or "original"}
+            group.pop("eps", None)  # the least norm: a rule that gives every gradient a direction has none
+            for key in group["params"]:
+                if key in slots:
+                    slots[key] = {"step": 0, **slots[key]}  # it counts none, and needs none
+        groups.append(group)
+    return {**state_dict, "state": slots, "param_groups": groups}
 
 
 def _require_slot(

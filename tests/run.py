@@ -44,7 +44,18 @@ GROUPING = (
     *(f"--ignore=src/downslope/grouping/{n}" for n in ("jax", "keras", "tensorflow")),
 )
 
-SOLVERS = ("methods", "endings", "bounds", "arguments", "lanes", "hostile", "engines", "fits", "saturation")
+SOLVERS = (
+    "methods",
+    "endings",
+    "bounds",
+    "arguments",
+    "lanes",
+    "hostile",
+    "engines",
+    "fits",
+    "saturation",
+    "undetermined",
+)
 
 # The longest first, so that the two lanes end together.
 SESSIONS = (

@@ -78,14 +78,21 @@ class Differences:
         made: Vector = (signs * np.maximum(np.abs(x), _typical(x))).astype(x.dtype)
         return made
 
-    def along(self, x: Vector, fx: Any) -> tuple[Vector, Vector]:
-        """Return the slope along `direction(x)` and its error, each (...) or (..., m)."""
+    def along(self, x: Vector, fx: Any, way: Vector | None = None) -> tuple[Vector, Vector]:
+        """Return the slope along a way, or `direction(x)`, and its error, each (...) or (..., m).
+
+        Steps are as long as they can be where no entry moves farther, of its scale, than for a derivative.
+        """
         value = np.asarray(fx, dtype=np.float64)
         scale = np.maximum(np.abs(x), _typical(x)).astype(x.dtype)
         self._learn_noise(x, value, scale)
         assert self.noise is not None
         h = self._step_relative(x, value, scale)
-        one, two = (self._along(x, k * h * self.direction(x)) / (k * h) for k in (1.0, 2.0))
+        if way is None:
+            way = self.direction(x)
+        else:
+            h = min(h / float(np.max(np.abs(way) / scale)), self._room(x, way) / 2)
+        one, two = (self._along(x, k * h * way) / (k * h) for k in (1.0, 2.0))
         return one, np.abs(two - one) + self.noise / h
 
     def anew(self, x: Vector, fx: Any) -> tuple[Vector, float]:
@@ -94,7 +101,7 @@ class Differences:
         That is its error, truncation included; and the gradient g that promises a fall, g² / 2f'', which is
         within twice the noise. It is zero at a kink, where differences of either side cancel.
         """
-        again = Differences(self.function, "central", self.known_noise, self.bounds)
+        again = self.afresh()
         made = again.derivative(x, fx)
         self.noise, self.error, self.now = again.noise, again.error, "central"
         noise, curvature = float(np.max(again.noise)), float(np.max(again._curvature))  # type: ignore[arg-type]
@@ -109,6 +116,10 @@ class Differences:
             return made, 0.0
         self.error = max(again.error or 0.0, truncated)
         return made, max(self.error, 2 * math.sqrt(noise * curvature))
+
+    def afresh(self) -> Differences:
+        """Return central differences of the function that know nothing yet of its noise and their steps."""
+        return Differences(self.function, "central", self.known_noise, self.bounds)
 
     @contextmanager
     def held(self, kind: str) -> Iterator[None]:
@@ -155,6 +166,15 @@ class Differences:
                 estimate_noise(lambda p: self.function(self._inside(p)), x, scale), np.float64
             )
         self.noise = np.maximum(self.noise, np.finfo(np.float64).tiny)
+
+    def _room(self, x: Vector, way: Vector) -> float:
+        """Return how far a way may be gone to either side within the bounds."""
+        if self.bounds is None:
+            return math.inf
+        low, high = self.bounds
+        entries = way != 0
+        nearest = np.minimum(x - low, high - x)[entries] / np.abs(way[entries])
+        return max(float(np.min(nearest, initial=math.inf)), np.finfo(np.float64).tiny)
 
     def _inside(self, x: Vector) -> Vector:
         return x if self.bounds is None else np.clip(x, *self.bounds).astype(x.dtype)

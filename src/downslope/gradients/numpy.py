@@ -321,6 +321,12 @@ class Residuals(_Function):
         product = (self.value(x + h * v) - self.value(x - h * v)) / (2 * h)
         return np.where(size > 0, product, 0.0).astype(x.dtype)
 
+    @property
+    def differences(self) -> Differences | None:
+        """What makes J; None where it is given, or comes of the complex step."""
+        given = callable(self.given.gradient) or self.given.gradient is True
+        return None if given or self._complex is not None else self._differences
+
     def transposed_vector(self, x: Vector, u: Vector) -> Vector:
         """J(x)ᵀ u; without automatic differentiation it takes the user's Jacobian or the dense one."""
         self.counts.products += 1

@@ -15,7 +15,7 @@ import numpy as np
 from downslope.errors import UsageError, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
-from downslope.solvers import losses, saturation, scipy_names, second_look, spaces
+from downslope.solvers import losses, saturation, scipy_names, second_look, spaces, undetermined
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Problem
 from downslope.solvers.drive import bounded, driven, looking
@@ -23,6 +23,7 @@ from downslope.solvers.drivers import host
 from downslope.solvers.fitted import LeastSquaresResult, of_batch, of_one
 from downslope.solvers.method import Want
 from downslope.solvers.methods import SQUARES, method_of
+from downslope.solvers.methods.levenberg import COARSE
 from downslope.solvers.observe import Observer, check_alone
 from downslope.solvers.squares import Dense, OnHost, Products, Squares
 from downslope.solvers.stop import Stop, check_stop
@@ -213,6 +214,7 @@ def _run(
     def cost(x: Any) -> float:
         return float(dense.evaluate(x, int(Want.VALUE), None).value)
 
+    core = undetermined.looked(f, (loss, scale), bounds, core, COARSE)
     core = saturation.looked(problem, core, lengths, run.state.scale, cost, space.eps)
     return host.Run(run.state._replace(core=core), run.error)
 
@@ -233,7 +235,8 @@ def _in_arrays(
         if jax.is_traced(f.x0):
             made: LeastSquaresResult = jax.traced_fit(f, state, bounds, limits, method)
             return made
-    return of_batch(f, state.core, bounds, limits, method, began, error)
+    core = undetermined.looked(f, (loss, scale), bounds, state.core, COARSE)
+    return of_batch(f, core, bounds, limits, method, began, error)
 
 
 def _check_many(where: str, matrix_free: bool, timed: bool) -> None:

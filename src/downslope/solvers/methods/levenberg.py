@@ -259,14 +259,14 @@ class Levenberg:
     ) -> tuple[Array, Number]:
         """Return the least point of ½ ‖r + J p‖² with ‖D p‖ ≤ Δ, and its multiplier."""
         values, basis, parts = decomposed
+        # Of many least points the one nearest: rounding is no reason to go along a way that changes nothing.
+        kept = self._kept(space, values, basis.shape[0])
         if self.damped:
             found = secular(
-                space, values * values, values * parts, radius, state.multiplier,
-                flat=space.eps * space.eps, follow=False,
+                space, values * values, space.select(kept, values * parts, 0.0 * parts), radius,
+                state.multiplier, flat=space.eps * space.eps, follow=False,
             )  # fmt: skip
             return space.rows(basis, found.y) / state.scale, found.multiplier
-        # Gauss-Newton: the least point, of the shortest length where there are many.
-        kept = self._kept(space, values, basis.shape[0])
         y = space.select(kept, -parts / space.select(kept, values, 0.0 * values + 1.0), 0.0 * values)
         length = space.sqrt(space.dot(y, y))
         shorter = space.where(state.cut > 0, space.minimum(space.divide(radius, length), 1.0), 1.0)

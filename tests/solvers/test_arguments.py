@@ -70,6 +70,32 @@ def test_scipys_arguments_are_understood():
     assert few.nit == 2
 
 
+@pytest.mark.parametrize(
+    "name", ["trust-constr", "TNC", "SLSQP", "COBYLA", "COBYQA", "Powell", "Nelder-Mead"]
+)
+def test_scipys_methods_mean_what_is_nearest(name):
+    found = ds.minimize(rosenbrock, start(2), method=name)
+    np.testing.assert_allclose(found.x, 1.0, atol=1e-2)
+    with pytest.raises(UsageError, match="constraints are not for these methods"):
+        ds.minimize(rosenbrock, start(2), method=name, constraints=[{"type": "eq", "fun": sum}])
+
+
+@pytest.mark.parametrize("hess", ["2-point", "3-point", "cs"])
+def test_scipys_hessians_by_differences_are_understood(hess):
+    named, plain = (
+        ds.minimize(rosenbrock, start(2), "Newton-CG", jac=rosenbrock_gradient, hess=h) for h in (hess, None)
+    )
+    assert named.success
+    np.testing.assert_array_equal(named.x, plain.x)
+
+
+def test_options_of_scipys_own_code_are_told_to_be_without_effect():
+    with pytest.warns(UserWarning, match="without effect here.*: c1, maxls") as told:
+        found = ds.minimize(rosenbrock, start(2), options={"c1": 1e-3, "maxls": 40, "maxiter": 99})
+    assert found.success
+    assert told[0].filename == __file__
+
+
 def test_onlookers_see_each_step(tmp_path):
     seen, log = [], tmp_path / "run.jsonl"
     result = ds.minimize(
@@ -77,10 +103,12 @@ def test_onlookers_see_each_step(tmp_path):
         history=True, log=log,
     )  # fmt: skip
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(seen) == len(result.history) == len(lines) == result.steps + 1
+    assert len(result.history) == len(lines) == result.steps + 1
+    assert len(seen) == result.steps  # the start is the caller's own
     assert lines[-1]["value"] == result.value
     np.testing.assert_array_equal(lines[-1]["x"], result.x)
-    np.testing.assert_array_equal(seen[0], start(4))
+    np.testing.assert_array_equal(lines[0]["x"], start(4))
+    np.testing.assert_array_equal(seen, [line["x"] for line in lines[1:]])
     assert [h["step"] for h in result.history] == list(range(result.steps + 1))
 
 
@@ -108,7 +136,7 @@ def test_a_callback_stops_the_run_in_both_forms():
         return intermediate_result.nit == 3
 
     result = ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, callback=raising)
-    assert (result.status, result.steps) == (Status.CALLBACK, 0)
+    assert (result.status, result.steps) == (Status.CALLBACK, 1)
     result = ds.minimize(rosenbrock, start(4), gradient=rosenbrock_gradient, callback=told)
     assert (result.status, result.steps) == (Status.CALLBACK, 3)
 

@@ -277,3 +277,71 @@ def test_options_of_a_fit_that_do_not_fit_are_told(linear):
     for options, named in (({"foo": 1}, "has no option 'foo'"), ([1], "options is a list")):
         with pytest.raises(UsageError, match=named):
             ds.least_squares(lambda x: x - 1, [3.0], options=options, linear=linear)
+
+
+def cauchy_of_ones_own(z: Any) -> Any:
+    lib = torch if isinstance(z, torch.Tensor) else np
+    t = 1 + z
+    return lib.stack([lib.log1p(z), 1 / t, -1 / t**2])
+
+
+@pytest.mark.parametrize("linear", ["svd", "cg"])
+@pytest.mark.parametrize("as_x0", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_a_loss_of_ones_own(as_x0: Any, linear: str) -> None:
+    """It has the place that SciPy gives it, and is called with all residuals in one row."""
+    t = as_x0(np.linspace(0, 2, 30))
+    y = 2.0 * t + 0.5 + 0.05 * as_x0(np.random.default_rng(0).normal(size=30))
+    y[::7] += 3.0
+
+    def residuals(b: Any) -> Any:
+        return b[0] * t + b[1] - y
+
+    x0, options = as_x0([1.0, 0.0]), {"f_scale": 0.1, "linear": linear, "jac": None}
+    if linear == "cg" and isinstance(t, np.ndarray):
+        options["jac"] = lambda b: np.stack([t, np.ones(30)], 1)
+    own = ds.least_squares(residuals, x0, loss=cauchy_of_ones_own, **options)
+    named = ds.least_squares(residuals, x0, loss="cauchy", **options)
+    assert own.success
+    np.testing.assert_allclose(np.asarray(own.x), np.asarray(named.x), rtol=1e-9)
+    plain = ds.least_squares(residuals, x0, **{**options, "f_scale": 1.0})
+    assert abs(float(plain.x[0] - own.x[0])) > 0.01
+
+
+def test_a_loss_of_ones_own_in_a_batch() -> None:
+    t = np.linspace(0, 2, 30)
+    y = np.array([[2.0], [3.0]]) * t + 0.05 * np.random.default_rng(0).normal(size=(2, 30))
+    y[:, ::7] += 3.0
+    fits = [
+        ds.least_squares(
+            lambda b, y: b[:, :1] * t + b[:, 1:] - y, np.ones((2, 2)), args=(y,), batch=True, loss=loss,
+            f_scale=0.1,
+        )
+        for loss in ("cauchy", cauchy_of_ones_own)
+    ]  # fmt: skip
+    assert fits[1].success.all()
+    np.testing.assert_allclose(fits[0].x, fits[1].x, rtol=1e-9)
+
+
+def test_a_loss_that_is_none() -> None:
+    for loss, words in (
+        (lambda z: z, r"loss returned the shape \(5,\): expected ρ, ρ' and ρ'', the shape \(3, 5\)"),
+        (lambda z: 1.0, "loss returned a float"),
+        (lambda z: (z, z), "loss returned a tuple"),
+        ("cauchi", "did you mean 'cauchy'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ds.least_squares(lambda x: x - np.arange(5), np.zeros(5), loss=loss)
+
+
+def test_a_jacobian_of_one_row_or_one_column_may_be_a_vector() -> None:
+    t = np.linspace(1, 2, 5)
+    column = ds.least_squares(lambda x: x * t - 3 * t, [1.0], lambda x: t)
+    row = ds.least_squares(lambda x: x @ t - 3.0, np.ones(5), lambda x: t)
+    one = ds.least_squares(lambda x: x**2 - 4.0, [1.0], lambda x: 2 * x)
+    number = ds.least_squares(lambda x: x**2 - 4.0, 1.0, lambda x: 2 * x)
+    for fit, shape in ((column, (5, 1)), (row, (1, 5)), (one, (1, 1)), (number, (1, 1))):
+        assert fit.success
+        assert fit.cost < 1e-20
+        assert fit.jac.shape == shape
+    with pytest.raises(UsageError, match=r"jacobian returned the shape \(5,\): expected \(5, 2\)"):
+        ds.least_squares(lambda x: x.sum() * t, np.ones(2), lambda x: t)

@@ -363,6 +363,8 @@ class Residuals(_Function):
             value = self.value(x)
             matrix = self._jacobian(x, value)
         shape = (*value.shape, self.structure.size)
+        if not self.batch and 1 in shape and np.ndim(matrix) < 2 and np.size(matrix) == math.prod(shape):
+            matrix = np.reshape(matrix, shape)  # one row or one column, as a vector
         if tuple(matrix.shape) != shape:
             raise UsageError(f"jacobian returned the shape {tuple(matrix.shape)}: expected {shape}")
         self._last = (x, (value, matrix))

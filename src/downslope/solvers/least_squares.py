@@ -44,7 +44,7 @@ def least_squares(
     xtol: float | None = None,
     gtol: float | None = None,
     x_scale: Any = None,
-    loss: str = "linear",
+    loss: losses.Loss = "linear",
     f_scale: float = 1.0,
     diff_step: Any = None,
     tr_solver: str | None = None,
@@ -88,7 +88,8 @@ def least_squares(
         gtol: the run has converged at an offset of gtol, the cosine between the residuals and the
             range of the Jacobian, as in MINPACK.
         x_scale: accepted; the method does not depend on the units of the parameters.
-        loss: "linear", "soft_l1", "huber", "cauchy" or "arctan".
+        loss: "linear", "soft_l1", "huber", "cauchy" or "arctan"; or a function that takes z = (r / s)², (m,),
+            and returns ρ, ρ' and ρ'' of each, (3, m).
         f_scale: residuals up to about this size count as inliers, of a robust loss.
         diff_step: accepted; steps of differences follow the noise of the function.
         tr_solver: "exact", or "lsmr" for `linear="cg"`.
@@ -181,7 +182,7 @@ def least_squares(
 
 
 def _run(
-    f: Any, method: str, bounds: Any, stop: Stop, observer: Observer, matrix_free: bool, loss: str,
+    f: Any, method: str, bounds: Any, stop: Stop, observer: Observer, matrix_free: bool, loss: losses.Loss,
     scale: float, options: dict[str, Any],
 ) -> host.Run:  # fmt: skip
     """Turn the method on the host: dense with NumPy's vectors, matrix-free with the framework's."""
@@ -220,7 +221,7 @@ def _run(
 
 
 def _in_arrays(
-    f: Any, method: str, bounds: Any, stop: Stop, loss: str, scale: float, options: dict[str, Any],
+    f: Any, method: str, bounds: Any, stop: Stop, loss: losses.Loss, scale: float, options: dict[str, Any],
     began: float,
 ) -> LeastSquaresResult:  # fmt: skip
     """Return the result of fits in lock step, or of one within a transformation of JAX's."""

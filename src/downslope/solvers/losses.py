@@ -8,28 +8,32 @@ with the names, formulas and the scale s of SciPy's `least_squares`.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.ops import ops_for
 from downslope.ops.protocol import Array
 
 LEAST = 0.01
 """See `reweighted`."""
 
+Loss: TypeAlias = str | Callable[[Array], Any]
+"""A name, or what returns ρ, ρ' and ρ'' of z = (r / s)², (3, m) of (m,)."""
+
 LOSSES = ("linear", "soft_l1", "huber", "cauchy", "arctan")
 
 
 def check(loss: Any, scale: Any) -> None:
     """Raise where a loss is not known, or its scale is not positive."""
-    if loss not in LOSSES:
+    if not callable(loss) and loss not in LOSSES:
         hint = closest(loss, LOSSES) if isinstance(loss, str) else ""
-        raise UsageError(f"loss = {loss!r}: expected one of {', '.join(LOSSES)}{hint}")
+        raise UsageError(f"loss = {loss!r}: expected one of {', '.join(LOSSES)}, or a function{hint}")
     if not (isinstance(scale, (int, float)) and scale > 0):
         raise UsageError(f"f_scale = {scale!r}: expected a positive number")
 
 
-def rho(loss: str, z: Array) -> tuple[Array, Array, Array]:
+def rho(loss: Loss, z: Array) -> tuple[Array, Array, Array]:
     """Return ρ, ρ' and ρ'' of z = (r / s)², entry by entry.
 
     >>> import numpy as np
@@ -38,6 +42,8 @@ def rho(loss: str, z: Array) -> tuple[Array, Array, Array]:
 
     """
     x = ops_for(z)
+    if callable(loss):
+        return _own(loss, z)
     if loss == "soft_l1":
         t = 1 + z
         root = x.sqrt(t)
@@ -60,12 +66,12 @@ def rho(loss: str, z: Array) -> tuple[Array, Array, Array]:
     return z, 0 * z + 1, 0 * z
 
 
-def total(loss: str, scale: float, r: Array) -> Array:
+def total(loss: Loss, scale: float, r: Array) -> Array:
     """Return ρ(r² / s²) s², entry by entry."""
     return rho(loss, (r / scale) ** 2)[0] * scale**2
 
 
-def reweighted(loss: str, scale: float, r: Array, jacobian: Array) -> tuple[Array, Array]:
+def reweighted(loss: Loss, scale: float, r: Array, jacobian: Array) -> tuple[Array, Array]:
     """Return residuals and Jacobian whose sum of squares has the loss's gradient and about its curvature.
 
     Source: Triggs et al., Bundle adjustment, a modern synthesis, 2000. The curvature of a residual is held
@@ -76,6 +82,19 @@ def reweighted(loss: str, scale: float, r: Array, jacobian: Array) -> tuple[Arra
     _, first, second = rho(loss, z)
     weight = x.sqrt(x.maximum(first + 2 * second * z, LEAST * first))
     return r * first / weight, jacobian * weight[..., None]
+
+
+def _own(loss: Callable[[Array], Any], z: Array) -> tuple[Array, Array, Array]:
+    """Return what a loss of the user's says of residuals, which it is given in one row."""
+    x, shape = ops_for(z), tuple(z.shape)
+    row = x.reshape(z, (-1,))
+    returned = loss(row)
+    parts = [returned[i] for i in range(len(returned))] if hasattr(returned, "__len__") else []
+    if len(parts) != 3 or any(getattr(part, "shape", None) != row.shape for part in parts):
+        found = f"the shape {tuple(returned.shape)}" if hasattr(returned, "shape") else a_type(returned)
+        raise UsageError(f"loss returned {found}: expected ρ, ρ' and ρ'', the shape (3, {row.shape[0]})")
+    first, second, third = (x.reshape(part, shape) for part in parts)
+    return first, second, third
 
 
 def _function(z: Array, name: str) -> Any:

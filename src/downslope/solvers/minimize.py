@@ -152,7 +152,7 @@ def minimize(  # noqa: D417
         named = method
     scipy_names.check_unknown(unknown, ARGUMENTS)
     gradient = scipy_names.derivative("gradient", gradient, "jac", jac)
-    hessian = scipy_names.derivative("hessian", hessian, "hess", hess)
+    hessian = scipy_names.hessian_of(hessian, hess)
     hessian_vector = scipy_names.derivative("hessian_vector", hessian_vector, "hessp", hessp)
     stop, rest = scipy_names.stop_of(stop, tol, {} if options is None else options)
     progress = bool(rest.pop("disp", False)) or progress

@@ -37,8 +37,8 @@ class Observer:
     """Called after the first evaluation and after each step; `__call__` returns whether to stop.
 
     Args:
-        callback: takes x, or `intermediate_result` by that name; returns True or raises StopIteration
-            to stop.
+        callback: takes x, or `intermediate_result` by that name, after each step; returns True or raises
+            StopIteration to stop.
         history: whether to keep a record of each step; "points" keeps x as well.
         log: a file that a JSON line is appended to at each step, written at once.
         progress: whether to show a bar.
@@ -88,7 +88,9 @@ class Observer:
             self.file.flush()
         if self.bar is not None:
             self.bar.show(record)
-        return self.callback is not None and self.callback(self.restore(_copied(core.x)), record)
+        if self.callback is None or not record["step"]:  # the start is the caller's own
+            return False
+        return self.callback(self.restore(_copied(core.x)), record)
 
     def close(self) -> None:
         """Close the log and the bar."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 from downslope.errors import UsageError, a_type, closest
 from downslope.solvers.stop import Stop, check_stop
+from downslope.words import listed
 
 OPTIONS = {
     "maxiter": "steps",
@@ -20,6 +21,7 @@ OPTIONS = {
 """SciPy's options that are criteria of `Stop`."""
 
 RENAMED = {"maxcor": "memory"}
+DIFFERENCES = ("2-point", "3-point", "cs")
 UNUSED = ("iprint", "maxls", "norm", "eps", "finite_diff_rel_step", "c1", "c2", "workers", "return_all",
           "initial_trust_radius", "max_trust_radius", "eta")  # fmt: skip
 """Options about how SciPy's own code works, which have no bearing here."""
@@ -37,6 +39,8 @@ def stop_of(stop: Stop | None, tol: float | None, options: dict[str, Any]) -> tu
     """
     check_stop(stop)
     check_options(options)
+    if unused := [name for name in options if name in UNUSED]:
+        warnings.warn(f"without effect here, being about SciPy's own code: {listed(unused)}", stacklevel=3)
     criteria: dict[str, Any] = {} if tol is None else {"gradient": 0.0, "gradient_absolute": tol}
     rest: dict[str, Any] = {}
     for name, value in options.items():
@@ -64,6 +68,13 @@ def check_options(options: Any) -> None:
         raise UsageError(f"options is {a_type(options)}: expected a dict, as {{'memory': 20}}")
 
 
+def hessian_of(hessian: Any, hess: Any) -> Any:
+    """Return the Hessian; SciPy's names of differences are None, which takes differences of the gradient."""
+    return derivative(
+        "hessian", hessian, "hess", None if isinstance(hess, str) and hess in DIFFERENCES else hess
+    )
+
+
 def derivative(name: str, ours: Any, theirs_name: str, theirs: Any) -> Any:
     """Return a derivative that has a name here and one in SciPy.
 
@@ -76,11 +87,6 @@ def derivative(name: str, ours: Any, theirs_name: str, theirs: Any) -> Any:
     if ours is not None:
         raise UsageError(f"{name} and {theirs_name} are the same: expected one of them")
     return theirs
-
-
-def product(hessp: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    """Return SciPy's `hessp(x, p, *args)`, whose order is the one used here."""
-    return hessp
 
 
 def check_unknown(unknown: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ class Dense:
     inner products that a method needs are theirs too, and what crosses to the host is small.
     """
 
-    def __init__(self, residuals: Residuals, loss: str, scale: float) -> None:
+    def __init__(self, residuals: Residuals, loss: losses.Loss, scale: float) -> None:
         self.residuals, self.loss, self.scale = residuals, loss, scale
         self.structure, self.counts = residuals.structure, residuals.counts
         self.x0: Vector = to_numpy(residuals.x0)
@@ -69,7 +69,7 @@ class Squares:
     (n,), or (B, n) with the problems first; what `linearized` returns has them last, as methods do.
     """
 
-    def __init__(self, residuals: Any, loss: str, scale: float, space: Any) -> None:
+    def __init__(self, residuals: Any, loss: losses.Loss, scale: float, space: Any) -> None:
         self.residuals, self.loss, self.scale, self.space = residuals, loss, scale, space
 
     def __getattr__(self, name: str) -> Any:
@@ -123,7 +123,7 @@ class Squares:
 class Products:
     """½ Σ rᵢ² (or a robust loss) with Gauss and Newton's Hessian JᵀJ by products; no matrix is made."""
 
-    def __init__(self, residuals: Residuals, loss: str, scale: float) -> None:
+    def __init__(self, residuals: Residuals, loss: losses.Loss, scale: float) -> None:
         self.residuals, self.loss, self.scale = residuals, loss, scale
         self.structure, self.counts, self.x0 = residuals.structure, residuals.counts, residuals.x0
 

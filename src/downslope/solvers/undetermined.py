@@ -29,7 +29,8 @@ CERTAIN = 2.0
 
 
 def looked(
-    residuals: Any, loss: tuple[str, float], bounds: tuple[Vector, Vector] | None, core: Core, coarse: float
+    residuals: Any, loss: tuple[losses.Loss, float], bounds: tuple[Vector, Vector] | None, core: Core,
+    coarse: float,
 ) -> Core:  # fmt: skip
     """Return the core of a fit, ROUNDOFF where only errors of differences kept the offset from being small.
 
@@ -71,7 +72,7 @@ def looked(
     return core._replace(status=status, size=size, evaluations=evaluations)
 
 
-def offset(residuals: Residuals, loss: tuple[str, float], x: Vector, free: Vector) -> float:
+def offset(residuals: Residuals, loss: tuple[losses.Loss, float], x: Vector, free: Vector) -> float:
     """Return how much of a fit's residuals lies in the range of J, of the slopes that are known."""
     assert residuals.differences is not None
     again = residuals.differences.afresh()

@@ -40,10 +40,15 @@ SCIPY = {
     "trust-krylov": "trust-ncg",
     "trust-exact": "newton",
     "dogleg": "newton",
+    "trust-constr": "trust-ncg",
+    "tnc": "l-bfgs",
+    "slsqp": "l-bfgs",
     "nelder-mead": "pattern",
     "powell": "pattern",
+    "cobyla": "pattern",
+    "cobyqa": "pattern",
 }
-"""SciPy's names of what is nearest to a method here."""
+"""SciPy's names of what is nearest to a method here, where there are no constraints but bounds."""
 
 
 def method_of(name: str | Method, **options: object) -> Method:

@@ -27,6 +27,7 @@ from downslope.solvers.core import Limits, Problem, settle
 from downslope.solvers.drivers.jax import queue
 from downslope.solvers.drivers.jax.results import traced, traced_fit
 from downslope.solvers.drivers.lanes import Cores, begin, evaluate, frozen
+from downslope.solvers.losses import Loss
 from downslope.solvers.method import Evaluation, Method, State, Want
 from downslope.solvers.spaces.jax import JaxSpace, alike
 from downslope.solvers.squares import Squares
@@ -174,7 +175,7 @@ class _PlainResiduals:
         self.value_and_jacobian = lambda x: kernels.plain_jacobian(x, arrays)
 
 
-def _squares_of(objective: Any) -> tuple[str, float] | None:
+def _squares_of(objective: Any) -> tuple[Loss, float] | None:
     """Return the loss of a sum of squares and its scale; None of another function."""
     return (objective.loss, objective.scale) if isinstance(objective, Squares) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,19 @@ def test_a_structure_goes_there_and_back() -> None:
     assert isinstance(tree["deep"][1], tuple)
     np.testing.assert_array_equal(structure.flatten(tree), vector)
     assert structure.where(3) == "['deep'][0][0, 1]"
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.tensor])
+def test_a_structure_keeps_kinds_of_dicts_and_none(array: Any) -> None:
+    x0 = OrderedDict(z=array([1.0, 2.0]), a=[array(3.0), None], c=None)
+    f = objective(
+        lambda p: (p["z"] ** 2).sum() + p["a"][0] if type(p) is OrderedDict else None, x0,
+        gradient=lambda p: OrderedDict(z=2 * p["z"], a=[p["a"][0] * 0 + 1, None], c=None),
+    )  # fmt: skip
+    assert f.value_and_gradient(f.x0)[1].tolist() == [2.0, 4.0, 1.0]
+    restored = f.structure.restore(f.x0)
+    assert list(restored) == ["z", "a", "c"]
+    assert restored["a"][1] is restored["c"] is None
 
 
 def test_nothing_of_the_users_is_kept() -> None:

@@ -73,7 +73,7 @@ def least_squares(
         fun: takes x0's arrays (and `args`, `kwargs`), returns the residuals: an array, or a nested dict,
             list or tuple of arrays, of x0's framework.
         x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
-            tuple of such arrays, or plain numbers.
+            tuple of such arrays or another tree that JAX knows, or plain numbers.
         jac: a function that returns (m, n) over the flat vector, as an array or a SciPy sparse
             matrix or `LinearOperator`; True where `fun` returns (residuals, Jacobian); None for the
             framework's automatic differentiation, and of NumPy functions differences; "forward"

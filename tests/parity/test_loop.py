@@ -48,8 +48,8 @@ def test_least_squares_as_the_documentation_has_it() -> None:
     x = rng.standard_normal((64, 3))
     y = x @ [1.0, -2.0, 0.5] + 0.25
     params = {"w": np.zeros(3), "b": np.zeros(())}
-
-    state = ADAM.start(params)
+    rule = ds.Adam()
+    state = rule.start(params)
     for _ in range(1500):
         error = x @ params["w"] + params["b"] - y
         grads = {"w": x.T @ error / len(x), "b": error.mean()}
@@ -97,7 +97,6 @@ def go(grads: Any = PARAMS, state: Any = ..., lr: float = 0.1, weight_decay: flo
 
 
 def test_an_ordered_dict_stays_one_and_takes_gradients_in_any_dict() -> None:
-
     params: Any = OrderedDict(w=np.ones(2), b=np.zeros(1))
     state = ADAM.start(params)
     for _ in range(2):

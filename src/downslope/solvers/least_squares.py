@@ -207,7 +207,8 @@ def _run(
         return found.value, found.gradient
 
     look = looking(chosen, limits)
-    core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n)
+    doubt = second_look.doubt_of(f, chosen)
+    core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n, doubt)
     lengths = np.linalg.norm(run.state.jacobian, axis=0)
 
     def cost(x: Any) -> float:

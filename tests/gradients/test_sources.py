@@ -84,6 +84,17 @@ def test_steps_grow_with_the_noise(level: float) -> None:
     assert estimate_noise(lambda p: np.asarray(f(p)), x, np.abs(x)) == pytest.approx(level, rel=0.9)
 
 
+@pytest.mark.parametrize("kind", [objective, residuals])
+def test_steps_of_an_entry_that_goes_to_zero_are_not_lost_with_it(kind: Any) -> None:
+    """A share of 1e-17 is no step: the curvature that was met tells which is."""
+    f = kind(lambda x: np.atleast_1d(np.cosh(x).sum()), [0.5, 0.4])
+    derivative = f.value_and_gradient if kind is objective else f.value_and_jacobian
+    for x in ([0.5, 0.4], [1e-3, 1e-4], [1e-9, 1e-12], [1e-17, 1e-60]):
+        made = np.ravel(derivative(np.array(x))[1])
+        assert f.provenance.error < 1e-4  # the noise over the step, which is not far below the best one
+        np.testing.assert_allclose(made, np.sinh(x), atol=3 * f.provenance.error)
+
+
 def test_auto_changes_to_central_where_forward_is_felt() -> None:
     f = objective(lambda x: float(np.sum(x**2) + 1.0), np.array([1.0, 2.0]))
     for shrink in (1.0, 1.0, 1e-3, 1e-6):

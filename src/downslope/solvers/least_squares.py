@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
 from downslope.solvers import losses, saturation, scipy_names, second_look, spaces
@@ -149,6 +149,11 @@ def least_squares(
     if linear not in ("svd", "cg"):
         raise UsageError(f"linear = {linear!r}: expected 'svd' or 'cg'")
     matrix_free = linear == "cg" or tr_solver == "lsmr"
+    if hasattr(fun, "value_and_gradient"):
+        raise UsageError(
+            f"fun is {a_type(fun)}, which returns one value: expected a function that returns residuals; "
+            "minimize(fun, x0) makes a value least"
+        )
     losses.check(loss, f_scale)
     scipy_names.check_options(options or {})
     derivative = jac if jacobian is None else jacobian

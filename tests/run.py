@@ -122,7 +122,7 @@ SESSIONS = (
             *(f"tests/solvers/test_{part}.py" for part in SOLVERS),
             "src/downslope/solvers/minimize.py",
             *(f"src/downslope/solvers/{n}.py" for n in ("least_squares", "linear", "losses")),
-            *(f"src/downslope/gradients/{n}.py" for n in ("memory", "noise", "source", "structure")),
+            *(f"src/downslope/gradients/{n}.py" for n in ("memory", "nest", "noise", "source", "structure")),
             "src/downslope/gradients/kinks.py",
             "src/downslope/gradients/check",
             *(f"--ignore=src/downslope/gradients/check/{n}.py" for n in ("torch", "jax", "tensorflow")),

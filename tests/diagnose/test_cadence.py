@@ -101,8 +101,8 @@ class Slow(torch.optim.SGD):
         self.clock.now += 1e-3
 
 
-def run(steps: int, cost: float, skipped: tuple[int, ...] = ()) -> list[int]:
-    """Return the steps that were recorded."""
+def run(steps: int, cost: float, skipped: tuple[int, ...] = (), resumed: int = 0) -> list[int]:
+    """Return the steps that were recorded; an hour goes by before the training is resumed after a step."""
     clock = Hand()
     optimizer = Slow(clock)
 
@@ -118,6 +118,12 @@ def run(steps: int, cost: float, skipped: tuple[int, ...] = ()) -> list[int]:
         diagnostics(loss)
         if i not in skipped:
             optimizer.step()
+        if i == resumed:
+            diagnostics.close()
+            state = diagnostics.state_dict()
+            clock.now += 3600.0
+            diagnostics = Diagnostics(optimizer, writer=writer, on_trouble="collect", clock=clock)
+            diagnostics.load_state_dict(state)
     return [r.step for r in diagnostics.records]
 
 
@@ -130,3 +136,9 @@ def test_diagnostics_of_a_short_step_record_less_often() -> None:
 def test_a_step_that_is_skipped_has_no_record() -> None:
     """As a GradScaler skips it: what its gradients were says nothing of a later step."""
     assert run(350, cost=1e-4, skipped=(200,)) == [100, 300]
+
+
+@pytest.mark.parametrize("at", [1, 99, 100, 101, 450, 600, 601])
+def test_a_pause_before_a_training_is_resumed_is_no_training(at: int) -> None:
+    # Sums of milliseconds in float64, rounded up to whole steps.
+    assert run(1300, cost=1.5e-3, resumed=at) == pytest.approx(run(1300, cost=1.5e-3), abs=2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -342,6 +344,76 @@ def test_writers(tmp_path: Path) -> None:
     assert lines[0]["loss"] == taken[0].loss
     assert ("loss", taken[2].loss, 6) in scalars
     assert {tag for tag, _, _ in scalars} >= {"loss", "cosine", "group 0/update_ratio"}
+
+
+def resumed(path: Path, at: int, killed: int, steps: int, **options: Any) -> Run:
+    """Train to a step, go on without keeping it until the run is killed, and resume."""
+    run = Run(sgd(0.05, 0.9), writer=path, **options)
+    run.steps(at)
+    kept = io.BytesIO()
+    state = {"model": run.model, "optimizer": run.optimizer, "diagnostics": run.diagnostics}
+    torch.save({name: part.state_dict() for name, part in state.items()}, kept)
+    drawn = run.generator.get_state()
+    run.steps(killed - at)
+    with path.open("a") as file:
+        file.write('{"step": 17, "lo')  # killed while it wrote
+    again = Run(sgd(0.05, 0.9), writer=path, **options)
+    loaded = torch.load(io.BytesIO(kept.getvalue()))  # as plain numbers and tensors, torch's default
+    again.model.load_state_dict(loaded["model"])
+    again.optimizer.load_state_dict(loaded["optimizer"])
+    again.diagnostics.load_state_dict(loaded["diagnostics"])
+    again.generator.set_state(drawn)
+    again.steps(steps - at)
+    return again
+
+
+@pytest.mark.parametrize("at", [31, 32, 33])  # before, between and after the two steps of a record
+def test_a_training_that_is_resumed_has_the_records_of_one_that_was_not(tmp_path: Path, at: int) -> None:
+    options: dict[str, Any] = {"every": 4, "batch_size": 64, "on_trouble": "collect"}
+    undisturbed = Run(sgd(0.05, 0.9), writer=tmp_path / "whole.jsonl", **options)
+    undisturbed.steps(80)
+    again = resumed(tmp_path / "run.jsonl", at, 57, 80, **options)
+    assert again.diagnostics.records == undisturbed.diagnostics.records
+    assert again.diagnostics.signs == undisturbed.diagnostics.signs
+    assert (tmp_path / "run.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert str(again.diagnostics) == str(undisturbed.diagnostics)
+
+
+def test_troubles_go_on_where_a_training_is_resumed(tmp_path: Path) -> None:
+    records = [record(i, 1.5 + 1e-5 * (i % 3)) for i in range(15)]
+    first = Run(sgd(0.1))
+    for r in records[:12]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrainingWarning)
+            first.diagnostics._take(r)
+    second = Run(sgd(0.1))
+    second.diagnostics.load_state_dict(first.diagnostics.state_dict())
+    assert [s.trouble for s in second.diagnostics.signs] == [Trouble.STALLED]
+    second.diagnostics._take(records[12])  # said once: a warning would be an error here
+    assert len(second.diagnostics.signs) == 1
+
+
+def test_a_file_of_another_training_is_left_as_it_is(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"every": 4, "on_trouble": "collect"}
+    other = Run(sgd(0.01), writer=tmp_path / "run.jsonl", **options)
+    other.steps(40)
+    before = (tmp_path / "run.jsonl").read_text()
+    state = Run(sgd(0.05), **options).steps(21).state_dict()
+    mine = Run(sgd(0.05), writer=tmp_path / "run.jsonl", **options)
+    mine.diagnostics.load_state_dict(state)
+    assert (tmp_path / "run.jsonl").read_text() == before
+
+
+def test_a_state_of_something_else_is_refused_and_changes_nothing() -> None:
+    state = Run(sgd(0.1), every=4, on_trouble="collect").steps(24).state_dict()
+    run = Run(sgd(0.1), every=4, on_trouble="collect")
+    for wrong in (None, {}, {**state, "noise": {}}, run.optimizer.state_dict()):
+        with pytest.raises(UsageError, match=r"expected what state_dict\(\) returned"):
+            run.diagnostics.load_state_dict(wrong)  # type: ignore[arg-type]
+    small = Diagnostics(torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1))
+    with pytest.raises(UsageError, match="gradients of other parameters in group 0"):
+        small.load_state_dict(state)
+    assert run.steps(6).records == Run(sgd(0.1), every=4, on_trouble="collect").steps(6).records
 
 
 def test_a_run_that_diverges_is_written_as_strict_json(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from downslope import least_squares
 from downslope.errors import UsageError
 from downslope.gradients import Program, ProgramError
 
@@ -308,3 +309,11 @@ def test_what_is_asked_is_what_is_documented() -> None:
     with Program([sys.executable, "-S", "-c", code]) as f, pytest.raises(ProgramError) as raised:
         f([1.0, 1e-300])
     assert json.loads(str(raised.value).split("stderr: ")[1]) == {"x": [1.0, 1e-300]}
+
+
+def test_one_value_is_no_residuals() -> None:
+    with (
+        program("well") as f,
+        pytest.raises(UsageError, match=r"a Program, which returns one value: .*minimize\(fun, x0\)"),
+    ):
+        least_squares(f, X)

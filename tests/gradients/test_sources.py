@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,17 @@ def test_steps_grow_with_the_noise(level: float) -> None:
     assert off < 20 * level ** (2 / 3)  # the best order that central differences reach
     assert off < 0.2 * np.max(np.abs(naive - np.sinh(x))) or level < 1e-9
     assert estimate_noise(lambda p: np.asarray(f(p)), x, np.abs(x)) == pytest.approx(level, rel=0.9)
+
+
+@pytest.mark.parametrize("kind", [objective, residuals])
+def test_steps_of_an_entry_that_goes_to_zero_are_not_lost_with_it(kind: Any) -> None:
+    """A share of 1e-17 is no step: the curvature that was met tells which is."""
+    f = kind(lambda x: np.atleast_1d(np.cosh(x).sum()), [0.5, 0.4])
+    derivative = f.value_and_gradient if kind is objective else f.value_and_jacobian
+    for x in ([0.5, 0.4], [1e-3, 1e-4], [1e-9, 1e-12], [1e-17, 1e-60]):
+        made = np.ravel(derivative(np.array(x))[1])
+        assert f.provenance.error < 1e-4  # the noise over the step, which is not far below the best one
+        np.testing.assert_allclose(made, np.sinh(x), atol=3 * f.provenance.error)
 
 
 def test_auto_changes_to_central_where_forward_is_felt() -> None:
@@ -172,6 +184,19 @@ def test_a_structure_goes_there_and_back() -> None:
     assert isinstance(tree["deep"][1], tuple)
     np.testing.assert_array_equal(structure.flatten(tree), vector)
     assert structure.where(3) == "['deep'][0][0, 1]"
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.tensor])
+def test_a_structure_keeps_kinds_of_dicts_and_none(array: Any) -> None:
+    x0 = OrderedDict(z=array([1.0, 2.0]), a=[array(3.0), None], c=None)
+    f = objective(
+        lambda p: (p["z"] ** 2).sum() + p["a"][0] if type(p) is OrderedDict else None, x0,
+        gradient=lambda p: OrderedDict(z=2 * p["z"], a=[p["a"][0] * 0 + 1, None], c=None),
+    )  # fmt: skip
+    assert f.value_and_gradient(f.x0)[1].tolist() == [2.0, 4.0, 1.0]
+    restored = f.structure.restore(f.x0)
+    assert list(restored) == ["z", "a", "c"]
+    assert restored["a"][1] is restored["c"] is None
 
 
 def test_nothing_of_the_users_is_kept() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 import jax.numpy as jnp  # noqa: E402
-from jax.flatten_util import ravel_pytree  # noqa: E402
 
 from downslope import minimize  # noqa: E402
 from downslope.errors import UsageError  # noqa: E402
@@ -88,22 +86,6 @@ def test_a_bad_value(fun: Any, message: str) -> None:
     f = objective(fun, array(np.array([1.0, 2.0])))
     with pytest.raises(UsageError, match=message):
         f.value_and_gradient(f.x0)
-
-
-@jax.tree_util.register_dataclass
-@dataclass
-class Point:
-    a: Any
-
-
-@pytest.mark.parametrize("tree", [Point(array(np.ones(2))), {"a": array(np.ones(2)), "b": None}])
-def test_a_tree_of_jax_alone_is_refused_with_the_way_out(tree: Any) -> None:
-    with pytest.raises(UsageError, match=r"a (Point|NoneType): expected .* nested dict.*ravel_pytree"):
-        objective(lambda p: p.a.sum(), tree)
-    x0, restore = ravel_pytree(tree)
-    leaf = jax.tree.leaves
-    f = objective(lambda v: (leaf(restore(v))[0] ** 2).sum(), x0)
-    np.testing.assert_allclose(f.value_and_gradient(f.x0)[1], 2 * x0)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from typing import Any
 
 import numpy as np
@@ -94,3 +94,12 @@ def test_bad_input(call: Any, error: type[Exception], words: str) -> None:
 def go(grads: Any = PARAMS, state: Any = ..., lr: float = 0.1, weight_decay: float = 0.0) -> Any:
     state = ADAM.start(PARAMS) if state is ... else state
     return ADAM.step(PARAMS, grads, state, lr=lr, weight_decay=weight_decay)
+
+
+def test_an_ordered_dict_stays_one_and_takes_gradients_in_any_dict() -> None:
+    params: Any = OrderedDict(w=np.ones(2), b=np.zeros(1))
+    state = ADAM.start(params)
+    for _ in range(2):
+        params, state = ADAM.step(params, {"b": np.ones(1), "w": np.ones(2)}, state, lr=0.1)
+    assert type(params) is OrderedDict
+    assert list(params) == ["w", "b"]

@@ -384,6 +384,77 @@ def test_a_start_that_is_a_saddle_is_no_minimum_whichever_way_is_looked_first(se
         assert np.all(result.value < f(zero))
 
 
+def bowls(count):
+    """Yield convex functions with a large constant beside them, and where to start."""
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(1, 7))
+        weights, centre = 10.0 ** rng.uniform(-3, 3, n), rng.standard_normal(n) * 10.0 ** rng.uniform(-3, 3)
+        beside = float(rng.choice([1e3, 1e6, 1e9, -1e6]))
+        kind = seed % 3
+
+        def f(x, w=weights, c=centre, beside=beside, kind=kind):
+            d = x - c
+            parts = (d**2, d**4, np.logaddexp(d, -d))[kind]
+            return float(beside + w @ parts)
+
+        yield f, centre + rng.standard_normal(n) * 10.0 ** rng.uniform(-4, 2)
+
+
+@pytest.mark.parametrize("gradient", ["forward", "central"])
+@pytest.mark.parametrize("method", ["l-bfgs", "cg"])
+def test_a_bowl_beside_a_constant_is_no_saddle(method, gradient):
+    # Differences are exactly zero where all that is left of a slope is below the constant's rounding; farther
+    # out the function may be lower by more, but nowhere does it curve down.
+    for seed, (f, x0) in enumerate(bowls(200)):
+        with np.errstate(all="ignore"):
+            result = ds.minimize(f, x0, method, gradient=gradient, stop=Stop(evaluations=300))
+        assert result.status is not Status.SADDLE, (seed, str(result))
+
+
+SADDLES = {
+    "x² - y²": (lambda x: x[0] ** 2 - x[1] ** 2, lambda x: np.array([2 * x[0], -2 * x[1]]), 1e5),
+    "x y": (lambda x: x[0] * x[1], lambda x: np.array([x[1], x[0]]), 1e6),
+    "a monkey's": (
+        lambda x: x[0] ** 3 - 3 * x[0] * x[1] ** 2,
+        lambda x: np.array([3 * x[0] ** 2 - 3 * x[1] ** 2, -6 * x[0] * x[1]]),
+        1.0,  # on a way of 1e-4 it falls by 1e-12
+    ),
+    "a peak": (lambda x: -np.abs(x).sum(), lambda x: -np.sign(x), 1e6),
+    "a well's middle": (
+        lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2,
+        lambda x: np.array([4 * x[0] * (x[0] ** 2 - 1), 2 * x[1]]),
+        1e6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SADDLES)
+def test_a_saddle_beside_a_constant_is_one(name):
+    f, gradient, most = SADDLES[name]
+    for beside in (0.0, most):
+
+        def raised(x, beside=beside):
+            return float(f(x) + beside)
+
+        # The monkey's is no saddle to differences, which are not zero there.
+        for given in (gradient, "central") if name != "a monkey's" else (gradient,):
+            result = ds.minimize(raised, np.zeros(2), gradient=given)
+            assert result.status is Status.SADDLE, beside
+            assert result.value < raised(np.zeros(2))
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, 2.0), (-1e-5, 2.0)])
+def test_a_gradient_of_zero_on_a_slope_is_wrong_and_makes_no_saddle(bounds):
+    def f(x):
+        return ((x - 1) ** 2).sum()
+
+    result = ds.minimize(f, np.array([0.5, 0.5]), gradient=lambda x: 0 * x, bounds=bounds)
+    assert result.status is Status.STALLED
+    assert "check_gradient" in result.message
+    assert result.value < f(np.array([0.5, 0.5]))
+
+
 def test_a_run_that_cancels_is_told_as_hidden_by_noise_and_not_as_a_wrong_gradient():
     # (1e6 x + 1)² - (1e6 x)² is exact to 1e-4 only, which the values, around 1, do not show.
     def f(x):

@@ -249,3 +249,12 @@ def test_differences_keep_to_the_bounds_of_their_own_problem():
     assert found.success.all()
     assert np.allclose(found.x[1::2, 1], high[1::2, 1])
     assert max(outside) <= 0
+
+
+def test_a_single_residual_of_several_parameters_may_be_a_value_to_minimize():
+    fit = ds.least_squares(lambda x: float(np.cosh(x).sum()), [0.0, 0.1])
+    assert fit.success
+    assert "one residual for 2 parameters" in fit.message
+    assert "minimize(fun, x0)" in fit.message
+    assert float(fit.provenance.rpartition(" ")[2]) < 1e-4  # where x is 1e-17, no more than elsewhere
+    assert "one residual" not in ds.least_squares(lambda x: x - 1, [0.0, 0.1]).message

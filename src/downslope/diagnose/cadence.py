@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 EVERY = 100
 """Steps from one record to the next, at least."""
@@ -54,13 +55,34 @@ class Cadence:
     def __init__(self, every: int | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self.due = self._steps = every or EVERY
         self._fixed, self._clock = every is not None, clock
-        self._since = self._now = self._spent = 0.0
+        self._since = self._now = self._spent = self._gone = 0.0
         self._trained = self._all = 0.0
         self._costs: list[float] = []
+        self._begun = False
 
     def start(self) -> None:
-        """Note that the first step is being taken."""
-        self._since = self._clock()
+        """Note that a step is being taken: time goes on from the first, also from that after a pause."""
+        if not self._begun:
+            self._since = self._clock() - self._gone
+            self._now += self._since
+            self._begun = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what there is to know to go on, in numbers; times are since the last record."""
+        return {
+            "due": self.due, "steps": self._steps,
+            "gone": self._clock() - self._since if self._begun else self._gone,
+            "now": self._now - self._since, "spent": self._spent, "trained": self._trained,
+            "all": self._all, "costs": list(self._costs),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state with the next step; a fixed interval is that of this cadence."""
+        self.due = state["due"]
+        self._steps = self._steps if self._fixed else state["steps"]
+        self._since, self._begun = 0.0, False
+        self._gone, self._now, self._spent = state["gone"], state["now"], state["spent"]
+        self._trained, self._all, self._costs = state["trained"], state["all"], list(state["costs"])
 
     @contextmanager
     def record(self) -> Iterator[None]:

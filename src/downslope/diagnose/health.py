@@ -17,6 +17,7 @@ from statistics import fmean, median
 from typing import Any, Protocol
 
 from downslope.errors import UsageError
+from downslope.files import write_text
 
 
 class Trouble(StrEnum):
@@ -80,6 +81,11 @@ class Record:
         groups = {name: _finite(group) for name, group in values.pop("groups").items()}
         return {**_finite(values), "groups": groups}
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Record:
+        """Return the record of what `asdict` made."""
+        return cls(**{**values, "groups": {name: GroupRecord(**g) for name, g in values["groups"].items()}})
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -122,6 +128,14 @@ class NoiseScale:
             return None
         # By round-off equal gradients may seem to differ by less than nothing.
         return max(0.0, self._noise) / self._signal
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the averages."""
+        return {"noise": self._noise, "signal": self._signal, "weight": self._weight}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from averages."""
+        self._noise, self._signal, self._weight = state["noise"], state["signal"], state["weight"]
 
 
 WINDOW = 10
@@ -274,7 +288,7 @@ def sink(writer: Writer | None) -> Callable[[Record], object]:
             raise UsageError(f"writer = {str(writer)!r}: its folder is not there; make it first")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise UsageError(f"writer = {str(writer)!r}: expected a file that can be written")
-        return lambda record: _append(path, record)
+        return Lines(path)
     if hasattr(writer, "add_scalar"):
         return lambda record: _scalars(writer, record)
     if callable(writer):
@@ -284,9 +298,41 @@ def sink(writer: Writer | None) -> Callable[[Record], object]:
     )
 
 
-def _append(path: Path, record: Record) -> None:
-    with path.open("a", encoding="utf-8") as file:  # a run that is killed loses no line
-        file.write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
+class Lines:
+    """Writes records to a file, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, record: Record) -> None:
+        """Append a record, on a line of its own also where the last one was cut short."""
+        line = json.dumps(record.to_dict(), allow_nan=False) + "\n"
+        with self.path.open("ab+") as file:  # a run that is killed loses no line
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else "\n" + line
+            file.write(line.encode())
+
+    def rewind(self, last: Record) -> None:
+        """Take out what was written after a record, where the file has that one."""
+        if not self.path.exists():
+            return
+        lines, wanted = self.path.read_text(encoding="utf-8").splitlines(keepends=True), last.to_dict()
+        for kept in range(len(lines), 0, -1):
+            found = _parsed(lines[kept - 1])
+            if found == wanted and kept < len(lines):
+                write_text(self.path, "".join(lines[:kept]))
+            if found is not None and not found.get("step", 0) > last.step:
+                return  # that is the one, or the file is of another training
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Return a line's record; None of a line that was cut short when a run was killed."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _scalars(writer: Any, record: Record) -> None:

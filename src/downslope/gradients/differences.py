@@ -28,6 +28,9 @@ Function = Callable[[Vector], Any]
 LONGEST = 0.05
 """Largest step, of the scale of an entry."""
 
+SHORT = 0.1
+"""Steps of less than this share of what noise asks for are too short, where noise is felt in the slope."""
+
 FELT = 0.01
 """Error of forward differences, of the largest entry of the gradient, from which central ones are taken."""
 
@@ -212,16 +215,26 @@ class Differences:
         assert self.noise is not None
         relative = self._step_relative(x, value, scale)
         n, rows = x.shape[-1], x.ndim == value.ndim  # rows: values are vectors
+        least = self._least(value, n, rows)
         columns, curved = [], []
         error = 0.0
-        for i in range(n):
-            up, h_up = self._moved(x, i, relative * scale[..., i])
-            down, h_down = self._moved(x, i, -relative * scale[..., i])
+
+        def measured(i: int, step: Any) -> tuple[Vector, Vector, Vector]:
+            up, h_up = self._moved(x, i, step)
+            down, h_down = self._moved(x, i, -step)
             if rows:
                 h_up, h_down = h_up[..., None], h_down[..., None]
             column, second = _three_points(value, h_up, up, h_down, down)
+            return column, second, np.maximum(np.abs(h_up), np.abs(h_down))
+
+        for i in range(n):
+            step = relative * scale[..., i]
+            column, second, width = measured(i, step)
+            if least is not None:
+                lost = self._lost(column, step, least[..., i], rows)
+                if lost.any():
+                    column, second, width = measured(i, np.where(lost, least[..., i], step))
             columns.append(column)
-            width = np.maximum(np.abs(h_up), np.abs(h_down))
             # A second difference smaller than its own noise says only how large f'' can be at most.
             curved.append(np.maximum(np.abs(second), 4 * self.noise / width**2))
             error = max(error, float(np.max(1.5 * self.noise / width)))
@@ -229,6 +242,23 @@ class Differences:
         self.error = error
         made: Vector = np.stack(columns, axis=-1).astype(x.dtype)
         return made
+
+    def _lost(self, column: Vector, step: Any, least: Any, rows: bool) -> Any:
+        """Return whether a step was far too short, and the slope that it saw may be noise to a hundredth."""
+        assert self.noise is not None
+        hidden = FELT * np.abs(column) <= 2 * self.noise / (step[..., None] if rows else step)
+        return (hidden.all(-1) if rows else hidden) & (step < SHORT * least)
+
+    def _least(self, value: Vector, n: int, rows: bool) -> Vector | None:
+        """Return the steps (..., n) that noise asks for by the curvature last met; None at first.
+
+        An entry on its way to zero has no scale of its own any more: a share of it may be no step at all.
+        """
+        if self._curvature is None or self._curvature.shape != (*value.shape, n):
+            return None
+        assert self.noise is not None
+        steps = np.sqrt(self.noise[..., None] / np.maximum(self._curvature, 1e-300))
+        return np.exp(np.mean(np.log(np.maximum(steps, 1e-300)), axis=-2)) if rows else steps
 
     def _forward(self, x: Vector, value: Vector, scale: Vector) -> Vector:
         assert self.noise is not None
@@ -241,11 +271,21 @@ class Differences:
         eps = float(np.finfo(x.dtype).eps)
         steps = np.clip(best, 8 * eps * scale, LONGEST * scale)
         columns = []
-        for i in range(x.shape[-1]):
+
+        def measured(i: int) -> Vector:
             up, h = self._moved(x, i, steps[..., i])
             if not np.isfinite(up).all():
                 up, h = self._moved(x, i, -steps[..., i])
-            columns.append((up - value) / (h[..., None] if rows else h))
+            made: Vector = (up - value) / (h[..., None] if rows else h)
+            return made
+
+        for i in range(x.shape[-1]):
+            column = measured(i)
+            lost = self._lost(column, steps[..., i], best[..., i], rows)
+            if lost.any():
+                steps[..., i] = np.where(lost, best[..., i], steps[..., i])
+                column = measured(i)
+            columns.append(column)
         width = steps[..., None, :] if rows else steps
         self.error = float(np.max(width * self._curvature / 2 + 2 * noise / width))
         made: Vector = np.stack(columns, axis=-1).astype(x.dtype)

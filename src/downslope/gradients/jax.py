@@ -26,11 +26,10 @@ from downslope.gradients.returned import (
     no_scalar,
     of_one_problem,
     pair,
-    require_residuals,
+    residual_parts,
 )
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
-from downslope.rules.loop import named
 
 AUTOMATIC = Provenance("JAX's automatic differentiation")
 GIVEN = Provenance("the derivative given")
@@ -56,6 +55,12 @@ def check_point(leaves: list[tuple[str, Any]]) -> None:
 def owned(vector: Any) -> Any:
     """Return the vector: nothing writes to an array of JAX."""
     return vector
+
+
+def opened(node: Any) -> tuple[list[str], list[Any], Any]:
+    """Return how the parts of a registered node are written after it, the parts, and its structure."""
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)
+    return [jax.tree_util.keystr(path) for path, _ in pairs], [part for _, part in pairs], treedef
 
 
 class _Kernels:
@@ -115,8 +120,7 @@ class _Kernels:
 
     def residual_row(self, returned: Any, x: Any) -> Any:
         expected = "a floating array, or a nested dict, list or tuple of them"
-        parts, rows = [part for _, part in named(returned)], []
-        require_residuals(parts)
+        parts, rows = residual_parts(returned), []
         for part in parts:
             dtype = getattr(part, "dtype", None)
             if dtype is None or not jnp.issubdtype(dtype, jnp.floating):

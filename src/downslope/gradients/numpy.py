@@ -21,12 +21,11 @@ from downslope.gradients.returned import (
     no_hessian,
     no_scalar,
     pair,
-    require_residuals,
+    residual_parts,
 )
 from downslope.gradients.source import Counts, Given, Provenance
-from downslope.gradients.structure import Structure, bracketed
+from downslope.gradients.structure import Structure
 from downslope.ops.protocol import Array
-from downslope.rules.loop import named
 
 Vector = NDArray[np.floating]
 
@@ -66,10 +65,14 @@ class _Function:
         return returned
 
     def _see_unchanged(self, point: Any, x: Vector) -> None:
-        before = self.structure.restore(x)
-        for (where, now), (_, then) in zip(named(point), named(before), strict=True):
+        try:
+            after = self.structure.arrays(point)
+        except UsageError:
+            raise changed_argument("") from None
+        before = self.structure.arrays(self.structure.restore(x))
+        for part, now, then in zip(self.structure.parts, after, before, strict=True):
             if not np.array_equal(now, then, equal_nan=True):
-                raise changed_argument(bracketed(where))
+                raise changed_argument(part.where)
 
     def _lane_arguments(self, lanes: Any) -> tuple[Given, Structure, Vector]:
         chosen = tuple(
@@ -251,7 +254,7 @@ class Objective(_Function):
                 return made.astype(self.x0.dtype)
         if made is None:
             raise UsageError(f"{name} returned None: is a return missing?")
-        flat = self.structure.flatten(_arrays(made), name)
+        flat = self.structure.flatten(made, name, np.asarray)
         array = np.asarray(flat)
         if array.dtype.kind not in "fi":
             raise UsageError(f"{name} has dtype {array.dtype}: expected {self.structure.dtype}")
@@ -414,8 +417,7 @@ class Residuals(_Function):
         expected = "one float array, or a nested dict, list or tuple of them"
         if returned is None:
             raise UsageError(f"fun returned {describe(returned)} Expected {expected}")
-        parts = [returned] if _plain(returned) else [part for _, part in named(returned)]
-        require_residuals(parts)
+        parts = residual_parts(np.asarray(returned) if _plain(returned) else returned)
         rows = []
         for part in parts:
             if foreign_array(part) is not None and self.given.gradient is None:
@@ -436,18 +438,7 @@ class Residuals(_Function):
 
 
 def _plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(v, (int, float, np.number)) for v in value)
-    return not isinstance(value, dict)
-
-
-def _arrays(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {k: _arrays(v) for k, v in tree.items()}
-    if isinstance(tree, (list, tuple)) and not all(isinstance(v, (int, float, np.number)) for v in tree):
-        made = [_arrays(v) for v in tree]
-        return type(tree)(*made) if hasattr(tree, "_fields") else type(tree)(made)
-    return np.asarray(tree)
+    return isinstance(value, (list, tuple)) and all(isinstance(v, (int, float, np.number)) for v in value)
 
 
 def _require_jacobian(shape: tuple[int, ...], dtype: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from downslope.errors import UsageError, a_type
+from downslope.gradients.nest import leaves_of
 
 
 def describe(value: Any) -> str:
@@ -53,10 +54,12 @@ def foreign_array(value: Any) -> str | None:
     return next((shown for name, shown in names.items() if is_of(value, name)), None)
 
 
-def require_residuals(parts: Sequence[Any]) -> None:
-    """Raise where a function of residuals returned none."""
+def residual_parts(returned: Any) -> list[Any]:
+    """Return the arrays that a function of residuals returned; raise where there are none."""
+    parts = leaves_of(returned, is_leaf=lambda tree: tree is None)  # a return is missing
     if all(0 in np.shape(part) for part in parts):
         raise UsageError("fun returned no residuals: expected at least one number")
+    return parts
 
 
 def no_hessian(value: Any, shape: tuple[int, ...]) -> UsageError:

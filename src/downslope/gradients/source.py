@@ -19,7 +19,8 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from downslope.errors import UsageError, a_type, closest
-from downslope.gradients.structure import Structure, Tree, structure_of
+from downslope.gradients.nest import Tree
+from downslope.gradients.structure import Structure, structure_of
 from downslope.ops.protocol import Array
 
 GRADIENTS = {
@@ -170,8 +171,8 @@ def objective(
 
     Args:
         fun: takes x0's arrays (and `args`) and returns one real number of x0's framework.
-        x0: an array, or a nested dict, list or tuple of arrays of one framework, float32 or float64; in
-            a batch with the problems along the leading axis of each.
+        x0: an array, or a nested dict, list or tuple of arrays of one framework, float32 or float64, or
+            another tree that JAX knows; in a batch with the problems along the leading axis of each.
         args: further arguments of `fun`, `gradient` and the Hessian; in a batch, arrays whose leading
             axis has the length of the batch belong to the problems, one row each.
         gradient: a function of the same arguments; True where `fun` returns (value, gradient); None

@@ -1,7 +1,7 @@
 """The user's arrays as one flat vector, and back.
 
 A solver works on a vector (n,), or on a batch of them (B, n). What the user came with may be one
-array of any shape, or a nested dict, list or tuple of arrays of one framework: `Structure` lays them
+array of any shape, or a tree of arrays of one framework (see `nest.py`): `Structure` lays them
 end to end and restores them. A plain list of numbers is a NumPy vector in float64.
 
 Everything that can be wrong with a starting point is found here, with the name of the part.
@@ -10,31 +10,40 @@ Everything that can be wrong with a starting point is found here, with the name 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from downslope.errors import UsageError, a_type
+from downslope.gradients.nest import Nest, Tree, nest_of
 from downslope.ops import ops_for
 from downslope.ops.protocol import Array
-from downslope.rules.loop import mapped, named
-
-Tree: TypeAlias = Any
-"""An array, or a dict, list or tuple of trees."""
 
 DTYPES = ("float32", "float64")
+
+FILTERED = (
+    "of a tree of JAX give the part with arrays to change alone, as equinox.partition(model, "
+    "equinox.is_inexact_array) or flax.nnx.state(model, flax.nnx.Param) take it out"
+)
+"""What to do with leaves that are no floating arrays."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One array of the structure: its name ("" where it is the only one), shape and place in the vector."""
+    """One array of the structure.
 
-    name: str
+    Attributes:
+        where: how it is written after the user's point, as "['w']"; "" where it is the only one.
+        shape: its shape.
+        start, stop: its place in the vector.
+
+    """
+
+    where: str
     shape: tuple[int, ...]
     start: int
     stop: int
@@ -50,7 +59,7 @@ class Structure:
         size: n, entries of the vector.
         batch: problems along the leading axis, or None for a single one.
         dtype: "float32" or "float64".
-        template: the nesting, with the numbers of the parts where the arrays were.
+        nest: how the arrays are nested.
 
     """
 
@@ -59,28 +68,39 @@ class Structure:
     size: int
     batch: int | None
     dtype: str
-    template: Tree
+    nest: Nest
 
     @cached_property
     def flat(self) -> bool:
         """Whether the user's point is the vector itself."""
-        return self.template == 0 and len(self.parts[0].shape) == 1
+        return self.nest.kind is None and len(self.parts[0].shape) == 1
 
     def restore(self, vector: Array) -> Tree:
         """Return the user's arrays for a vector (n,), or for vectors (..., n) with the leading axes kept."""
         if self.flat:
             return vector
-        x = ops_for(vector)
-        leading = tuple(vector.shape[:-1])
+        x, leading = ops_for(vector), tuple(vector.shape[:-1])
+        arrays = (x.reshape(vector[..., p.start : p.stop], (*leading, *p.shape)) for p in self.parts)
+        return self.nest.made_of(arrays)
 
-        def part(_: str, index: int) -> Array:
-            p = self.parts[index]
-            return x.reshape(vector[..., p.start : p.stop], (*leading, *p.shape))
+    def arrays(self, tree: Tree, name: str = "x") -> list[Any]:
+        """Return what a tree nested as the user's point has where that has its arrays.
 
-        return mapped(part, self.template)
+        Raises:
+            UsageError: another nesting.
 
-    def flatten(self, tree: Tree, name: str = "gradient") -> Array:
-        """Return the vector of arrays nested as the user's point; `name` is for the error.
+        """
+        return self.nest.leaves_of(tree, name, "x0")
+
+    def flatten(
+        self, tree: Tree, name: str = "gradient", converted: Callable[[Any], Array] | None = None
+    ) -> Array:
+        """Return the vector of arrays nested as the user's point.
+
+        Args:
+            tree: the arrays.
+            name: what they are called in an error.
+            converted: makes arrays of what the tree holds.
 
         Raises:
             UsageError: another nesting, or an array of another shape.
@@ -88,13 +108,12 @@ class Structure:
         """
         if self.flat and getattr(tree, "shape", None) == self.whole(0):
             return tree
-        try:
-            mapped(lambda where, index, array: self._check(name, where, index, array), self.template, tree)
-        except UsageError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
-            raise UsageError(f"{name} is not nested as x0: {error}") from None
-        return self._joined([array for _, array in named(tree)])
+        arrays = self.arrays(tree, name)
+        if converted is not None:
+            arrays = [converted(a) for a in arrays]
+        for index, array in enumerate(arrays):
+            self._check(name, index, array)
+        return self._joined(arrays)
 
     def where(self, index: int) -> str:
         """Return how the user calls entry `index` of the vector, as `['w'][0, 2]`.
@@ -108,19 +127,19 @@ class Structure:
         part = next(p for p in self.parts if index < p.stop)
         inside = np.unravel_index(index - part.start, part.shape) if part.shape else ()
         entry = f"[{', '.join(str(int(i)) for i in inside)}]" if inside else ""
-        return bracketed(part.name) + entry
+        return part.where + entry
 
     def whole(self, index: int) -> tuple[int, ...]:
         """Return the shape of a part, of a batch with all problems."""
         shape = self.parts[index].shape
         return shape if self.batch is None else (self.batch, *shape)
 
-    def _check(self, name: str, where: str, index: int, array: Array) -> None:
+    def _check(self, name: str, index: int, array: Array) -> None:
         shape = getattr(array, "shape", None)
         if shape is None or tuple(shape) != self.whole(index):
             found = a_type(array) if shape is None else f"shape {tuple(shape)}"
             raise UsageError(
-                f"{name}{bracketed(where)} has {found}: expected the shape {self.whole(index)} of x0"
+                f"{name}{self.parts[index].where} has {found}: expected the shape {self.whole(index)} of x0"
             )
 
     def _joined(self, arrays: Sequence[Array]) -> Array:
@@ -138,55 +157,50 @@ def structure_of(x0: Tree, *, batch: bool = False, name: str = "x0") -> tuple[St
             frameworks, two devices, batches of two lengths, NaN or infinity.
 
     """
-    tree = _arrays(x0, name)
-    leaves = [(where, leaf) for where, leaf in named(tree)]
-    if not leaves:
+    nest, found = nest_of(x0, name, _is_plain)
+    if x0 is None:
+        raise UsageError(f"{name} is None: expected an array, or a dict, list or tuple of arrays")
+    if not found:
         raise UsageError(f"{name} is empty: expected an array, or a dict, list or tuple of arrays")
-    frameworks = {}
-    for where, leaf in leaves:
-        frameworks[_framework(leaf, name + bracketed(where))] = name + bracketed(where)
+    leaves = [(where, _array(leaf, where)) for where, leaf in found]
+    frameworks = {_framework(leaf, where, nest): where for where, leaf in leaves}
     if len(frameworks) > 1:
+        for where, leaf in found:
+            if _is_plain(leaf):
+                others = " and ".join(sorted(frameworks.keys() - {"numpy"}))
+                raise UsageError(
+                    f"{where} is {a_type(leaf)} beside arrays of {others}: expected an array of {others}, or "
+                    "what does not change in args"
+                )
         shown = ", ".join(f"{where} of {framework}" for framework, where in frameworks.items())
         raise UsageError(f"{name} mixes frameworks ({shown}): expected arrays of one")
     (framework,) = frameworks
-    dtype = _one_dtype(leaves, name)
+    dtype = _one_dtype(leaves, name, nest)
     count = _one_batch(leaves, name) if batch else None
     parts, at = [], 0
     for where, leaf in leaves:
         shape = tuple(int(n) for n in leaf.shape[1 if batch else 0 :])
-        parts.append(Part(where, shape, at, at + math.prod(shape)))
+        parts.append(Part(where.removeprefix(name), shape, at, at + math.prod(shape)))
         at += math.prod(shape)
     if at == 0 or count == 0:
         raise UsageError(f"{name} is empty: expected at least one entry")
-    numbers = iter(range(len(parts)))
-    template = mapped(lambda _, __: next(numbers), tree)
-    structure = Structure(framework, tuple(parts), at, count, dtype, template)
+    structure = Structure(framework, tuple(parts), at, count, dtype, nest)
     own = import_module(f"downslope.gradients.{framework}")
-    own.check_point([(name + bracketed(where), leaf) for where, leaf in leaves])
+    own.check_point(leaves)
     return structure, own.owned(structure._joined([leaf for _, leaf in leaves]))
 
 
-def bracketed(dotted: str) -> str:
-    """Return a part's name as it is written after the variable: `w.0` is `['w'][0]`."""
-    if not dotted:
-        return ""
-    return "".join(f"[{k}]" if k.isdigit() else f"[{k!r}]" for k in dotted.split("."))
-
-
-def _arrays(x0: Tree, name: str) -> Tree:
-    """Return the tree with plain numbers, and lists of nothing but numbers, as float64 arrays."""
-    if _is_plain(x0):
+def _array(leaf: Any, where: str) -> Any:
+    """Return a leaf with plain numbers, and lists of nothing but numbers, as a float64 array."""
+    if _is_plain(leaf):
         try:
-            return np.asarray(x0, dtype=np.float64)
+            return np.asarray(leaf, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{name} is no array: {error}") from None
-    if isinstance(x0, dict):
-        return {k: _arrays(v, f"{name}[{k!r}]") for k, v in x0.items()}
-    if isinstance(x0, (list, tuple)):
-        made = [_arrays(v, f"{name}[{i}]") for i, v in enumerate(x0)]
-        return type(x0)(*made) if hasattr(x0, "_fields") else type(x0)(made)
-    keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(x0).__mro__)
-    return x0.value if keras and hasattr(x0, "value") else x0  # a variable holds an array of the backend
+            raise UsageError(f"{where} is no array: {error}") from None
+    keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(leaf).__mro__)
+    return (
+        leaf.value if keras and hasattr(leaf, "value") else leaf
+    )  # a variable holds an array of the backend
 
 
 def _is_plain(tree: Tree) -> bool:
@@ -195,7 +209,7 @@ def _is_plain(tree: Tree) -> bool:
     return isinstance(tree, (int, float, np.number)) and not isinstance(tree, (bool, complex))
 
 
-def _framework(leaf: Any, where: str) -> str:
+def _framework(leaf: Any, where: str, nest: Nest) -> str:
     if isinstance(leaf, np.matrix):  # it has no single axis: its row of one is again a matrix
         raise UsageError(f"{where} is an np.matrix: expected an array; give np.asarray({where})")
     try:
@@ -206,36 +220,30 @@ def _framework(leaf: Any, where: str) -> str:
         hint = ""
         if hasattr(leaf, "named_parameters"):
             hint = "; of a module give dict(module.named_parameters()) and torch.func.functional_call"
-        elif _is_jax_tree(leaf):
-            hint = (
-                ", or a nested dict, list or tuple of them; of another tree of JAX give the vector of "
-                "x0, restore = jax.flatten_util.ravel_pytree(tree), and fun(restore(x))"
-            )
+        elif nest.has_registered:
+            hint = f"; {FILTERED}"
+        elif nest.kind is not None:
+            hint = "; what does not change belongs in args"
         raise UsageError(
             f"{where} is {a_type(leaf)}: expected an array of NumPy, PyTorch, JAX or TensorFlow{hint}"
         )
     return found
 
 
-def _is_jax_tree(value: Any) -> bool:
-    """Whether JAX knows a value as a tree, as it does the models of Equinox and Flax."""
-    jax = sys.modules.get("jax")
-    return jax is not None and not jax.tree_util.all_leaves([value])
-
-
 def _dtype_name(leaf: Any) -> str:
     return str(getattr(leaf.dtype, "name", leaf.dtype)).removeprefix("torch.")
 
 
-def _one_dtype(leaves: list[tuple[str, Any]], name: str) -> str:
+def _one_dtype(leaves: list[tuple[str, Any]], name: str, nest: Nest) -> str:
     found = {}
     for where, leaf in leaves:
         dtype = _dtype_name(leaf)
         if dtype not in DTYPES:
+            hint = f", or {FILTERED}" if nest.has_registered else ""
             raise UsageError(
-                f"{name}{bracketed(where)} has dtype {dtype}: expected float32 or float64; convert it first"
+                f"{where} has dtype {dtype}: expected float32 or float64; convert it first{hint}"
             )
-        found[dtype] = name + bracketed(where)
+        found[dtype] = where
     if len(found) > 1:
         shown = ", ".join(f"{where} is {dtype}" for dtype, where in found.items())
         raise UsageError(f"{name} mixes dtypes ({shown}): expected one")
@@ -246,10 +254,8 @@ def _one_batch(leaves: list[tuple[str, Any]], name: str) -> int:
     found = {}
     for where, leaf in leaves:
         if len(leaf.shape) == 0:
-            raise UsageError(
-                f"{name}{bracketed(where)} is one number: a batch has the problems along the leading axis"
-            )
-        found[int(leaf.shape[0])] = name + bracketed(where)
+            raise UsageError(f"{where} is one number: a batch has the problems along the leading axis")
+        found[int(leaf.shape[0])] = where
     if len(found) > 1:
         shown = ", ".join(f"{where} has {count}" for count, where in found.items())
         raise UsageError(f"{name} holds batches of two lengths ({shown}): expected one leading axis")

@@ -22,11 +22,10 @@ from downslope.gradients.returned import (
     no_scalar,
     of_one_problem,
     pair,
-    require_residuals,
+    residual_parts,
 )
 from downslope.gradients.source import Counts, Given, Provenance
 from downslope.gradients.structure import Structure
-from downslope.rules.loop import named
 
 AUTOMATIC = Provenance("TensorFlow's automatic differentiation")
 GIVEN = Provenance("the derivative given")
@@ -261,8 +260,7 @@ class Residuals(_Function):
     def _row(self, returned: Any) -> Any:
         expected = "a floating tensor, or a nested dict, list or tuple of them"
         leading = (self.structure.batch,) if self.batch else ()
-        parts, rows = [part for _, part in named(returned)], []
-        require_residuals(parts)
+        parts, rows = residual_parts(returned), []
         for part in parts:
             if not tf.is_tensor(part) or not part.dtype.is_floating:
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")

@@ -24,11 +24,10 @@ from downslope.gradients.returned import (
     no_scalar,
     of_one_problem,
     pair,
-    require_residuals,
+    residual_parts,
 )
 from downslope.gradients.source import Counts, Given, Provenance
-from downslope.gradients.structure import Structure, bracketed
-from downslope.rules.loop import named
+from downslope.gradients.structure import Structure
 
 AUTOMATIC = Provenance("PyTorch's automatic differentiation")
 
@@ -109,11 +108,11 @@ class _Function:
         before = None if self._checked else x.detach().clone()
         yield
         if before is not None:
-            for (where, now), (_, then) in zip(
-                named(self.structure.restore(x.detach())), named(self.structure.restore(before)), strict=True
-            ):
-                if not torch.equal(now, then):
-                    raise changed_argument(bracketed(where), "clone")
+            for part in self.structure.parts:
+                if not torch.equal(
+                    x.detach()[..., part.start : part.stop], before[..., part.start : part.stop]
+                ):
+                    raise changed_argument(part.where, "clone")
             self._checked = True
 
     def _lane_arguments(self, lanes: Tensor) -> tuple[Given, Structure, Tensor]:
@@ -365,8 +364,7 @@ class Residuals(_Function):
         expected = "a floating tensor, or a nested dict, list or tuple of them"
         if returned is None:
             raise UsageError(f"fun returned {describe(returned)} Expected {expected}")
-        parts, rows = [part for _, part in named(returned)], []
-        require_residuals(parts)
+        parts, rows = residual_parts(returned), []
         for part in parts:
             if not isinstance(part, Tensor) or not part.is_floating_point():
                 raise UsageError(f"fun returned {describe(part)}: expected {expected}")

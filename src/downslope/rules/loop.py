@@ -10,6 +10,7 @@ Parameters may be one array, or a nested dict, list or tuple of arrays of any fr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -83,9 +84,10 @@ def mapped(f: Callable[..., Any], tree: Tree, *others: Tree, name: str = "") -> 
         return f(name, tree, *others)
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
     for other in others:
-        same = type(other) is type(tree) and (
-            other.keys() == tree.keys() if isinstance(tree, dict) else len(other) == len(tree)
-        )
+        if isinstance(tree, dict):
+            same = isinstance(other, dict) and other.keys() == tree.keys()
+        else:
+            same = type(other) is type(tree) and len(other) == len(tree)
         if not same:
             found = sorted(map(str, other)) if isinstance(other, dict) else a_type(other)
             raise ValueError(
@@ -96,7 +98,9 @@ def mapped(f: Callable[..., Any], tree: Tree, *others: Tree, name: str = "") -> 
         mapped(f, tree[k], *(o[k] for o in others), name=f"{name}.{k}" if name else str(k)) for k in keys
     ]
     if isinstance(tree, dict):
-        return dict(zip(keys, parts, strict=True))
+        made = {} if type(tree) is dict else copy.copy(tree)
+        made.update(zip(keys, parts, strict=True))
+        return made
     return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
 

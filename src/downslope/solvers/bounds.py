@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from downslope.errors import UsageError, a_type
 from downslope.gradients.structure import Structure
-from downslope.rules.loop import mapped
 
 Vector = NDArray[np.float64]
 
@@ -99,21 +98,15 @@ def _side(value: Any, nothing: float, structure: Structure) -> Vector:
         if structure.flat:
             found = _shown(value)
             raise UsageError(f"bounds: one side is {found}, expected {structure.size} numbers") from None
-    return np.asarray(structure.flatten(_filled(value, nothing, structure), "bounds")).reshape(whole)
+    shapes = iter(range(len(structure.parts)))
 
-
-def _filled(tree: Any, nothing: float, structure: Structure) -> Any:
-    """Return a side nested as x0, with an array for each number, list and None in it."""
-
-    def filled(_: str, index: int, leaf: Any) -> Any:
+    def filled(leaf: Any) -> Any:
+        index = next(shapes)
         if leaf is None or np.ndim(_to_numpy(leaf)) == 0:
             return np.full(structure.whole(index), nothing if leaf is None else float(leaf))
         return np.asarray(_to_numpy(leaf), np.float64)
 
-    try:
-        return mapped(filled, structure.template, tree)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"bounds is not nested as x0: {error}") from None
+    return np.asarray(structure.flatten(value, "bounds", filled)).reshape(whole)
 
 
 def _to_numpy(value: Any) -> Any:

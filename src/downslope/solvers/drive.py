@@ -15,7 +15,7 @@ from downslope.solvers.core import Core, Limits, Problem
 from downslope.solvers.drivers import host, lanes
 from downslope.solvers.method import Method, Want
 from downslope.solvers.observe import Observer
-from downslope.solvers.second_look import after, nothing_suspect
+from downslope.solvers.second_look import after, doubt_of, nothing_suspect
 from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import Host
 from downslope.solvers.stop import Stop
@@ -75,7 +75,7 @@ def _looked(
         return (float(value) if isinstance(space, Host) else value), space.lanes_last(gradient)
 
     core = state.core if alone else _turned(space.lanes_last, state.core)
-    core = after(space, method, problem, limits, core, evaluate, lifted, traced=traced)
+    core = after(space, method, problem, limits, core, evaluate, lifted, doubt_of(f, method), traced=traced)
     if alone:
         return state._replace(core=core)
     state.core = _turned(space.lanes_first, core)
@@ -102,7 +102,7 @@ def _looked_by_numpy(
     def lifted(vector: Any) -> Any:
         return np.asarray(vector if alone else vector[:, None], known.x.dtype)
 
-    core = after(space, method, own, limits, known, evaluate, lifted)
+    core = after(space, method, own, limits, known, evaluate, lifted, doubt_of(f, method))
     back = (spaces.vector_like(a, "jax", space.lanes_first(b)) for a, b in zip(state.core, core, strict=True))
     if alone:
         return state._replace(core=Core(*back))

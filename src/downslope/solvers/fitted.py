@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,12 @@ from downslope.solvers.core import Core, Limits
 from downslope.solvers.result import Named, at_iterate, chosen, picked, raised, told, with_error
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
+
+ALONE = (
+    " fun returns one residual for {count} parameters, and its square was made least: "
+    "minimize(fun, x0) makes the value itself least."
+)
+"""Of a function that may be no function of residuals."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def of_one(
     message = status.message
     if error is not None:
         message = with_error(message, error)
+    if math.prod(tuple(r.shape)) == 1 < at.size:
+        message += ALONE.format(count=at.size)
     return LeastSquaresResult(
         f.structure.restore(x), float(value), r, jacobian, spaces.vector_like(x, f.structure.framework, g),
         float(size), float(core.size), max(limits.gradient * float(core.scale), limits.absolute), mask, nfev,

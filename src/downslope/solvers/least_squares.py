@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from downslope.errors import UsageError, closest
+from downslope.errors import UsageError, a_type, closest
 from downslope.gradients import residuals as residuals_of
 from downslope.gradients import structure_of
 from downslope.solvers import losses, saturation, scipy_names, second_look, spaces, undetermined
@@ -74,7 +74,7 @@ def least_squares(
         fun: takes x0's arrays (and `args`, `kwargs`), returns the residuals: an array, or a nested dict,
             list or tuple of arrays, of x0's framework.
         x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
-            tuple of such arrays, or plain numbers.
+            tuple of such arrays or another tree that JAX knows, or plain numbers.
         jac: a function that returns (m, n) over the flat vector, as an array or a SciPy sparse
             matrix or `LinearOperator`; True where `fun` returns (residuals, Jacobian); None for the
             framework's automatic differentiation, and of NumPy functions differences; "forward"
@@ -151,6 +151,11 @@ def least_squares(
     if linear not in ("svd", "cg"):
         raise UsageError(f"linear = {linear!r}: expected 'svd' or 'cg'")
     matrix_free = linear == "cg" or tr_solver == "lsmr"
+    if hasattr(fun, "value_and_gradient"):
+        raise UsageError(
+            f"fun is {a_type(fun)}, which returns one value: expected a function that returns residuals; "
+            "minimize(fun, x0) makes a value least"
+        )
     losses.check(loss, f_scale)
     scipy_names.check_options(options or {})
     derivative = jac if jacobian is None else jacobian
@@ -209,7 +214,8 @@ def _run(
         return found.value, found.gradient
 
     look = looking(chosen, limits)
-    core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n)
+    doubt = second_look.doubt_of(f, chosen)
+    core = second_look.after(space, chosen, problem, look, run.state.core, evaluate, lambda n: n, doubt)
     lengths = np.linalg.norm(run.state.jacobian, axis=0)
 
     def cost(x: Any) -> float:

@@ -6,19 +6,20 @@ it is short beside the way that was come, and ten and a hundred times as far the
 is not short, the farther point is asked for, and where it is lower the nearer one.
 
 Where the gradient is exactly zero there is no such step. Two points a little beside tell a saddle and a
-maximum, where the function falls, from a plateau, where it stays as it is. That may be a set of minima, or
-a tail that underflow has made flat: the way back tells.
+maximum, where the function curves down, from a plateau, where it stays as it is. That may be a set of
+minima, or a tail that underflow has made flat: the way back tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from downslope.ops.protocol import Array
 from downslope.solvers.core import ROUNDINGS, Core, Limits, Problem, passed_by, projected_size, tolerance
+from downslope.solvers.method import Method, Want
 from downslope.solvers.spaces.protocol import Condition, Number
 from downslope.solvers.status import Status
 
@@ -40,6 +41,26 @@ STAIR = 1e-5
 
 NEAR, FAR = 10.0, 100.0
 """How many such steps ahead the two points lie: near the minimum of |x|ᵖ, FAR is past it if p ≤ FAR."""
+
+
+class Doubt(NamedTuple):
+    """What is uncertain in what a function and its gradient return.
+
+    Attributes:
+        noise: of the value, beyond its rounding, a standard deviation.
+        slope: whether a gradient of zero is one of differences, which may have missed a slope.
+
+    """
+
+    noise: Number = 0.0
+    slope: bool = False
+
+
+def doubt_of(f: Any, method: Method) -> Doubt:
+    """Return what differences know to be uncertain; of a fit the noise is of residuals, not of the value."""
+    known = f.provenance
+    noise = known.noise if known.noise is not None and Want.LINEARIZED not in method.wants else 0.0
+    return Doubt(noise, known.error is not None)
 
 
 class _RefusedError(Exception):
@@ -128,6 +149,7 @@ def beside(
     evaluate: Evaluate,
     suspect: Condition,
     ways: tuple[Array, Array],
+    doubt: Doubt,
     traced: bool,
 ) -> tuple[Core, Condition]:
     """Return the core, SADDLE where the function falls beside a point without slope, and where it is flat.
@@ -137,40 +159,71 @@ def beside(
     """
     size = space.maximum(space.norm_inf(core.x), space.norm_inf(core.x - core.origin))
     length = space.eps**0.25 * space.where(size > 0, size, 1.0)
-    level = ROUNDINGS * space.eps * space.absolute(core.value)
+    level = ROUNDINGS * space.maximum(space.eps * space.absolute(core.value), doubt.noise)
     flat, asked = suspect, space.where(suspect, 2, 0)
-    best_x, best_value, best_gradient = core.best_x, core.best_value, core.best_gradient
-    lower = suspect & (core.value != core.value)
+    best = core.best_x, core.best_value, core.best_gradient
+    lowest = core.x, core.value
     x, gradient = core.x, None
 
     def look(
-        x: Array, lower: Condition, asking: Condition, known: tuple[Array, Number, Array]
+        x: Array, asking: Condition, best: tuple[Array, Number, Array], lowest: tuple[Array, Number]
     ) -> tuple[Any, ...]:
         found, gradient = evaluate(x)
         here = asking & space.finite(found) & (found < core.value - level)
-        best = here & (found < known[1])
-        kept = known[2] if gradient is None else space.pick(best, gradient, known[2])
-        known = space.pick(best, x, known[0]), space.where(best, found, known[1]), kept
-        return found, gradient, lower | here, known
+        least = here & (found < lowest[1])
+        lowest = space.pick(least, x, lowest[0]), space.where(least, found, lowest[1])
+        here = here & (found < best[1])
+        kept = best[2] if gradient is None else space.pick(here, gradient, best[2])
+        best = space.pick(here, x, best[0]), space.where(here, found, best[1]), kept
+        return found, gradient, best, lowest
 
-    best = best_x, best_value, best_gradient
     for way in ways:
         x = _within(space, problem, space.axpy(length, way + 0.0 * core.x, core.x))
-        found, gradient, lower, best = look(x, lower, suspect, best)
+        found, gradient, best, lowest = look(x, suspect, best, lowest)
         moved = space.norm_inf(x - core.x) > 0  # bounds may hold all of it
         flat = flat & moved & _same(space, core, found, gradient)
     if gradient is not None:
-        climbing = suspect & (core.steps == 0) & space.invert(lower) & space.invert(flat)
+        higher = space.invert(lowest[1] < core.value)
+        climbing = suspect & (core.steps == 0) & higher & space.invert(flat)
         if traced or space.holds(climbing):
             share = space.divide(space.norm_inf(x - core.x), space.norm_inf(gradient))
             down = _within(space, problem, space.axpy(-share, gradient, x))
-            _, _, lower, best = look(down, lower, climbing, best)
+            _, _, best, lowest = look(down, climbing, best, lowest)
             asked = asked + space.where(climbing, 1, 0)
+    status, lower = core.status, suspect & (lowest[1] < core.value)
+    if traced or space.holds(lower):
+        bent, sloping, known = _bent(space, problem, core, evaluate, lowest, level)
+        if not doubt.slope:  # else it is one that differences did not see
+            bent = bent | space.invert(known)
+            status = space.where(lower & sloping, int(Status.STALLED), status)
+        status = space.where(lower & bent, int(Status.SADDLE), status)
+        asked = asked + space.where(lower, 2, 0)
     best_x, best_value, best_gradient = best
     return core._replace(
-        status=space.where(lower, int(Status.SADDLE), core.status), evaluations=core.evaluations + asked,
+        status=status, evaluations=core.evaluations + asked,
         best_x=best_x, best_value=best_value, best_gradient=best_gradient,
     ), flat  # fmt: skip
+
+
+def _bent(
+    space: Any, problem: Problem, core: Core, evaluate: Evaluate, lower: tuple[Array, Number], level: Number
+) -> tuple[Condition, Condition, Condition]:
+    """Return whether the way to a lower point curves down, whether it is a slope, and whether one can tell.
+
+    Three points of a line tell curvature from a slope, however small, that differences did not see.
+    """
+    way = lower[0] - core.x
+
+    def at(times: float) -> tuple[Number, Condition]:
+        straight = space.axpy(space.full(core.value, times), way, core.x)
+        x = _within(space, problem, straight)
+        value, _ = evaluate(x)
+        return value, (space.norm_inf(x - straight) == 0) & space.finite(value)
+
+    (beyond, there), (behind, back) = at(2.0), at(-1.0)
+    first, second, third = behind - core.value, core.value - lower[1], lower[1] - beyond
+    bent = (there & (second - third < -2.0 * level)) | (back & (first - second < -2.0 * level))
+    return bent, there & back & (first > level) & (third > level), there | back
 
 
 def edge(space: Any, core: Core, evaluate: Evaluate, suspect: Condition) -> Core:
@@ -229,7 +282,7 @@ def _within(space: Any, problem: Problem, x: Array) -> Array:
 
 def looked(
     space: Any, method: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate, ways: Any,
-    *, traced: bool,
+    doubt: Doubt, *, traced: bool,
 ) -> Core:  # fmt: skip
     """Return the core after a second look at it; nothing is evaluated where nothing is suspect.
 
@@ -241,6 +294,7 @@ def looked(
         core: as the run ended.
         evaluate: value and gradient at a point.
         ways: called for two directions, for a look beside the start.
+        doubt: about values and gradients.
         traced: whether numbers are not known yet, within a transformation of JAX's.
 
     """
@@ -253,7 +307,7 @@ def looked(
         return along(space, problem, limits, core, evaluate, tail, modelled, traced)
 
     def around() -> Core:
-        made, flat = beside(space, problem, core, evaluate, still, ways(), traced)
+        made, flat = beside(space, problem, core, evaluate, still, ways(), doubt, traced)
         at_start = flat & (core.steps == 0)
         made = made._replace(status=space.where(at_start, int(Status.PLATEAU), made.status))
         flat = flat & space.invert(at_start)
@@ -270,7 +324,7 @@ def looked(
 
 def after(
     space: Any, method: Any, problem: Problem, limits: Limits, core: Core, evaluate: Evaluate,
-    lifted: Callable[[Any], Array], *, traced: bool = False,
+    lifted: Callable[[Any], Array], doubt: Doubt, *, traced: bool = False,
 ) -> Core:  # fmt: skip
     """Return `looked`, or the core as it is where the function raises or Ctrl-C is pressed: the run is over.
 
@@ -289,7 +343,7 @@ def after(
 
     try:
         with np.errstate(all="ignore"):
-            return looked(space, method, problem, limits, core, asked, ways, traced=traced)
+            return looked(space, method, problem, limits, core, asked, ways, doubt, traced=traced)
     except _RefusedError:
         return core
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from downslope.errors import UsageError
 from downslope.gradients import Objective, Structure, objective, structure_of
+from downslope.gradients.nest import nest_of
 from downslope.gradients.returned import is_whole
-from downslope.rules.loop import mapped
 from downslope.solvers import spaces
 from downslope.solvers.bounds import bounds_of
 from downslope.solvers.engines import check_engine, spread
@@ -217,9 +217,10 @@ def _alone(solve: Callable[..., Result], fun: Any, x: Any, options: dict[str, An
 def _never_began(x: Any, error: Exception, like: Result) -> Result:
     """Return the result of a start at which the function raised; `like` is of another start."""
     nan = float("nan")
+    nest, leaves = nest_of(x)
     message = with_error("The function raised an exception at this start.", error)
     return replace(
-        like, x=x, value=nan, gradient=mapped(lambda _, part: nan * part, x), status=Status.RAISED,
+        like, x=x, value=nan, gradient=nest.made_of(nan * part for _, part in leaves), status=Status.RAISED,
         success=False, message=message, steps=0, evaluations=1, gradient_size=nan, tolerance=nan, seconds=0.0,
         history=[], error=error, state=None,
     )  # fmt: skip

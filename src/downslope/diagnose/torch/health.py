@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from downslope.diagnose.cadence import Cadence
 from downslope.diagnose.health import (
     GroupRecord,
     Judge,
+    Lines,
     NoiseScale,
     Record,
     Sign,
@@ -24,7 +26,8 @@ from downslope.diagnose.health import (
     Writer,
     sink,
 )
-from downslope.errors import UsageError, a_type
+from downslope.errors import UsageError, a_type, one_line
+from downslope.words import listed
 
 _MOMENTA = ("momentum_buffer", "exp_avg")
 _MOST = 1 << 30
@@ -152,13 +155,73 @@ class Diagnostics:
                 raise UsageError(f"loss is {a_type(loss)}: expected a number or a tensor") from None
         self._step += 1
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        if self._step == 1:
-            self._cadence.start()
+        self._cadence.start()
         if self._step > self._cadence.due:
             self._end()
         if self._step == self._cadence.due:
             with self._cadence.record():
                 self._begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that there is to know to go on: numbers, strings and tensors, in dicts and lists.
+
+        Between the two steps that a record looks at, the gradients of the first are among it.
+        """
+        return {
+            "step": self._step,
+            "losses": _together(self._losses),
+            "records": [asdict(record) for record in self.records],
+            "noise": self._noise.state_dict(),
+            "cadence": self._cadence.state_dict(),
+            "groups": [
+                {"name": g.name, "before": g.before, "gradients": g.gradients, "measured": g.measured}
+                for g in self._groups
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the state of a training that is resumed, before its first step.
+
+        A file of records is taken back to the last one that the state has, so that no step is in it twice.
+
+        Raises:
+            UsageError: it is no such state, or one of other parameters; then nothing has changed.
+
+        """
+        noise, cadence = NoiseScale(), copy.copy(self._cadence)
+        try:
+            records = [Record.of(values) for values in state["records"]]
+            groups = [self._group_of(i, kept) for i, kept in enumerate(state["groups"])]
+            step, losses = int(state["step"]), list(state["losses"])
+            noise.load_state_dict(state["noise"])
+            cadence.load_state_dict(state["cadence"])
+        except (KeyError, TypeError) as error:
+            raise UsageError(
+                f"state is none of Diagnostics ({one_line(error)}): expected what state_dict() returned"
+            ) from None
+        self._step, self._losses, self._groups = step, losses, groups
+        self._noise, self._cadence = noise, cadence
+        self.records, self._judge = records, Judge()
+        self.signs = [sign for record in records for sign in self._judge.see(record)]
+        if records and isinstance(self._write, Lines):
+            self._write.rewind(records[-1])
+
+    def _group_of(self, index: int, kept: dict[str, Any]) -> _Group:
+        """Return a group of a record that is half made."""
+        groups = self._optimizer.param_groups
+        params = list(groups[index]["params"]) if index < len(groups) else []
+        found = [None if g is None else tuple(g.shape) for g in kept["gradients"]]
+        shapes = [tuple(p.shape) for p in params]
+        if len(found) != len(shapes) or any(a not in (None, b) for a, b in zip(found, shapes, strict=True)):
+            raise UsageError(
+                f"state has the gradients of other parameters in group {index}: expected the shapes "
+                f"{listed(map(str, shapes))}; give the optimizer the groups that it had"
+            )
+        before = [b.to(p.device) for b, p in zip(kept["before"], params, strict=False)]
+        gradients = [
+            None if g is None else g.to(p.device) for g, p in zip(kept["gradients"], params, strict=True)
+        ]
+        return _Group(kept["name"], params, before, gradients, dict(kept["measured"]))
 
     def close(self) -> None:
         """Let go of the optimizer."""
@@ -285,6 +348,14 @@ def _stored(t: Tensor) -> Tensor:
 
 def _total(values: list[Tensor]) -> Tensor:
     return torch.stack([v.float().to(values[0].device) for v in values]).sum() if values else torch.zeros(())
+
+
+def _together(losses: list[Tensor | float]) -> Tensor | list[float]:
+    """Return the losses as one tensor where they are tensors of one kind, else as numbers."""
+    try:
+        return torch.stack(losses)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):
+        return [float(v) for v in losses]
 
 
 def _mean(losses: list[Tensor | float]) -> float:

@@ -55,9 +55,8 @@ class RuleMethod:
             return self
         for part in structure.parts:
             if len(part.shape) < 2:
-                name = f"x0[{part.name!r}]" if part.name else "x0"
                 raise UsageError(
-                    f"{name} has shape {part.shape}: {type(self.rule).__name__} takes matrices; "
+                    f"x0{part.where} has shape {part.shape}: {type(self.rule).__name__} takes matrices; "
                     "use method='adam', or give x0 as matrices"
                 )
         return replace(self, shapes=tuple(part.shape for part in structure.parts))

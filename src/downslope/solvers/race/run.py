@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from downslope.errors import UsageError
+from downslope.gradients.nest import leaves_of
 from downslope.report.numbers import counted, listed, number
 from downslope.report.race import kept
-from downslope.rules.loop import named
 from downslope.solvers import Status, Stop, minimize
 from downslope.solvers.methods import SQUARES
 from downslope.solvers.race.target import Target
@@ -102,8 +102,7 @@ def race(
 def _timed(
     given: Target, method: str, stop: Stop, options: dict[str, Any], bounds: Any, progress: bool
 ) -> tuple[Any, float]:
-    size = sum(np.size(leaf) for _, leaf in named(given.x0)) if not hasattr(given.x0, "shape") else 0
-    size = size or math.prod(given.x0.shape)
+    size = sum(math.prod(np.shape(leaf)) for leaf in leaves_of(given.x0))
     start = time.perf_counter()
     if method in SQUARES:
         return _squares(given, method, stop, bounds, size == 2), time.perf_counter() - start
@@ -239,11 +238,8 @@ def notes(runs: Sequence[dict[str, Any]], low: float) -> list[str]:
 
 def numbers_of(tree: Any) -> list[float]:
     """Return all numbers of an array or a nested structure of arrays."""
-    leaves = (
-        [tree] if hasattr(tree, "shape") or isinstance(tree, (int, float)) else [v for _, v in named(tree)]
-    )
     found: list[float] = []
-    for leaf in leaves:
+    for leaf in leaves_of(tree):
         plain = leaf.detach().cpu() if hasattr(leaf, "detach") else leaf
         found += [float(v) for v in np.asarray(plain).reshape(-1)]
     return found

@@ -186,7 +186,7 @@ def loop_of(method: Method, objective: Any) -> Loop:
         return Loop(method, objective)
     given, structure = objective.given, objective.structure
     more = tuple(None if i in objective.arrays else a for i, a in enumerate(given.args))
-    key = (method, structure.parts, str(structure.template), structure.dtype, structure.batch is None,
+    key = (method, structure.parts, structure.nest, structure.dtype, structure.batch is None,
            given.gradient, given.hessian, given.hessian_vector, given.vectorized, more,
            jax.config.jax_enable_x64, _squares_of(objective),  # type: ignore[attr-defined]
            objective.x0.ndim > 1 and _on_one_cpu(objective.x0),
@@ -200,7 +200,7 @@ def loop_of(method: Method, objective: Any) -> Loop:
             kept[key] = Loop(method, objective)
         objective.kernels = kept[key].kernels  # what was compiled of them is kept too
         return kept[key]
-    except TypeError:  # a function or an argument that cannot be kept as a key
+    except (TypeError, ValueError):  # a function, an argument or a static part of x0 that cannot be a key
         return Loop(method, objective)
 
 

@@ -220,7 +220,7 @@ def spoil(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("x0", "message"),
     [
-        (np.array([1, 2]), r"x0 has dtype int64: expected float32 or float64"),
+        (torch.tensor([1, 2]), r"x0 has dtype int64: expected float32 or float64"),
         (np.array([1 + 1j]), "x0 has dtype complex128"),
         (torch.ones(2, dtype=torch.bfloat16), "x0 has dtype bfloat16"),
         (np.zeros(0), "x0 is empty"),

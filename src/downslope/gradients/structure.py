@@ -103,7 +103,7 @@ class Structure:
             converted: makes arrays of what the tree holds.
 
         Raises:
-            UsageError: another nesting, or an array of another shape.
+            UsageError: another nesting, or an array of another shape; of one number any will do.
 
         """
         if self.flat and getattr(tree, "shape", None) == self.whole(0):
@@ -136,6 +136,8 @@ class Structure:
 
     def _check(self, name: str, index: int, array: Array) -> None:
         shape = getattr(array, "shape", None)
+        if shape is not None and self.batch is None and math.prod(shape) == math.prod(self.whole(index)) == 1:
+            return  # one number is one number, in whichever brackets
         if shape is None or tuple(shape) != self.whole(index):
             found = a_type(array) if shape is None else f"shape {tuple(shape)}"
             raise UsageError(
@@ -153,8 +155,9 @@ def structure_of(x0: Tree, *, batch: bool = False, name: str = "x0") -> tuple[St
     """Return the structure of a starting point and its vector, (n,) or (B, n); the arrays are not kept.
 
     Raises:
-        UsageError: no entry, integers or another dtype than float32 and float64, two dtypes, two
-            frameworks, two devices, batches of two lengths, NaN or infinity.
+        UsageError: no entry, another dtype than float32 and float64 (NumPy's integers become float64, those
+            of other frameworks do not), two dtypes, two frameworks, two devices, batches of two lengths, NaN
+            or infinity.
 
     """
     nest, found = nest_of(x0, name, _is_plain)
@@ -191,12 +194,14 @@ def structure_of(x0: Tree, *, batch: bool = False, name: str = "x0") -> tuple[St
 
 
 def _array(leaf: Any, where: str) -> Any:
-    """Return a leaf with plain numbers, and lists of nothing but numbers, as a float64 array."""
+    """Return a leaf with plain numbers, lists of nothing but numbers, and NumPy's integers in float64."""
     if _is_plain(leaf):
         try:
             return np.asarray(leaf, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where} is no array: {error}") from None
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu":
+        return leaf.astype(np.float64)
     keras = any(kind.__module__.partition(".")[0] == "keras" for kind in type(leaf).__mro__)
     return (
         leaf.value if keras and hasattr(leaf, "value") else leaf

@@ -71,8 +71,8 @@ def minimize(  # noqa: D417
     Args:
         fun: takes x0's arrays (and `args`), returns one real number of x0's framework.
         x0: an array of NumPy, PyTorch, JAX or TensorFlow in float32 or float64, a nested dict, list or
-            tuple of such arrays or another tree that JAX knows, plain numbers, or the `Result` of a run to
-            go on with; a batch begins anew from the points of its result.
+            tuple of such arrays or another tree that JAX knows, plain numbers, NumPy's integers, or the
+            `Result` of a run to go on with; a batch begins anew from the points of its result.
         method: "l-bfgs" (the default; "bfgs" for batches of up to 20 unknowns), "bfgs", "cg", "gd",
             "momentum", "nesterov", "newton", "newton-cg", "trust-ncg", "pattern", or a rule: "sgd", "adam",
             "adagrad", "rmsprop", "muon". SciPy's names mean what is nearest to them.

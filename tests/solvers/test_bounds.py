@@ -139,3 +139,25 @@ def test_bad_bounds_are_named():
 def test_bounds_that_leave_no_number_are_told(pair):
     with pytest.raises(UsageError, match=r"bounds of x0\[1\] leave no number"):
         ds.minimize(lambda x: x @ x, [1.0, 2.0], bounds=[(0, 1), pair])
+
+
+@pytest.mark.parametrize("x0", [[1.0, 1.0], [-1.0, 0.5], [0.5, 3.0], [1.0, 3.0]], ids=str)
+def test_the_complex_step_is_tested_within_the_bounds(x0):
+    """A difference that is cut off at a bound says half of the slope, and had it refused."""
+
+    def f(x):
+        return np.exp(x[0]) + x[0] ** 2 + np.cos(x[1])
+
+    def residuals(x):
+        return np.array([np.exp(x[0]) - x[1], x[0] ** 2 + np.sin(x[1]), x[0] * x[1] - 2])
+
+    bounds = ([-1.0, 0.5], [1.0, 3.0])
+    for solve, fun, broken in (
+        (ds.minimize, f, lambda x: abs(x[0] - 3) + x[1]),
+        (ds.least_squares, residuals, lambda x: np.array([abs(x[0] - 3), x[1]])),
+    ):
+        made, exact = (solve(fun, x0, jac=jac, bounds=bounds) for jac in ("complex", "central"))
+        assert made.success
+        np.testing.assert_allclose(made.x, exact.x, atol=1e-5)
+        with pytest.raises(UsageError, match="not analytic"):
+            solve(broken, x0, jac="complex", bounds=bounds)

@@ -76,9 +76,14 @@ class Differences:
         return self._central(x, value, scale)
 
     def direction(self, x: Vector) -> Vector:
-        """Return a direction along which every entry moves by its own scale, (..., n)."""
-        signs = np.random.default_rng(1).choice([-1.0, 1.0], size=x.shape[-1])
-        made: Vector = (signs * np.maximum(np.abs(x), _typical(x))).astype(x.dtype)
+        """Return a direction along which every entry moves by its scale, (..., n), off near bounds."""
+        scale = np.maximum(np.abs(x), _typical(x))
+        signs: Any = np.random.default_rng(1).choice([-1.0, 1.0], size=x.shape[-1])
+        if self.bounds is not None:
+            low, high = self.bounds
+            near = 2 * LONGEST * scale
+            signs = np.where(high - x < near, -1.0, np.where(x - low < near, 1.0, signs))
+        made: Vector = (signs * scale).astype(x.dtype)
         return made
 
     def along(self, x: Vector, fx: Any, way: Vector | None = None) -> tuple[Vector, Vector]:
@@ -93,6 +98,12 @@ class Differences:
         h = self._step_relative(x, value, scale)
         if way is None:
             way = self.direction(x)
+            if self._room(x, way) < 2 * h:  # one-sided: all of the way leads inside
+                near, far = (
+                    (np.asarray(self.function(self._inside(x + k * h * way)), np.float64) - value) / (k * h)
+                    for k in (1.0, 2.0)
+                )
+                return 2 * near - far, np.abs(near - far) + 4 * self.noise / h
         else:
             h = min(h / float(np.max(np.abs(way) / scale)), self._room(x, way) / 2)
         one, two = (self._along(x, k * h * way) / (k * h) for k in (1.0, 2.0))

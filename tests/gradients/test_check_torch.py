@@ -572,3 +572,23 @@ def test_inference_mode_is_told_and_makes_no_gradient_wrong() -> None:
         ds.check_gradient(lambda x: (x**2).sum(), x)
     with torch.no_grad():
         assert ds.check_gradient(lambda x: (x**2).sum(), x).verdict is Verdict.PASS
+
+
+def test_second_derivatives_that_are_tensors_of_no_memory() -> None:
+    torch.manual_seed(0)
+    x = [torch.randn(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)]
+    assert ds.check_hvp(lambda x: nn.functional.l1_loss(*x), x).passed
+
+
+@pytest.mark.parametrize("operation", [lambda x: x.sort()[0], lambda x: x.clamp(-0.5, 0.5), torch.round])
+def test_a_function_that_jumps_all_around_is_told_by_its_name(operation: Any) -> None:
+    """It is flat at the point, so that zero is right; not round-off, and no cast."""
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 250, dtype=torch.float64)
+    if operation is torch.round:
+        report = ds.check_gradient(lambda x: (w * operation(x)).sum(), x)
+    else:
+        report = ds.check_hvp(lambda x: (w * operation(x)).sum(), x)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert report.reason is Reason.JUMP
+    assert "casts" not in str(report)

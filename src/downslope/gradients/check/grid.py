@@ -98,12 +98,17 @@ def _visible(step: Vector, way: Vector, near: Seen, here: float) -> bool:
 
 
 def _moves(problem: Problem, generator: np.random.Generator, bits: int, f: float) -> bool:
-    """Whether a function of constant gradient takes another value at every point, and so sees the grid."""
+    """Whether a function of constant gradient takes another value at every point, and so sees the grid.
+
+    At the next point of the grid too: a function that is flat but for wide jumps has the same value there.
+    """
     values = [f]
     for _ in range(3):
         near = _beside(problem, generator)
+        on_grid = rounded(near, bits)
         values.append(problem.f(near))
-        if problem.f(rounded(near, bits)) != values[-1]:
+        following = on_grid + cell(on_grid, 2.0 ** (1 - bits)) * np.sign(on_grid)
+        if problem.f(on_grid) != values[-1] or problem.f(following) == values[-1]:
             return False
     return len(set(values)) == len(values)
 

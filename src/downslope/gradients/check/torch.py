@@ -77,7 +77,8 @@ class _Common(ABC):
     def numbers(self, array: Any) -> Vector:
         """See `Adapter`."""
         dense = array.detach().to_dense()  # the gradient of an embedding may be sparse
-        return dense.to("cpu", torch.float64).numpy().ravel().copy()  # type: ignore[no-any-return]
+        # By force, as a second derivative may be a tensor of zeros that has no memory.
+        return dense.to("cpu", torch.float64).numpy(force=True).ravel().copy()  # type: ignore[no-any-return]
 
     def made(self, numbers: NDArray[Any], like: Any, wide: str) -> Any:
         """See `Adapter`."""

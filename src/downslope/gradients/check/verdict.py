@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 GRID, CAUSE = 17, 120
 """Values with which a kink or a jump is first looked for along a line, and at most in all."""
 
+BESIDE = 1e-9
+"""Where it is looked whether f is flat, as a share of x."""
+
+DIGITS = 2.0**-40
+"""What may be the rounding of f itself, as a share of f."""
+
+FLAT = (
+    "f does not change at all close to the point, and jumps a little farther off. A derivative of zero, as "
+    "is claimed, is right of such an f; where its jumps are digits that were cut off, it is not, and "
+    "differences cannot tell."
+)
+
 
 def coverage_of(claimed: Vector, resolution: Vector, level: float, directions: int) -> Coverage | None:
     """Return in which entries an error of `level` would have been seen; None where in none of any size.
@@ -127,6 +139,9 @@ class Judge:
         if cause is not None:
             self.reasons.append(cause)
             return
+        if not self.meter.claimed.any() and self._is_flat():
+            self.reasons.append((Reason.JUMP, FLAT))
+            return
         noise_level = self.meter.noise.value
         self.reasons.append(
             (
@@ -135,6 +150,16 @@ class Judge:
                 f"{noise_level:.1g}. Check in float64, or take away what is constant in f.",
             )
         )
+
+    def _is_flat(self) -> bool:
+        """Return whether f stays as it is close to the point, and jumps by more than its own digits elsewhere."""
+        x, level = self.problem.x, self.meter.noise.value
+        if not level > DIGITS * abs(self.meter.f0):
+            return False
+        size = np.maximum(np.abs(x), float(np.max(np.abs(x), initial=0.0)) or 1.0)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], x.size)
+        ways = (side * BESIDE * size * signs for side in (1, -1))
+        return all(self.problem.f(self.problem.round(x + way)) == self.meter.f0 for way in ways)
 
     def _worth_seeing(self) -> float:
         """Return how large an entry may be unseen where all are claimed to be zero.

@@ -67,6 +67,11 @@ def _was_typed(context: typer.Context, option: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _typed(context: typer.Context) -> list[str]:
+    """Return the names of the options that were given."""
+    return [option for option in context.params if _was_typed(context, option)]
+
+
 @app.command()
 def compare(
     context: typer.Context,
@@ -150,7 +155,7 @@ def compare(
             command=command_line(context.find_root().obj),
             as_json=as_json,
             dry_run=dry_run,
-            typed=[o for o in context.params if _was_typed(context, o)],
+            typed=_typed(context),
         )
     return run_compare(
         task,
@@ -222,6 +227,11 @@ def groups(
     """Which parameter gets which rule, and why: from one forward pass on one batch."""
     from downslope.grouping.command import run_groups
 
+    if every and (as_json or diff):
+        other = "json" if as_json else "diff"
+        raise UsageError(f"--every is of the table, which --{other} does not print: leave it out")
+    if lint and diff:
+        raise UsageError("--lint beside --diff, which tells the differences alone: give one at a time")
     return run_groups(model, heads=heads, as_json=as_json, lint=lint, diff=diff, save=save, every=every)
 
 
@@ -304,8 +314,8 @@ def lr(
         int, typer.Option(help="Steps of the longest run; never more than the training.")
     ] = 2000,
     widths: Annotated[
-        str, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
-    ] = "",
+        str | None, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page. Default: runs/lr-TASK.html.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it costs, and stop.")] = False,
@@ -331,7 +341,7 @@ def lr(
         warmup=warmup,
         weight_decay=weight_decay,
         longest=longest,
-        widths=whole_numbers("--widths", widths),
+        widths=[] if widths is None else whole_numbers("--widths", widths),
         threads=threads,
         out=out,
         command=command_line(context.find_root().obj),
@@ -415,6 +425,7 @@ def minimize(
         workers=workers,
         timeout=timeout,
         differences=no_gradient,
+        typed=_typed(context),
         out=out,
         command=command_line(context.find_root().obj),
         as_json=as_json,

@@ -285,6 +285,67 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert list(tmp_path.rglob("trials.jsonl")) == []
 
 
+OWN = """
+import numpy as np
+import torch
+
+x0 = np.array([3.0, 0.5])
+model, batch = torch.nn.Linear(3, 1), torch.zeros(5, 3)
+
+
+def bowl(x):
+    return ((x - 1) ** 2).sum()
+
+
+def both(x):
+    return bowl(x), 2 * (x - 1)
+
+
+pair = (bowl, x0, lambda x: 2 * (x - 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("minimize rosenbrock --workers 1", "--workers is for --program, and rosenbrock is a problem"),
+        ("minimize rosenbrock --timeout 3", "--timeout is for --program, and rosenbrock is a problem"),
+        ("minimize rosenbrock --framework jax", "--framework is for path.py:f, and rosenbrock is a problem"),
+        ("minimize own.py:bowl --framework numpy", "--framework numpy says what --x0 is made of: give --x0"),
+        ("minimize own.py:bowl --n 2", "--n is for a problem whose size is free, and own.py:bowl is a func"),
+        ("minimize own.py:bowl --workers 2", "--workers is for --program, and own.py:bowl is a function"),
+        ("minimize own.py:bowl --no-gradient", "--no-gradient: own.py holds no gradient of bowl"),
+        ("minimize own.py:both --no-gradient", "both returns its gradient with its value"),
+        ("minimize none.so:f --x0 1 --timeout 1", "--timeout is for --program, and none.so:f is in a lib"),
+        ("minimize --program cat --x0 1 --n 1", "--n is for a problem whose size is free, and a program"),
+        ("minimize rosenbrock --method cg,bfgs", "--method cg,bfgs: expected one method; --race cg,bfgs"),
+        ("minimize rosenbrock --option memory=3 --option memory=4", "memory=4: memory stands twice"),
+        ("check own.py:pair --x shape:2", "--x shape:2 is for a function, and own.py:pair is a tuple"),
+        ("check own.py:model --gradient both", "--gradient both is for a function, and .* is a model"),
+        (f"check {REGRESSION} --x shape:2", "--x shape:2 is for a function, and .*:regression is a task"),
+        ("check digits --gradient true", "--gradient true is for a function, and digits is a task"),
+        ("groups digits --every --json", "--every is of the table, which --json does not print"),
+        ("groups digits --every --diff old.json", "--every is of the table, which --diff does not print"),
+        ("groups digits --lint --diff old.json", "--lint beside --diff"),
+        (
+            f"profile {REGRESSION} --optimizer sgd --what-if steps",
+            "'steps' changes nothing in this step of S",
+        ),
+        (f"profile {REGRESSION} --what-if replicas", "it is for Muon in several processes"),
+        (f"lr {REGRESSION} --widths ,", "--widths ,: expected whole numbers"),
+        (f"compare {REGRESSION} --sensitivity --across decay --seeds 3", "--seeds has no meaning with --ac"),
+        (f"compare {REGRESSION} --lr sgd=1e-3:1 --lr sgd=1e-2:1", "sgd has a range already"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments, words, capsys):
+    Path("own.py").write_text(OWN)
+    assert run(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"downslope: .*{words}.*\n", err)
+    assert not Path("runs").exists()
+
+
 def test_out_that_is_a_file_is_named(tmp_path, capsys):
     Path("file").write_text("")
     for out, option in (("file", "--json"), ("file/run", "--dry-run"), ("file", "--sensitivity")):

@@ -153,13 +153,15 @@ def ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     {'adamw': (0.0001, 0.1)}
 
     Raises:
-        UsageError: a text is not like that.
+        UsageError: a text is not like that, or the second for an optimizer.
 
     """
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for text in texts:
         name, _, rest = text.partition("=")
         low, _, high = rest.partition(":")
+        if name.strip() in found:
+            raise UsageError(f"--lr {text}: {name.strip()} has a range already; give one for each optimizer")
         try:
             found[name.strip()] = (float(low), float(high))
         except ValueError:

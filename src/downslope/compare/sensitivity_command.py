@@ -73,6 +73,8 @@ def run_sensitivity(
             dry_run=dry_run,
             told=told,
         )
+    if across == "decay" and "seeds" in typed:
+        raise UsageError("--seeds has no meaning with --across decay, whose runs have one seed: leave it out")
     from downslope.compare.optimizers import DEFAULT
 
     session = prepare(spec, optimizers=optimizers or DEFAULT, trials=RATES, seeds=1, **options)

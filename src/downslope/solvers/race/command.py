@@ -44,9 +44,13 @@ def run_minimize(
 ) -> int:
     """Solve a problem with one method, or race several, show what came of it, and return the exit code."""
     told = Console(stderr=True, highlight=False)
-    methods = [name.strip() for name in (racers or method).split(",") if name.strip()]
+    if racers is None and "," in method:
+        raise UsageError(f"--method {method}: expected one method; --race {method} runs several")
+    methods = [name.strip() for name in (method if racers is None else racers).split(",")]
+    methods = [name for name in methods if name]
     if not methods:
-        raise UsageError("--race names no method: expected names with commas between")
+        option = "method" if racers is None else "race"
+        raise UsageError(f"--{option} names no method: expected names with commas between")
     own = _options(options, methods)
     for name in methods:
         method_of(name, **own.get(name, {}))
@@ -212,9 +216,11 @@ def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
 
     >>> _options(["adam.lr=0.1"], ["adam", "cg"])
     {'adam': {'lr': 0.1}}
+    >>> _options(["adam.lr=0.1", "lr=1"], ["adam", "gd"])  # what is for one counts, wherever it stands
+    {'adam': {'lr': 0.1}, 'gd': {'lr': 1}}
 
     """
-    found: dict[str, dict[str, Any]] = {}
+    given: dict[tuple[str, str], Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         method, dot, option = name.strip().rpartition(".")
@@ -225,11 +231,16 @@ def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
         if dot and method not in methods:
             raise UsageError(f"--option {text}: {method!r} is not run; methods are {', '.join(methods)}")
         try:
-            parsed = json.loads(value)
+            meant = json.loads(value)
         except ValueError:
-            parsed = value
-        for one in [method] if dot else methods:
-            found.setdefault(one, {})[option] = parsed
+            meant = value
+        if (method, option) in given:
+            raise UsageError(f"--option {text}: {name.strip()} stands twice; give it once")
+        given[method, option] = meant
+    found: dict[str, dict[str, Any]] = {}
+    for (method, option), meant in sorted(given.items(), key=lambda one: one[0][0] != ""):
+        for name in [method] if method else methods:
+            found.setdefault(name, {})[option] = meant
     return found
 
 

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -106,7 +107,8 @@ def _timed(
     size = size or math.prod(given.x0.shape)
     start = time.perf_counter()
     if method in SQUARES:
-        return _squares(given, method, stop, bounds, size == 2), time.perf_counter() - start
+        found = _squares(given, method, stop, options, bounds, size == 2)
+        return found, time.perf_counter() - start
     result = minimize(
         given.fun, given.x0, method, gradient=given.gradient, stop=stop, bounds=bounds,
         options=options or None, history="points" if size == 2 else True, progress=progress,
@@ -114,16 +116,19 @@ def _timed(
     return result, time.perf_counter() - start
 
 
-def _squares(given: Target, method: str, stop: Stop, bounds: Any, points: bool) -> Any:
+def _squares(
+    given: Target, method: str, stop: Stop, options: dict[str, Any], bounds: Any, points: bool
+) -> Any:
     """Return the result of a method for sums of squares, in the terms of others: Σ rᵢ², not half of it."""
     from downslope.solvers.least_squares import least_squares
 
     problem = given.fun
     assert isinstance(problem, Problem)
     assert problem.residuals is not None
+    half = replace(stop, target=None if stop.target is None else stop.target / 2)
     found = least_squares(
-        problem.residuals, given.x0, problem.jacobian, bounds, method, stop=stop,
-        history="points" if points else True,
+        problem.residuals, given.x0, problem.jacobian, bounds, method, stop=half,
+        history="points" if points else True, options=options,
     )  # fmt: skip
     history = [{**h, "value": 2 * h["value"], "gradient": 2 * h["gradient"]} for h in found.history]
     return SimpleNamespace(

@@ -15,15 +15,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from downslope.compare.folder import RunFolder, as_text, plain_name, require_writable, write_file
+from downslope.compare.folder import (
+    RunFolder,
+    as_text,
+    plain_name,
+    read_bytes,
+    require_writable,
+    write_file,
+)
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
 from downslope.report.race import chapter
+from downslope.shapes import DamagedError, parsed, require
 from downslope.solvers import Stop
 from downslope.solvers.methods import method_of
 from downslope.solvers.race.picture import picture
-from downslope.solvers.race.run import SCHEMA, check, race
+from downslope.solvers.race.run import SCHEMA, check, race, require_race
 from downslope.solvers.race.target import target, vector
 
 FILE = "race.json"
@@ -192,16 +200,14 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
     chapters = []
     for folder in folders:
         try:
-            found = json.loads((folder / FILE).read_bytes())
+            found = parsed(read_bytes(folder / FILE))
+            require(found, {"schema": int})
             if found["schema"] != SCHEMA:
                 raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
-            chapters.append(chapter(found))
-        except UsageError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
-        except OSError as error:
-            raise UsageError(f"{folder / FILE} cannot be read: {error.strerror}") from None
+            require_race(found)
+        except DamagedError as error:
+            raise UsageError(f"{folder / FILE} is damaged ({error}): run the race again") from None
+        chapters.append(chapter(found))
     at = out or folders[0] / "report.html"
     write_file(at, page(chapters), "--out")
     if as_json:

@@ -17,12 +17,57 @@ from downslope.errors import UsageError
 from downslope.report.numbers import counted, listed, number
 from downslope.report.race import kept
 from downslope.rules.loop import named
+from downslope.shapes import Columns, DamagedError, Exactly, Rows, require
 from downslope.solvers import Status, Stop, minimize
 from downslope.solvers.methods import SQUARES
 from downslope.solvers.race.target import Target
 from downslope.tasks.problems import Problem
 
 SCHEMA = 1
+
+_MAYBE = (float, None)
+SHAPE = {
+    "problem": {
+        "name": str, "n": int, "start": str, "source": str, "lowest": _MAYBE, "gradient": str, "about": str
+    },
+    "runs": [
+        {
+            "method": str, "value": _MAYBE, "gradient": _MAYBE, "steps": int, "evaluations": int,
+            "seconds": float, "success": bool, "ending": str, "message": str,
+            "curve": Columns(evaluations=[int], seconds=[float], value=[_MAYBE], gradient=[_MAYBE]),
+            "path": (Columns(x=[_MAYBE], y=[_MAYBE], value=[_MAYBE]), None),
+        }
+    ],
+    "lowest": float,
+    "first": [str],
+    "tolerance": _MAYBE,
+    "sentence": str,
+    "notes": [str],
+    "command": str,
+    "where": {str: str},
+    "picture": (
+        {
+            "frame": Exactly(2, Exactly(2, float)), "field": (Rows(_MAYBE), None), "without": str,
+            "start": Exactly(2, float), "minima": [Exactly(2, float)], "names": Exactly(2, str),
+        },
+        None,
+    ),
+}  # fmt: skip
+"""Of `race.json`, schema 1."""
+
+
+def require_race(found: Any) -> None:
+    """Hold a race that was read against its shape; where there is a picture, every run has a path on it.
+
+    Raises:
+        DamagedError: it does not fit.
+
+    """
+    require(found, SHAPE)
+    without = [i for i, r in enumerate(found["runs"]) if r["path"] is None]
+    if found["picture"] is not None and without:
+        raise DamagedError(f"runs[{without[0]}].path is null, and there is a picture")
+
 
 WORDS = {
     Status.GRADIENT: "converged",

@@ -457,6 +457,22 @@ def test_ctrl_c_within_a_command_is_one_line_and_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
+def test_ctrl_c_while_python_imports_is_one_line_and_130(tmp_path):
+    """The modules stand for any that is being imported when the keys are pressed."""
+    for name in ("typer", "numpy"):
+        folder = tmp_path / f"slow_{name}"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("raise KeyboardInterrupt")
+        ran = subprocess.run(
+            [sys.executable, "-m", "downslope", "minimize", "rosenbrock"],
+            env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (130, "Interrupted.\n")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")
 def test_output_that_cannot_be_written_is_one_line():
     for words in (["--json"], []):

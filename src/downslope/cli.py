@@ -364,7 +364,13 @@ def minimize(
         str | None,
         typer.Option(help="A program that answers points on a pipe, in place of PROBLEM: 'elixir f.exs'."),
     ] = None,
-    method: Annotated[str, typer.Option(help="How to solve it.")] = "l-bfgs",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How to solve it: l-bfgs, bfgs, cg, gd, momentum, nesterov, newton, newton-cg, trust-ncg, "
+            "pattern, sgd, adagrad, rmsprop, adam, muon; sums of squares: levenberg-marquardt, gauss-newton."
+        ),
+    ] = "l-bfgs",
     race: Annotated[
         str | None, typer.Option(help="Run several methods, names with commas between, and write a page.")
     ] = None,
@@ -490,6 +496,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; bad input is told in one line on standard error."""
     command = typer.main.get_command(app)
     try:
+        _refuse_empty(arguments)
         code = command.main(
             args=list(arguments), prog_name="downslope", standalone_mode=False, obj=tuple(arguments)
         )
@@ -499,6 +506,8 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("DOWNSLOPE_DEBUG"):
             raise
         return _refuse(str(error))
+    except MemoryError as error:
+        return _refuse(f"the memory does not suffice: {error or 'give a smaller size'}")
     except BrokenPipeError:  # whoever read the output has seen enough; typer and rich end with 1 too
         _drop_output()
         return 1
@@ -516,6 +525,14 @@ def run(arguments: Sequence[str]) -> int:
             raise
         wrong = _typed_wrong(error)
         return _refuse(wrong) if wrong else 2  # nothing was typed, and the help is shown
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` where a word is empty: nothing that can be typed means anything then."""
+    for before, word in zip(("downslope", *arguments), arguments, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            said = word or f"{before} ''"
+            raise UsageError(f"{said}: nothing is given; is a variable of the shell empty?")
 
 
 def _drop_output() -> None:

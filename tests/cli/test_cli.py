@@ -268,6 +268,16 @@ def test_all_diverged_is_a_finding(capsys):
         ("compare digits --storage nosuch://x", "storage 'nosuch://x' cannot be opened"),
         ("compare", "missing argument 'TASK'"),
         ("compare digits extra", "unexpected extra argument"),
+        (f"compare digits --seed {2**64}", "seed = 18446744073709551616: expected a whole number from 0 to"),
+        ("compare rosenbrok --sensitivity", "'rosenbrok': expected a task .* or a problem.*'rosenbrock'"),
+        (f"lr {REGRESSION} --seed {2**64}", "--seed 18446744073709551616: expected a whole number from 0"),
+        ("minimize large:quartic --n 1000000000000", "the memory does not suffice: .* shape .1000000000000,"),
+        ("minimize large:quartic --n 99999999999999", "does not come with 99999999999999 unknowns: expected"),
+        ("minimize rosenbrock --gradient -1", "--gradient -1: expected a finite number of at least 0"),
+        ("minimize rosenbrock --target nan", "--target nan: expected a number"),
+        ("check digits.py:", "'digits.py:': expected path.py:name, the name of a function"),
+        ("groups digits --save /", "the partition cannot be written to /, a folder: give a file"),
+        ("minimize rosenbrock --out=", "--out=: nothing is given; is a variable of the shell empty"),
         ("comprae digits", "no such command 'comprae'.*compare"),
         ("report nosuch", "has no run.json"),
         ("report", "missing argument 'RUN"),
@@ -284,6 +294,18 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert re.search(words, complaint[0])
     assert "Traceback" not in err
     assert list(tmp_path.rglob("trials.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["report"], ["compare"], ["compare", "digits", "--out"], ["lr", "x", "--seeds"]]
+)
+def test_an_empty_word_is_refused(words, capsys):
+    """As of a variable of the shell that is not set: an empty path would be the folder one is in."""
+    assert run([*words, ""]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"downslope: {words[-1]} '': nothing is given; is a variable of the shell empty?\n",
+    )
 
 
 OWN = """

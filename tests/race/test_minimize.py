@@ -202,6 +202,18 @@ def test_methods_for_sums_of_squares_take_targets_and_options_as_the_others_do(c
             "method 'adam': lr = 'x': expected a number",
         ),
         (["rosenbrock", "--method", "gd", "--option", "momentum=0.5"], "'gd' has no option 'momentum'"),
+        (
+            ["rosenbrock", "--method", "gd", "--option", "step=[1]"],
+            "step = [1]: expected one of armijo, wolfe",
+        ),
+        (["rosenbrock", "--method", "muon", "--option", "scale={}"], "scale = {}: expected one of match_rms"),
+        (["rosenbrock", "--method", "muon", "--option", "coefficients=[1]"], "coefficients = [1]: expected"),
+        (["rosenbrock", "--method", "muon", "--option", "ns_steps=1e30"], "ns_steps = 1e+30: expected"),
+        (
+            ["rosenbrock", "--method", "muon", "--option", f"ns_steps={10**20}"],
+            "at least 1, at most 1000",
+        ),
+        (["nist:enso", "--method", "gauss-newton", "--option", "first=x"], "first = 'x': expected a number"),
         (["rosenbrock", "--option", "name=gd"], "method 'l-bfgs' has no option 'name'"),
         (["rosenbrock", "--option", "memory=0"], "method 'l-bfgs': memory = 0: expected"),
         (["rosenbrock", "--x0", f"1*{10**15}"], f"{10**15} numbers do not fit into memory"),

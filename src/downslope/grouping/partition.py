@@ -170,6 +170,8 @@ class Partition:
             UsageError: it cannot be written there.
 
         """
+        if Path(path).is_dir():
+            raise UsageError(f"the partition cannot be written to {path}, a folder: give a file")
         try:
             write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
         except OSError as error:

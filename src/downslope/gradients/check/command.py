@@ -152,7 +152,12 @@ def _of_tuple(found: tuple[Any, ...], target: str) -> Target:
 
 def _of_task(task: Task) -> Target:
     try:
-        return Target(task.build(0), next(iter(task.batches(0))), None, task.loss)
+        batch = next(iter(task.batches(0)), None)
+        if batch is None:
+            raise UsageError(f"batches(seed) of task {task.name!r} is empty: expected batches without end")
+        return Target(task.build(0), batch, None, task.loss)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"task {task.name!r}: {one_line(error)}{where(error)}") from error
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from downslope.errors import UsageError
 from downslope.ops.protocol import Array
-from downslope.rules.checks import require_number
+from downslope.rules.checks import require_choice, require_number
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.armijo import Armijo, Fixed
 from downslope.solvers.searches.wolfe import Wolfe
@@ -87,7 +87,6 @@ def method(
         searches["fixed"] = Fixed(lr)
     elif lr is not None:
         raise UsageError(f"lr = {lr} goes with step = 'fixed', not with {kind!r}")
-    if kind not in searches:
-        raise UsageError(f"step = {kind!r}: expected 'armijo', 'wolfe' or 'fixed'")
+    require_choice("step", kind, ("armijo", "wolfe", "fixed"))
     ball = HeavyBall(0.9 if momentum is None else momentum)
     return LineSearch(ball if name == "momentum" else Steepest(), searches[kind])

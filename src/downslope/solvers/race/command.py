@@ -65,6 +65,7 @@ def run_minimize(
     twice = next((name for name in methods if methods.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"method {twice!r} stands twice in --race: name each once")
+    until = _stop(stop)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_printed_aside())  # what the user's function prints
         asked = target(what, **given)
@@ -73,7 +74,7 @@ def run_minimize(
         wanted = racers is not None or out is not None
         at = _page_of(asked.name, out) if wanted else None
         found = race(
-            asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
+            asked, methods, until, options=own, bounds=_bounds(bounds), command=command,
             progress=told.is_terminal and len(methods) == 1,
             began=lambda name: told.print(f"{name} …", style="dim") if len(methods) > 1 else None,
         )  # fmt: skip
@@ -248,6 +249,16 @@ def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
         for name in [method] if method else methods:
             found.setdefault(name, {})[option] = meant
     return found
+
+
+def _stop(given: dict[str, Any]) -> Stop:
+    """Return when to stop; an error says the option, and not what the library calls it."""
+    for name, value in given.items():
+        try:
+            Stop(**{name: value})
+        except UsageError as error:
+            raise UsageError(f"--{name} {value:g}: {str(error).partition('): ')[2]}") from None
+    return Stop(**given)
 
 
 def _bounds(text: str | None) -> Any:

@@ -143,7 +143,8 @@ def _from_file(
         name = next(iter(own))
     if name not in functions:
         raise UsageError(
-            f"{path} has no function {name!r}; functions in it: {', '.join(own)}{closest(name, own)}"
+            f"{path} has no function {name!r}; functions in it: {', '.join(own) or 'none'}"
+            f"{closest(name, own)}"
         )
     if isinstance(functions[name], Problem):
         _check_meant(typed, f"{path}:{name} is a Problem")

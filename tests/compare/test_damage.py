@@ -165,3 +165,20 @@ def test_a_grid_that_was_not_finished_has_no_page(copy, capsys):
     (folder / "result.json").unlink()
     assert run(["report", "grid"]) == 2
     assert "grid holds the beginning of a grid: the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "held"),
+    [
+        ("run", "solve", "trainings"), ("run", "race", "trainings"), ("grid", "race", "trainings"),
+        ("race", "run", "a race"), ("race", "solve", "a race"), ("race", "grid", "a race"),
+        ("solve", "run", "a solve"), ("solve", "race", "a solve"), ("solve", "grid", "a solve"),
+    ],
+)  # fmt: skip
+def test_no_command_writes_over_what_another_left(name, command, held, copy, capsys):
+    folder = copy(name)
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".json", ".html")}
+    assert run([*MADE_BY[command], name]) == 2
+    assert f"{name} holds {held}, which this would write over" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name in before} == before
+    assert run([*MADE_BY[name], name]) == 0  # its own command goes on, or does it again

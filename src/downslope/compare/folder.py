@@ -76,13 +76,19 @@ class RunFolder:
         finally:
             lock.release()
 
-    def require_possible(self) -> None:
-        """Refuse a path where no folder can be, before any work is done for it.
+    def require_possible(self, what: str = "trainings") -> None:
+        """Refuse a path where no folder can be, before any work is done for it, and what others would lose.
 
         Raises:
-            UsageError: it, or what it is to stand in, is a file or cannot be written to.
+            UsageError: it, or what it is to stand in, is a file or cannot be written to; or it holds a page
+                of something else than is to be written: "trainings", "a solve" or "a race".
 
         """
+        trainings = self.run_file.exists() or self.trials_file.exists()
+        race, solve = (self.path / "race.json").exists(), self.result_file.exists()
+        held = "trainings" if trainings else "a race" if race else "a solve" if solve else what
+        if held != what:
+            raise UsageError(f"{self.path} holds {held}, which this would write over: give another --out")
         nearest = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             why = "is no folder" if not nearest.is_dir() else "cannot be written to"

@@ -130,9 +130,7 @@ def _run_solve(
         if method in SQUARES:
             raise UsageError(f"{method} takes residuals, which a solve has none of: name another method")
     folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{plain_name(spec)}"))
-    if folder.run_file.exists():
-        raise UsageError(f"{folder.path} holds trainings, and this is a solve: give another --out")
-    folder.require_possible()
+    folder.require_possible("a solve")
     told.print(
         f"{spec}: {len(RADII) * seeds * len(methods)} solves of at most {steps} steps: "
         f"{len(RADII)} distances × {seeds} directions × {len(methods)} methods"

@@ -183,7 +183,7 @@ def _page_of(name: str, out: Path | None) -> Path:
         require_writable(out, "--out")
         return out
     folder = out or Path("runs") / f"race-{plain_name(name)}"
-    RunFolder(folder).require_possible()
+    RunFolder(folder).require_possible("a race")
     return folder / "report.html"
 
 

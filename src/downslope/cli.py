@@ -7,11 +7,12 @@ and what was found is bad; 2, bad input, told in one line on standard error; 130
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,22 @@ from downslope.errors import UsageError, closest
 class _Commands(TyperGroup):
     """The commands; typer itself would end an interrupted one without a word."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _interrupts_told():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _interrupts_told():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            return 130
+
+
+@contextlib.contextmanager
+def _interrupts_told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 app = typer.Typer(

@@ -479,6 +479,17 @@ def test_ctrl_c_within_a_command_is_one_line_and_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
+def test_ctrl_c_while_what_was_typed_is_read_is_one_line_and_130(monkeypatch, capsys):
+    """Typer reads it, and imports what it needs for that."""
+
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperGroup.make_context", pressed)
+    assert run(["compare", "digits"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_ctrl_c_while_python_imports_is_one_line_and_130(tmp_path):
     """The modules stand for any that is being imported when the keys are pressed."""
     for name in ("typer", "numpy"):

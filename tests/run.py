@@ -110,7 +110,7 @@ SESSIONS = (
     Session("triton", ("tests/triton",), {"TRITON_INTERPRET": "1"}),
     Session("report", ("tests/report", "src/downslope/report")),
     Session("foreign", ("tests/foreign",)),
-    Session("problems", ("tests/problems", "tests/race")),
+    Session("problems", ("tests/problems", "tests/race", "src/downslope/solvers/race")),
     Session("docs", ("tests/docs",)),
     Session(
         "core",
@@ -127,7 +127,7 @@ SESSIONS = (
             "src/downslope/gradients/check",
             *(f"--ignore=src/downslope/gradients/check/{n}.py" for n in ("torch", "jax", "tensorflow")),
             "src/downslope/rules",
-            "src/downslope/scipy.py",
+            *(f"src/downslope/{n}.py" for n in ("errors", "scipy", "shapes", "words")),
         ),
     ),
 )

@@ -1,15 +1,14 @@
 """Downslope: gradient-based optimization, each rule written once for every framework.
 
-Importing this package loads NumPy and nothing heavier; `downslope.torch` and its siblings load
-the framework whose name they bear.
+Importing this package loads nothing, its names load NumPy and nothing heavier; `downslope.torch` and its
+siblings load the framework whose name they bear.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from downslope.rules import SGD, AdaGrad, Adam, Muon, RMSProp, orthogonalize
-
 if TYPE_CHECKING:
     from downslope.gradients.check import check_gradient, check_hvp, check_jacobian
+    from downslope.rules import SGD, AdaGrad, Adam, Muon, RMSProp, orthogonalize
     from downslope.solvers import Result, Status, Stop, conjugate_gradient, least_squares, minimize
 
 __version__ = "0.1.0"
@@ -34,6 +33,7 @@ __all__ = [
 ]
 
 _LATER = {
+    **dict.fromkeys(("SGD", "AdaGrad", "Adam", "Muon", "RMSProp", "orthogonalize"), "downslope.rules"),
     "check_gradient": "downslope.gradients.check",
     "check_hvp": "downslope.gradients.check",
     "check_jacobian": "downslope.gradients.check",

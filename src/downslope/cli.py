@@ -7,11 +7,12 @@ and what was found is bad; 2, bad input, told in one line on standard error; 130
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,22 @@ from downslope.errors import UsageError, closest
 class _Commands(TyperGroup):
     """The commands; typer itself would end an interrupted one without a word."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _interrupts_told():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _interrupts_told():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("Interrupted.", file=sys.stderr)
-            return 130
+
+
+@contextlib.contextmanager
+def _interrupts_told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -65,6 +76,11 @@ def _was_typed(context: typer.Context, option: str) -> bool:
     """Whether an option was given, and has not its default."""
     source = context.get_parameter_source(option)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def _typed(context: typer.Context) -> list[str]:
+    """Return the names of the options that were given."""
+    return [option for option in context.params if _was_typed(context, option)]
 
 
 @app.command()
@@ -150,7 +166,7 @@ def compare(
             command=command_line(context.find_root().obj),
             as_json=as_json,
             dry_run=dry_run,
-            typed=[o for o in context.params if _was_typed(context, o)],
+            typed=_typed(context),
         )
     return run_compare(
         task,
@@ -222,6 +238,11 @@ def groups(
     """Which parameter gets which rule, and why: from one forward pass on one batch."""
     from downslope.grouping.command import run_groups
 
+    if every and (as_json or diff):
+        other = "json" if as_json else "diff"
+        raise UsageError(f"--every is of the table, which --{other} does not print: leave it out")
+    if lint and diff:
+        raise UsageError("--lint beside --diff, which tells the differences alone: give one at a time")
     return run_groups(model, heads=heads, as_json=as_json, lint=lint, diff=diff, save=save, every=every)
 
 
@@ -304,8 +325,8 @@ def lr(
         int, typer.Option(help="Steps of the longest run; never more than the training.")
     ] = 2000,
     widths: Annotated[
-        str, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
-    ] = "",
+        str | None, typer.Option(help="Check whether the rate moves with the width: 64,128,256.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads. Default: the cores.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page. Default: runs/lr-TASK.html.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it costs, and stop.")] = False,
@@ -331,7 +352,7 @@ def lr(
         warmup=warmup,
         weight_decay=weight_decay,
         longest=longest,
-        widths=whole_numbers("--widths", widths),
+        widths=[] if widths is None else whole_numbers("--widths", widths),
         threads=threads,
         out=out,
         command=command_line(context.find_root().obj),
@@ -354,7 +375,13 @@ def minimize(
         str | None,
         typer.Option(help="A program that answers points on a pipe, in place of PROBLEM: 'elixir f.exs'."),
     ] = None,
-    method: Annotated[str, typer.Option(help="How to solve it.")] = "l-bfgs",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How to solve it: l-bfgs, bfgs, cg, gd, momentum, nesterov, newton, newton-cg, trust-ncg, "
+            "pattern, sgd, adagrad, rmsprop, adam, muon; sums of squares: levenberg-marquardt, gauss-newton."
+        ),
+    ] = "l-bfgs",
     race: Annotated[
         str | None, typer.Option(help="Run several methods, names with commas between, and write a page.")
     ] = None,
@@ -415,6 +442,7 @@ def minimize(
         workers=workers,
         timeout=timeout,
         differences=no_gradient,
+        typed=_typed(context),
         out=out,
         command=command_line(context.find_root().obj),
         as_json=as_json,
@@ -479,6 +507,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; bad input is told in one line on standard error."""
     command = typer.main.get_command(app)
     try:
+        _refuse_empty(arguments)
         code = command.main(
             args=list(arguments), prog_name="downslope", standalone_mode=False, obj=tuple(arguments)
         )
@@ -488,6 +517,8 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("DOWNSLOPE_DEBUG"):
             raise
         return _refuse(str(error))
+    except MemoryError as error:
+        return _refuse(f"the memory does not suffice: {error or 'give a smaller size'}")
     except BrokenPipeError:  # whoever read the output has seen enough; typer and rich end with 1 too
         _drop_output()
         return 1
@@ -505,6 +536,14 @@ def run(arguments: Sequence[str]) -> int:
             raise
         wrong = _typed_wrong(error)
         return _refuse(wrong) if wrong else 2  # nothing was typed, and the help is shown
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise `UsageError` where a word is empty: nothing that can be typed means anything then."""
+    for before, word in zip(("downslope", *arguments), arguments, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            said = word or f"{before} ''"
+            raise UsageError(f"{said}: nothing is given; is a variable of the shell empty?")
 
 
 def _drop_output() -> None:

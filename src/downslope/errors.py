@@ -61,10 +61,13 @@ def whole_numbers(option: str, text: str) -> list[int]:
     [64, 128]
 
     Raises:
-        UsageError: a part is no whole number.
+        UsageError: a part is no whole number, or there is none.
 
     """
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        found = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"{option} {text}: expected whole numbers with commas between") from None
+        found = []
+    if not found:
+        raise UsageError(f"{option} {text}: expected whole numbers with commas between")
+    return found

@@ -174,6 +174,7 @@ def test_a_damaged_run_is_one_line(capsys, tmp_path):
     (tmp_path / "run.json").write_text('{"schema": 1, "plan": {}}')
     assert run(["report", str(tmp_path)]) == 2
     assert "run.json is damaged" in capsys.readouterr().err
+    (tmp_path / "run.json").unlink()  # the grid of a solve has none
     (tmp_path / "result.json").write_text('{"kind": "sensitivity", "fields": null}')
     assert run(["report", str(tmp_path)]) == 2
     assert "result.json is damaged" in capsys.readouterr().err
@@ -267,6 +268,16 @@ def test_all_diverged_is_a_finding(capsys):
         ("compare digits --storage nosuch://x", "storage 'nosuch://x' cannot be opened"),
         ("compare", "missing argument 'TASK'"),
         ("compare digits extra", "unexpected extra argument"),
+        (f"compare digits --seed {2**64}", "seed = 18446744073709551616: expected a whole number from 0 to"),
+        ("compare rosenbrok --sensitivity", "'rosenbrok': expected a task .* or a problem.*'rosenbrock'"),
+        (f"lr {REGRESSION} --seed {2**64}", "--seed 18446744073709551616: expected a whole number from 0"),
+        ("minimize large:quartic --n 1000000000000", "the memory does not suffice: .* shape .1000000000000,"),
+        ("minimize large:quartic --n 99999999999999", "does not come with 99999999999999 unknowns: expected"),
+        ("minimize rosenbrock --gradient -1", "--gradient -1: expected a finite number of at least 0"),
+        ("minimize rosenbrock --target nan", "--target nan: expected a number"),
+        ("check digits.py:", "'digits.py:': expected path.py:name, the name of a function"),
+        ("groups digits --save /", "the partition cannot be written to /, a folder: give a file"),
+        ("minimize rosenbrock --out=", "--out=: nothing is given; is a variable of the shell empty"),
         ("comprae digits", "no such command 'comprae'.*compare"),
         ("report nosuch", "has no run.json"),
         ("report", "missing argument 'RUN"),
@@ -283,6 +294,79 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert re.search(words, complaint[0])
     assert "Traceback" not in err
     assert list(tmp_path.rglob("trials.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["report"], ["compare"], ["compare", "digits", "--out"], ["lr", "x", "--seeds"]]
+)
+def test_an_empty_word_is_refused(words, capsys):
+    """As of a variable of the shell that is not set: an empty path would be the folder one is in."""
+    assert run([*words, ""]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"downslope: {words[-1]} '': nothing is given; is a variable of the shell empty?\n",
+    )
+
+
+OWN = """
+import numpy as np
+import torch
+
+x0 = np.array([3.0, 0.5])
+model, batch = torch.nn.Linear(3, 1), torch.zeros(5, 3)
+
+
+def bowl(x):
+    return ((x - 1) ** 2).sum()
+
+
+def both(x):
+    return bowl(x), 2 * (x - 1)
+
+
+pair = (bowl, x0, lambda x: 2 * (x - 1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("minimize rosenbrock --workers 1", "--workers is for --program, and rosenbrock is a problem"),
+        ("minimize rosenbrock --timeout 3", "--timeout is for --program, and rosenbrock is a problem"),
+        ("minimize rosenbrock --framework jax", "--framework is for path.py:f, and rosenbrock is a problem"),
+        ("minimize own.py:bowl --framework numpy", "--framework numpy says what --x0 is made of: give --x0"),
+        ("minimize own.py:bowl --n 2", "--n is for a problem whose size is free, and own.py:bowl is a func"),
+        ("minimize own.py:bowl --workers 2", "--workers is for --program, and own.py:bowl is a function"),
+        ("minimize own.py:bowl --no-gradient", "--no-gradient: own.py holds no gradient of bowl"),
+        ("minimize own.py:both --no-gradient", "both returns its gradient with its value"),
+        ("minimize none.so:f --x0 1 --timeout 1", "--timeout is for --program, and none.so:f is in a lib"),
+        ("minimize --program cat --x0 1 --n 1", "--n is for a problem whose size is free, and a program"),
+        ("minimize rosenbrock --method cg,bfgs", "--method cg,bfgs: expected one method; --race cg,bfgs"),
+        ("minimize rosenbrock --option memory=3 --option memory=4", "memory=4: memory stands twice"),
+        ("check own.py:pair --x shape:2", "--x shape:2 is for a function, and own.py:pair is a tuple"),
+        ("check own.py:model --gradient both", "--gradient both is for a function, and .* is a model"),
+        (f"check {REGRESSION} --x shape:2", "--x shape:2 is for a function, and .*:regression is a task"),
+        ("check digits --gradient true", "--gradient true is for a function, and digits is a task"),
+        ("groups digits --every --json", "--every is of the table, which --json does not print"),
+        ("groups digits --every --diff old.json", "--every is of the table, which --diff does not print"),
+        ("groups digits --lint --diff old.json", "--lint beside --diff"),
+        (
+            f"profile {REGRESSION} --optimizer sgd --what-if steps",
+            "'steps' changes nothing in this step of S",
+        ),
+        (f"profile {REGRESSION} --what-if replicas", "it is for Muon in several processes"),
+        (f"lr {REGRESSION} --widths ,", "--widths ,: expected whole numbers"),
+        (f"compare {REGRESSION} --sensitivity --across decay --seeds 3", "--seeds has no meaning with --ac"),
+        (f"compare {REGRESSION} --lr sgd=1e-3:1 --lr sgd=1e-2:1", "sgd has a range already"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments, words, capsys):
+    Path("own.py").write_text(OWN)
+    assert run(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"downslope: .*{words}.*\n", err)
+    assert not Path("runs").exists()
 
 
 def test_out_that_is_a_file_is_named(tmp_path, capsys):
@@ -393,6 +477,33 @@ def test_ctrl_c_within_a_command_is_one_line_and_130(monkeypatch, capsys):
     monkeypatch.setattr("downslope.compare.command.run_compare", pressed)
     assert run(["compare", "digits"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_ctrl_c_while_what_was_typed_is_read_is_one_line_and_130(monkeypatch, capsys):
+    """Typer reads it, and imports what it needs for that."""
+
+    def pressed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperGroup.make_context", pressed)
+    assert run(["compare", "digits"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_ctrl_c_while_python_imports_is_one_line_and_130(tmp_path):
+    """The modules stand for any that is being imported when the keys are pressed."""
+    for name in ("typer", "numpy"):
+        folder = tmp_path / f"slow_{name}"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text("raise KeyboardInterrupt")
+        ran = subprocess.run(
+            [sys.executable, "-m", "downslope", "minimize", "rosenbrock"],
+            env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stderr) == (130, "Interrupted.\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without room")

@@ -144,6 +144,8 @@ def test_schedule_reaches_every_group(make_plan):
         (tiny.no_scalar, r"returned a tensor of shape \(16, 3\): expected a scalar"),
         (tiny.no_gradient, "'no_gradient' has no gradient"),
         (tiny.raises, r"loss\(model, batch\) of task 'raises' raised TypeError.*tiny.py, line"),
+        (tiny.misfit, r"raised AttributeError: .* \(tiny.py, line \d+\)"),  # and not torch's file
+        (tiny.no_stream, r"batches\(seed\) of task 'no_stream' raised TypeError: .* is not iterable$"),
         (tiny.text_value, "evaluate.*returned an object of type str: expected a number"),
         (tiny.no_model, "returned an object of type int: expected a torch.nn.Module"),
         (tiny.frozen, "every parameter frozen: there is nothing to train"),

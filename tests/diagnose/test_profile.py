@@ -1,5 +1,6 @@
 """A profile tells where the time went: with a clock of our own, to the last tick."""
 
+import io
 import json
 import math
 import re
@@ -9,12 +10,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import downslope.torch as dt
 from downslope.cli import run
 from downslope.diagnose.profile import TRACE_LIMIT, LayerTime, PartTime, Profile
-from downslope.diagnose.profile_table import text
+from downslope.diagnose.profile_table import layers_table, text
 from downslope.diagnose.torch import profile as measuring
 from downslope.diagnose.torch import what_if
 from downslope.diagnose.torch.layers import OUTSIDE, Layers
@@ -474,3 +476,14 @@ def test_a_script_module_has_no_layers_to_profile():
     with pytest.raises(UsageError, match="ScriptModule, which takes no hooks"):
         profile(model, x, optimizer, loss, seconds=0.05)
     assert not profile(model, x, optimizer, loss, seconds=0.05, layers=False).layers
+
+
+def test_names_of_layers_are_shown_whole():
+    """They often differ at their ends."""
+    names = [f"{'a_layer_of_a_deep_model.' * 4}{end}" for end in ("first", "second")]
+    console = Console(width=80, file=io.StringIO())
+    console.print(layers_table([LayerTime(name, "Linear", 1e-3, 2e-3, 9) for name in names]))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    first = "".join(line.split(" ")[0] for line in shown.splitlines()[1:])
+    assert first == "".join(names)

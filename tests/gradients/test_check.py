@@ -1055,3 +1055,19 @@ def test_a_constant_that_any_dtype_holds_hides_no_gradient_that_would_have_moved
     assert "f does not depend on them" in str(wrong)
     small = ds.check_gradient(lambda x: constant, x, gradient=lambda x: 1e-3 * np.ones_like(x))
     assert not small.passed
+
+
+@pytest.mark.parametrize(("evaluations", "most"), [(3000, 3100), (100_000, 20_000)])
+def test_directions_end_with_the_evaluations_and_their_steps_do_not_vanish(
+    evaluations: int, most: int
+) -> None:
+    """On a function without noise each line may settle at a smaller step than the last."""
+    report = ds.check_gradient(
+        lambda x: (x[0] - 1) ** 2 + 2 * (x[1] + 2) ** 2,
+        np.array([3.0, 0.5]),
+        gradient=lambda x: np.array([2 * (x[0] - 1), 4 * (x[1] + 2)]),
+        directions=10**9 if evaluations == 3000 else 1500,
+        evaluations=evaluations,
+    )
+    assert report.verdict.name == "PASS"
+    assert report.evaluations <= most

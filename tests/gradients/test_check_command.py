@@ -191,3 +191,30 @@ def test_a_terminal_of_few_characters_shows_the_numbers(folder: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == b""
     assert b"x[1, 2]  -0.180818  0.180818" in done.stdout
+
+
+def test_a_long_name_stays_beneath_the_head_of_its_column(folder: Path, capsys: Any) -> None:
+    name = "a_parameter_with_a_long_name_" * 3
+    (folder / "named.py").write_text(
+        f"import numpy as np\nname = {name!r}\nx0 = {{name: np.ones(2)}}\n\n\n"
+        "def f(x):\n    return x[name] @ x[name]\n\n\ndef f_gradient(x):\n    return {name: 3 * x[name]}\n"
+    )
+    assert run(["check", "named.py:f"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("  ") and len(line) <= 80 for line in lines[1:])
+
+
+def test_a_task_that_comes_along_needs_no_file(folder: Path, capsys: Any) -> None:
+    assert run(["check", "digits", "--directions", "1", "--evaluations", "50"]) in (0, 1)
+    assert "digits" in capsys.readouterr().out
+
+
+def test_a_task_without_batches_is_told(folder: Path, capsys: Any) -> None:
+    tiny = Path(__file__).parents[1] / "compare" / "tiny.py"
+    text = (
+        tiny.read_text()
+        + "\nempty = Task('empty', **{**parts, 'batches': lambda seed: iter(())}, steps=12)\n"
+    )
+    (folder / "tiny.py").write_text(text)
+    assert run(["check", "tiny.py:empty"]) == 2
+    assert "batches(seed) of task 'empty' is empty: expected batches" in capsys.readouterr().err

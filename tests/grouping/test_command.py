@@ -165,9 +165,18 @@ def test_a_full_disk_leaves_the_saved_partition_whole(
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize(("part", "value"), [("role", "nobody"), ("rule", 3), ("shape", "x")])
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("role", "nobody", 'assignments[0].role is "nobody": expected embedding, '),
+        ("rule", 3, "assignments[0].rule is 3: expected adamw, muon or none"),
+        ("shape", "x", 'assignments[0].shape is "x": expected a list'),
+        ("name", True, "assignments[0].name is true: expected a text"),
+        ("view", {}, "assignments[0].view.outputs is missing"),
+    ],
+)
 def test_a_damaged_partition_is_one_line(
-    part: str, value: object, capsys: pytest.CaptureFixture[str]
+    part: str, value: object, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["groups", "net.py:model", "--save", "groups.json"]) == 0
     file = Path("groups.json")
@@ -179,3 +188,4 @@ def test_a_damaged_partition_is_one_line(
     said = capsys.readouterr()
     assert code == 2
     assert said.err.startswith("downslope: groups.json: no partition")
+    assert words in said.err

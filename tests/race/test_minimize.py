@@ -155,6 +155,17 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
     assert first["curve"]["value"][-1] == pytest.approx(first["value"], rel=1e-8)
 
 
+def test_methods_for_sums_of_squares_take_targets_and_options_as_the_others_do(capsys: Any) -> None:
+    command = ["nist:misra1a", "--method", "levenberg-marquardt"]
+    short = answer(capsys, *command, "--target", "10", code=1)["runs"][0]
+    assert short["status"] == "target"
+    assert short["value"] <= 10  # of Σ r²: the first at or below 20 is 11.5
+    steps = [
+        answer(capsys, *command, "--option", f"first={first}")["runs"][0]["steps"] for first in (1, 1e-4)
+    ]
+    assert steps[0] < steps[1]  # of a radius that begins small
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -190,6 +201,20 @@ def test_methods_for_sums_of_squares_run_beside_the_others(capsys: Any) -> None:
             ["rosenbrock", "--method", "adam", "--option", "lr=x"],
             "method 'adam': lr = 'x': expected a number",
         ),
+        (["rosenbrock", "--method", "gd", "--option", "momentum=0.5"], "'gd' has no option 'momentum'"),
+        (
+            ["rosenbrock", "--method", "gd", "--option", "step=[1]"],
+            "step = [1]: expected one of armijo, wolfe",
+        ),
+        (["rosenbrock", "--method", "muon", "--option", "scale={}"], "scale = {}: expected one of match_rms"),
+        (["rosenbrock", "--method", "muon", "--option", "coefficients=[1]"], "coefficients = [1]: expected"),
+        (["rosenbrock", "--method", "muon", "--option", "ns_steps=1e30"], "ns_steps = 1e+30: expected"),
+        (
+            ["rosenbrock", "--method", "muon", "--option", f"ns_steps={10**20}"],
+            "at least 1, at most 1000",
+        ),
+        (["nist:enso", "--method", "gauss-newton", "--option", "first=x"], "first = 'x': expected a number"),
+        (["rosenbrock", "--option", "name=gd"], "method 'l-bfgs' has no option 'name'"),
         (["rosenbrock", "--option", "memory=0"], "method 'l-bfgs': memory = 0: expected"),
         (["rosenbrock", "--x0", f"1*{10**15}"], f"{10**15} numbers do not fit into memory"),
         (["--program", "'cat", "--x0", "1"], "no closing quotation"),

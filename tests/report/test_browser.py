@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from downslope.report import LIMIT, render
+from downslope.report import LIMIT, Chapter, Section, page, render
+from downslope.report.heat import Heat, HeatCell, HeatRow
 from tests.report.sample import sample
 
 CURVES, SENSITIVITY, FINALS = 0, 1, 2
@@ -236,6 +237,65 @@ def test_no_page_is_wider_than_the_window(show: Any, width: int) -> None:
     for fold in opened.page.locator("details.fold > summary").all():
         fold.click()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def with_long_names(count: int) -> dict[str, Any]:
+    """Return a run of so many optimizers and parameters with long names that differ at their ends."""
+    result = sample(10)
+    result["optimizers"] = [
+        {**result["optimizers"][i % 10], "name": f"long_name_of_an_optimizer_{i:02d}", "rank": i + 1,
+         "label": f"LongNameThatSomebodyGaveToAnOptimizerNumber{i:02d} (momentum 0.9, nesterov, decoupled)"}
+        for i in range(count)
+    ]  # fmt: skip
+    assignment = result["partition"]["assignments"][0]
+    names = [
+        f"model.backbone.stages.{chr(97 + i % 26) * (5 + i // 26)}.attention.projection_out"
+        for i in range(count)
+    ]
+    result["partition"]["assignments"] = [
+        {**assignment, "name": f"{name}.{name}", "reason": f"contracted over axis 1, {name[-20:]} " * 2}
+        for name in names
+    ]
+    return result
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_long_names_break_and_leave_the_window_as_wide_as_it_is(show: Any, width: int) -> None:
+    opened = show(render(with_long_names(30)), width=width)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in opened.page.locator(".interval .name").all():
+        left = name.evaluate(
+            "e => e.getBoundingClientRect().left - e.closest('svg').getBoundingClientRect().left"
+        )
+        assert left >= 0
+    first = opened.page.locator(".interval .name").first
+    assert re.fullmatch(r"LongName.*….*umber00", first.text_content())
+    rows = opened.page.locator("tbody th.code").all()
+    assert len(rows) == 30
+    # No column is squeezed to a word a line: 90 letters take 8 lines on a phone, and 3 in a wide window.
+    assert max(row.bounding_box()["height"] for row in rows) < (200 if width == 390 else 120)
+
+
+def test_on_paper_nothing_is_cut_off(show: Any) -> None:
+    """A4 less its margins is 687 pixels wide."""
+    opened = show(render(with_long_names(30)), width=687)
+    opened.page.emulate_media(media="print")
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.locator("details:not([open])").count() == 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 687
+    wide = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).length"
+    assert opened.page.evaluate(wide) == 0
+    for stage in opened.page.locator(".stage svg").all():
+        assert stage.bounding_box()["height"] <= 800  # it fits on a page, below its title
+
+
+def test_a_wide_map_fits_on_paper(show: Any) -> None:
+    cells = [HeatCell("1.83×10¹⁴", 0.5)] * 30
+    heat = Heat("30 seeds", "rate", [str(i) for i in range(30)], [HeatRow("0.003", cells)] * 9)
+    opened = show(page([Chapter("grid", "A grid", [Section("Map", [heat])])]), width=687)
+    assert opened.page.locator(".scroll").evaluate("s => s.scrollWidth - s.clientWidth") > 0
+    opened.page.emulate_media(media="print")
+    assert opened.page.locator(".scroll").evaluate("s => s.scrollWidth - s.clientWidth") <= 0
 
 
 def interrupted() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from downslope.compare import terminal
-from downslope.compare.folder import RunFolder, as_text, write_file
+from downslope.compare.folder import RunFolder, as_text, read_bytes, write_file
 from downslope.compare.prepare import cost, prepare
 from downslope.compare.results import checked
 from downslope.compare.storage import require_reachable
-from downslope.errors import UsageError, one_line
+from downslope.compare.stored import require_grid
+from downslope.errors import UsageError
+from downslope.shapes import DamagedError, parsed
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -77,16 +78,7 @@ def run_report(runs: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
     if any(grids):
         if len(runs) > 1:
             raise UsageError("a grid of --sensitivity has a page of its own: give one run at a time")
-        try:
-            page = write_grid(grids[0], out or folders[0].report_file)
-        except UsageError:
-            raise
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise UsageError(
-                f"{folders[0].result_file} is damaged ({one_line(error)}): the same command of "
-                "downslope compare makes it again"
-            ) from error
-        return _told(page, runs, as_json=as_json)
+        return _told(write_grid(grids[0], out or folders[0].report_file), runs, as_json=as_json)
     results = [stored_result(folder) for folder in folders]
     if len(runs) > 1 and out is None:
         raise UsageError(f"{len(runs)} runs make one page: say where with --out page.html")
@@ -113,12 +105,29 @@ def stored_result(folder: RunFolder) -> dict[str, Any]:
 
 
 def stored_grid(folder: RunFolder) -> dict[str, Any]:
-    """Return the grid of `--sensitivity` that a folder holds; empty where it holds something else."""
-    try:
-        found = json.loads(folder.result_file.read_text())
-        return found if found["kind"] == "sensitivity" else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return the grid of `--sensitivity` that a folder holds; empty where it holds something else.
+
+    Raises:
+        UsageError: the grid is damaged, or was not finished.
+
+    """
+    of_trainings = folder.run_file.exists()
+    if of_trainings and "across" not in folder.read_run()["identity"]:
         return {}
+    if not folder.result_file.exists():
+        if of_trainings:
+            raise UsageError(
+                f"{folder.path} holds the beginning of a grid: the same command goes on from there"
+            )
+        return {}
+    try:
+        found: dict[str, Any] = parsed(read_bytes(folder.result_file))
+        require_grid(found)
+    except DamagedError as error:
+        raise UsageError(
+            f"{folder.result_file} is damaged ({error}): the same command of downslope compare makes it again"
+        ) from None
+    return found
 
 
 def write_page(results: Sequence[dict[str, Any]], path: Path) -> Path:
@@ -153,13 +162,15 @@ def ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
     {'adamw': (0.0001, 0.1)}
 
     Raises:
-        UsageError: a text is not like that.
+        UsageError: a text is not like that, or the second for an optimizer.
 
     """
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for text in texts:
         name, _, rest = text.partition("=")
         low, _, high = rest.partition(":")
+        if name.strip() in found:
+            raise UsageError(f"--lr {text}: {name.strip()} has a range already; give one for each optimizer")
         try:
             found[name.strip()] = (float(low), float(high))
         except ValueError:

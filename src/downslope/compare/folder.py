@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from downslope.compare.plan import differences
+from downslope.compare.plan import Plan, differences
 from downslope.compare.run import Record
-from downslope.errors import UsageError, one_line
+from downslope.compare.stored import RUN
+from downslope.errors import UsageError
 from downslope.files import write_text
+from downslope.shapes import DamagedError, parsed, require
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What a disk answers that takes no more."""
@@ -74,13 +76,19 @@ class RunFolder:
         finally:
             lock.release()
 
-    def require_possible(self) -> None:
-        """Refuse a path where no folder can be, before any work is done for it.
+    def require_possible(self, what: str = "trainings") -> None:
+        """Refuse a path where no folder can be, before any work is done for it, and what others would lose.
 
         Raises:
-            UsageError: it, or what it is to stand in, is a file or cannot be written to.
+            UsageError: it, or what it is to stand in, is a file or cannot be written to; or it holds a page
+                of something else than is to be written: "trainings", "a solve" or "a race".
 
         """
+        trainings = self.run_file.exists() or self.trials_file.exists()
+        race, solve = (self.path / "race.json").exists(), self.result_file.exists()
+        held = "trainings" if trainings else "a race" if race else "a solve" if solve else what
+        if held != what:
+            raise UsageError(f"{self.path} holds {held}, which this would write over: give another --out")
         nearest = next(p for p in (self.path.absolute(), *self.path.absolute().parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             why = "is no folder" if not nearest.is_dir() else "cannot be written to"
@@ -90,7 +98,7 @@ class RunFolder:
         """Return what `write_run` wrote.
 
         Raises:
-            UsageError: this is no run folder, or of a version that this program does not know.
+            UsageError: this is no run folder, it is damaged, or of a version that this program does not know.
 
         """
         if not self.run_file.is_file():
@@ -98,21 +106,27 @@ class RunFolder:
                 f"{self.path} is not a run folder: it has no run.json; expected the folder of a comparison"
             )
         try:
-            run: dict[str, Any] = json.loads(_read(self.run_file))
-            version = run["schema"]
-            if version == 1 and not isinstance(run["identity"], dict):
-                raise TypeError("identity")
-        except (ValueError, KeyError, TypeError) as error:
+            run: dict[str, Any] = parsed(read_bytes(self.run_file))
+            require(run, {"schema": int})
+            if run["schema"] == 1:
+                require(run, RUN)
+                plan = Plan.from_dict(run["plan"])
+                names = {c.name for c in plan.candidates}
+                if not names:
+                    raise DamagedError("plan.candidates is empty")
+                if run["partition"] is not None:
+                    require(run["partition"]["optimizer"], names, "partition.optimizer")
+        except UsageError as error:  # of the plan, whose numbers are out of range
+            raise self.damaged(f"plan: {error}") from None
+        except DamagedError as error:
             raise self.damaged(error) from None
-        if version != 1:
-            raise UsageError(f"{self.run_file} has schema {version!r}: this version reads schema 1")
+        if run["schema"] != 1:
+            raise UsageError(f"{self.run_file} has schema {run['schema']}: this version reads schema 1")
         return run
 
-    def damaged(self, error: Exception) -> UsageError:
+    def damaged(self, what: object) -> UsageError:
         """Return the error for a `run.json` in which something is not as it was written."""
-        return UsageError(
-            f"{self.run_file} is damaged ({one_line(error)}): move the folder away and start again"
-        )
+        return UsageError(f"{self.run_file} is damaged ({what}): move the folder away and start again")
 
     def open_run(self, run: dict[str, Any]) -> dict[str, Any]:
         """Write what a comparison starts from, or return what an earlier start of the same one wrote.
@@ -143,14 +157,15 @@ class RunFolder:
         """
         if not self.trials_file.exists():
             return []
-        lines = _read(self.trials_file).split(b"\n")
+        lines = read_bytes(self.trials_file).split(b"\n")
         records: dict[tuple[str, str, int], Record] = {}
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                record = Record.from_dict(json.loads(line))
-            except (ValueError, KeyError, TypeError):
+                record = Record.from_dict(parsed(line))
+            except DamagedError as error:
                 raise UsageError(
-                    f"{self.trials_file}, line {number}, is no record of a run: delete it to run it again"
+                    f"{self.trials_file}, line {number}, is no record of a run ({error}): delete the line, "
+                    "and the same command of downslope compare runs it again"
                 ) from None
             records[record.key] = record
         return list(records.values())
@@ -173,7 +188,13 @@ class RunFolder:
             os.fsync(file.fileno())
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        UsageError: it cannot be read.
+
+    """
     try:
         return path.read_bytes()
     except OSError as error:

@@ -21,6 +21,8 @@ from downslope.compare.optimizers import CANDIDATES, Candidate, Space
 from downslope.errors import MissingPackageError, UsageError, closest
 
 SCHEDULES = ("linear", "cosine")
+MOST_SEED = 2**62
+"""Seeds begin below this: every framework's generators take those and the ones that follow."""
 CURVE_POINTS = 20
 """How many times a final run is evaluated, about evenly spaced."""
 
@@ -188,8 +190,8 @@ def fresh_seeds(count: int, tuning_seed: int) -> tuple[int, ...]:
     """Return the seeds of the final runs: those that follow the tuning seed."""
     if count < 1:
         raise UsageError(f"seeds = {count}: expected a whole number above 0")
-    if tuning_seed < 0:
-        raise UsageError(f"seed = {tuning_seed}: expected a whole number of at least 0")
+    if not 0 <= tuning_seed < MOST_SEED:
+        raise UsageError(f"seed = {tuning_seed}: expected a whole number from 0 to below {MOST_SEED}")
     return tuple(range(tuning_seed + 1, tuning_seed + 1 + count))
 
 

@@ -25,6 +25,7 @@ from downslope.compare.verdict import (
     ranks,
     sensitivity,
 )
+from downslope.errors import UsageError, one_line
 
 SCHEMA = 1
 
@@ -117,10 +118,20 @@ def checked(folder: RunFolder, run: Mapping[str, Any], records: Sequence[Record]
         UsageError: what was read is damaged.
 
     """
+    spaces = {c["name"]: c["space"] for c in run["plan"]["candidates"]}
+    for r in records:
+        space = spaces.get(r.optimizer)
+        low, high = space["lr"] if space else (1, 0)
+        if space is None or not low <= r.lr <= high or r.weight_decay not in space["weight_decay"]:
+            raise UsageError(
+                f"{folder.trials_file} holds a run that is not in the plan of run.json ({r.optimizer}, "
+                f"{r.kind} {r.index}, lr {r.lr:.6g}, decay {r.weight_decay:g}): delete its line, and the "
+                "same command of downslope compare runs what is missing"
+            )
     try:
         return build(run, records)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise folder.damaged(error) from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise folder.damaged(one_line(error)) from error
 
 
 def _finals(plan: Plan, records: Sequence[Record]) -> dict[str, list[Record]]:

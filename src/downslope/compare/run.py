@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from downslope.compare.plan import Plan, RunSpec
+from downslope.compare.stored import RECORD
 from downslope.errors import UsageError
+from downslope.shapes import DamagedError, require
 from downslope.tasks import Task
 
 
@@ -83,22 +85,16 @@ class Record:
         """Return the record that `to_dict` described.
 
         Raises:
-            KeyError, TypeError, ValueError: it is no such record.
+            DamagedError: it is no such record.
 
         """
-        kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
-        values = {f.name: d[f.name] for f in fields(cls)}
-        values["final"] = infinite(d["final"])
+        require(d, RECORD)
         c = d["curve"]
-        curve = Curve(
-            [int(v) for v in c["steps"]], [float(v) for v in c["seconds"]], [*map(infinite, c["loss"])]
-        )
-        for f in fields(cls):
-            if f.name != "curve" and not isinstance(values[f.name], kinds[str(f.type)]):
-                raise TypeError(f"{f.name} is {values[f.name]!r}")
-        if not len(curve.steps) == len(curve.seconds) == len(curve.loss) > 0:
-            raise ValueError("the curve has no values, or not as many of each")
-        return cls(**{**values, "curve": curve})
+        if not c["loss"]:
+            raise DamagedError("curve.loss is empty")
+        curve = Curve(c["steps"], [float(v) for v in c["seconds"]], [*map(infinite, c["loss"])])
+        values = {f.name: d[f.name] for f in fields(cls)}
+        return cls(**{**values, "final": infinite(d["final"]), "curve": curve})
 
 
 def finite(value: float) -> float | None:

@@ -18,7 +18,7 @@ from downslope.compare.folder import RunFolder, as_text, plain_name, write_file
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, run, summary
 from downslope.compare.words import more, number
-from downslope.errors import UsageError
+from downslope.errors import UsageError, closest
 from downslope.tasks.load import KNOWN
 
 SHADES = ("█", "▓", "▒", "░", "·")
@@ -73,6 +73,8 @@ def run_sensitivity(
             dry_run=dry_run,
             told=told,
         )
+    if across == "decay" and "seeds" in typed:
+        raise UsageError("--seeds has no meaning with --across decay, whose runs have one seed: leave it out")
     from downslope.compare.optimizers import DEFAULT
 
     session = prepare(spec, optimizers=optimizers or DEFAULT, trials=RATES, seeds=1, **options)
@@ -127,6 +129,8 @@ def _run_solve(
             raise UsageError(f"method {method!r} stands twice: name each once")
         if method in SQUARES:
             raise UsageError(f"{method} takes residuals, which a solve has none of: name another method")
+    folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{plain_name(spec)}"))
+    folder.require_possible("a solve")
     told.print(
         f"{spec}: {len(RADII) * seeds * len(methods)} solves of at most {steps} steps: "
         f"{len(RADII)} distances × {seeds} directions × {len(methods)} methods"
@@ -136,23 +140,27 @@ def _run_solve(
             plan = {"problem": spec, "steps": steps, "methods": list(methods), "distances": list(RADII)}
             print_json({"plan": {**plan, "directions": seeds}, "runs": len(RADII) * seeds * len(methods)})
         return 0
-    folder = RunFolder(Path(out or Path("runs") / f"sensitivity-{plain_name(spec)}"))
-    if folder.run_file.exists():
-        raise UsageError(f"{folder.path} holds trainings, and this is a solve: give another --out")
-    folder.require_possible()
     return _finish(solve(spec, methods, seeds, seed, command, steps), folder, as_json)
 
 
 def is_solve(spec: str) -> bool:
-    """Whether this names a problem to solve and no task to train."""
+    """Whether this names a problem to solve and no task to train.
+
+    Raises:
+        UsageError: it names neither.
+
+    """
     if spec in KNOWN or ".py" in spec:
         return False
-    from downslope.solvers.race.target import target
+    from downslope.tasks.problems import NAMES, problem
 
     try:
-        target(spec, program=None, x0=None, n=None, framework="numpy", workers=1, timeout=1.0).close()
+        problem(spec)
     except UsageError:
-        return False
+        raise UsageError(
+            f"{spec!r}: expected a task ({', '.join(KNOWN)}, or path.py:name) or a problem that comes along, "
+            f"as rosenbrock{closest(spec, [*KNOWN, *NAMES])}"
+        ) from None
     return True
 
 
@@ -324,15 +332,15 @@ def _shade(value: float | None, best: float, done: bool, short: bool) -> Text:
 def table(found: dict[str, Any]) -> Table:
     """Return one row an optimizer."""
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    spent = [found["short"]] if "short" in found else []
+    spent = [found["short"].replace(" of ", " of\n")] if "short" in found else []
     for head in (
         "",
-        f"best\n{found['row']}",
+        "best\n" + "\n".join(found["row"].rsplit(" ", 1)),
         "ends at",
-        "rows\nwithin 10 %",
+        "rows\nwithin\n10 %",
         "a row\naway",
         f"worst\n{found['column']}",
-        found["lost"],
+        found["lost"].replace(" ", "\n"),
         *spent,
     ):
         drawn.add_column(head, justify="left" if not head else "right")

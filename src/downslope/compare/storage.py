@@ -19,6 +19,7 @@ from typing import Any
 from downslope.compare.plan import Plan
 from downslope.compare.run import Record
 from downslope.errors import MissingPackageError, UsageError, one_line
+from downslope.shapes import DamagedError, parsed
 
 
 def require_reachable(url: str) -> None:
@@ -116,11 +117,11 @@ class Studies:
                 if "record" not in trial.user_attrs:
                     continue
                 try:
-                    record = Record.from_dict(json.loads(trial.user_attrs["record"]))
-                except (ValueError, KeyError, TypeError):
+                    record = Record.from_dict(parsed(trial.user_attrs["record"]))
+                except (DamagedError, TypeError) as error:
                     raise UsageError(
                         f"trial {trial.number} of {name} in the storage {self._shown!r} is no record of a "
-                        "run: delete its study, or give another --storage"
+                        f"run ({error}): delete its study, or give another --storage"
                     ) from None
                 found.append(record)
         return found

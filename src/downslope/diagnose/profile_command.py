@@ -89,12 +89,13 @@ def _measure(
     from downslope.compare.torch import threads as with_threads
     from downslope.diagnose.torch.profile import profile_subjects
     from downslope.diagnose.torch.subject import of_task
-    from downslope.diagnose.torch.what_if import chosen
+    from downslope.diagnose.torch.what_if import chosen, require_meaning
 
     changes = chosen(what_ifs)
     candidates = choose(names, task.learning_rates, {})
     with with_threads(threads), _progress(told) as say:
         subjects = [of_task(task, c, seed, lr) for c in candidates]
+        require_meaning(subjects[0], what_ifs)
         return profile_subjects(subjects, changes, seconds=seconds, told=say)
 
 

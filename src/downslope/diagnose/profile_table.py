@@ -155,7 +155,7 @@ def layers_table(layers: Sequence[LayerTime]) -> Table:
     table = _table(("layer", "left"), ("", "left"), ("forward ms", "right"), ("backward ms", "right"))
     for x in ordered[:MOST_LAYERS]:
         table.add_row(
-            Text(x.name, overflow="ellipsis"), x.kind, milliseconds(x.forward), milliseconds(x.backward)
+            Text(x.name, overflow="fold"), x.kind, milliseconds(x.forward), milliseconds(x.backward)
         )
     if rest := ordered[MOST_LAYERS:]:
         sums = [milliseconds(sum(getattr(x, k) for x in rest)) for k in ("forward", "backward")]

@@ -13,6 +13,7 @@ from rich.console import Console
 from downslope.compare.command import print_json
 from downslope.compare.folder import plain_name, require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
+from downslope.compare.plan import MOST_SEED
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
 from downslope.diagnose.rungs import (
@@ -64,8 +65,8 @@ def run_lr(
     for option, count in (("--seeds", seeds), ("--whole-seeds", whole_seeds)):
         if count < 1:
             raise UsageError(f"{option} {count}: expected at least 1")
-    if seed < 0:
-        raise UsageError(f"--seed {seed}: expected a whole number of at least 0")
+    if not 0 <= seed < MOST_SEED:
+        raise UsageError(f"--seed {seed}: expected a whole number from 0 to below {MOST_SEED}")
     if not 0 <= weight_decay < math.inf:
         raise UsageError(f"--weight-decay {weight_decay:g}: expected a number of at least 0")
     if not 0 <= warmup < 1:

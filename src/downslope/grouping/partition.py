@@ -13,6 +13,7 @@ from typing import Any
 from downslope.errors import UsageError, one_line
 from downslope.files import write_text
 from downslope.grouping.view import MatrixView
+from downslope.shapes import DamagedError, Positive, parsed, require
 from downslope.words import many
 
 
@@ -82,6 +83,32 @@ class Assignment:
         view = MatrixView.from_dict(d["view"]) if d["view"] else None
         shape = tuple(d["shape"])
         return cls(d["name"], shape, Role(d["role"]), d["rule"], view, d["reason"], d.get("warning", ""))
+
+
+SHAPE = {
+    "assignments": [
+        {
+            "name": str,
+            "shape": [int],
+            "role": frozenset(Role),
+            "rule": frozenset(RULES),
+            "view": (
+                {
+                    "outputs": [int],
+                    "inputs": [int],
+                    "batch": [int],
+                    "blocks": [int],
+                    "blocks_along": str,
+                    "repeats?": Positive(int),
+                },
+                None,
+            ),
+            "reason": str,
+            "warning?": str,
+        }
+    ]
+}
+"""Of a file that `save` wrote, version 1."""
 
 
 class Partition:
@@ -170,6 +197,8 @@ class Partition:
             UsageError: it cannot be written there.
 
         """
+        if Path(path).is_dir():
+            raise UsageError(f"the partition cannot be written to {path}, a folder: give a file")
         try:
             write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
         except OSError as error:
@@ -184,8 +213,13 @@ class Partition:
 
         """
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UsageError(f"{path} cannot be read as a partition: {one_line(error)}") from error
+            found = parsed(Path(path).read_bytes())
+            if isinstance(found, dict) and found.get("version") == 1:
+                require(found, SHAPE)
+            return cls.from_dict(found)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read as a partition: {error.strerror}") from error
+        except DamagedError as error:
+            raise UsageError(f"{path}: no partition ({error}): write it anew with --save") from error
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error

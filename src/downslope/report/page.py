@@ -83,7 +83,7 @@ def asset(name: str) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return Jinja's environment: everything escaped, `draw` for parts, `data` for JSON, `whole` for text."""
+    """Return Jinja's environment: everything escaped, `draw` for parts, filters for JSON, text and names."""
     env = Environment(
         loader=PackageLoader("downslope.report"),
         autoescape=True,
@@ -94,6 +94,7 @@ def environment() -> Environment:
     env.globals["draw"] = draw
     env.filters["data"] = data
     env.filters["whole"] = whole
+    env.filters["name"] = name
     return env
 
 
@@ -110,6 +111,16 @@ def whole(text: str) -> Markup:
 
     """
     return Markup(re.sub(r"--\w[\w-]*", r'<span class="whole">\g<0></span>', str(escape(text))))
+
+
+def name(text: str) -> Markup:
+    """Return a name of code that breaks after its dots, slashes and underscores, where it has to.
+
+    >>> print(name("block.0/kernel_a<b"))
+    block.<wbr>0/<wbr>kernel_<wbr>a&lt;b
+
+    """
+    return Markup(re.sub(r"([./_]+)(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def data(value: object) -> Markup:

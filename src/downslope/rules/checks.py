@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from downslope.errors import a_type
@@ -37,6 +38,11 @@ def require_number(
         number = math.nan
     inside = low <= number < high if open_high else low <= number <= high
     require(name, value, inside, expected)
+
+
+def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of the choices, which are texts; a list cannot even be looked up."""
+    require(name, value, isinstance(value, str) and value in choices, "one of " + ", ".join(choices))
 
 
 def require_betas(name: str, value: Any, count: int) -> None:

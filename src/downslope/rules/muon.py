@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from downslope.ops.protocol import Array, Ops
-from downslope.rules.checks import require, require_number
+from downslope.rules.checks import require, require_choice, require_number
 from downslope.rules.orthogonalize import coefficients_of, orthogonalize
 from downslope.rules.rule import Rule, State
 
@@ -109,7 +109,7 @@ class Muon(Rule):
         super().__post_init__()
         require_number("momentum", self.momentum, 0.0, 1.0)
         coefficients_of(self.coefficients, self.ns_steps)
-        require("scale", self.scale, self.scale in SCALES, "one of " + ", ".join(SCALES))
+        require_choice("scale", self.scale, SCALES)
         require("normuon", self.normuon, isinstance(self.normuon, bool), "True or False")
         require_number("normuon_beta", self.normuon_beta, 0.0, 1.0)
         n = self.momentum_warmup

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from downslope.ops.protocol import Array, Ops
-from downslope.rules.checks import require
+from downslope.rules.checks import require, require_choice
 
 
 class Step(Protocol):
@@ -210,6 +210,9 @@ def _minimax_half(steps: int) -> list[Step]:
     return [*_MINIMAX_HALF[:steps], *[_LIMIT] * (steps - len(_MINIMAX_HALF))]
 
 
+MOST = 1000
+"""Steps that a set is asked for at most: twenty bring any singular value to 1."""
+
 _SETS: Mapping[str, tuple[Callable[[int], list[Step]], int]] = MappingProxyType(
     {"minimax": (_minimax, 3), "polar_express": (_polar_express, 5), "keller5": (_keller5, 5)}
 )
@@ -242,12 +245,12 @@ def coefficients_of(name: str, steps: int | None = None, half: bool = False) -> 
     [Degree5(a=3.4445, b=-4.775, c=2.0315)]
 
     """
-    require("coefficients", name, name in _SETS, "one of " + ", ".join(_SETS))
+    require_choice("coefficients", name, _SETS)
     make, usual = (_SETS_HALF if half else _SETS)[name]
     if steps is None:
         return make(usual)
-    whole = isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1
-    require("ns_steps", steps, whole, "a whole number of at least 1")
+    whole = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST
+    require("ns_steps", steps, whole, f"a whole number of at least 1, at most {MOST}")
     return make(steps)
 
 

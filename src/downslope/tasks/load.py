@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -156,10 +157,19 @@ def importing(path: Path, call: str = "") -> Iterator[None]:
         raise UsageError(f"{path} does not import: {one_line(error)}{where(error, path)}{hint}") from error
 
 
+_OWN = Path(__file__).resolve().parents[1]
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+"""Where code lies that the user did not write."""
+
+
 def where(error: BaseException, path: Path | None = None) -> str:
-    """Return ` (file.py, line 12)`: the last frame of an exception in the user's file, or at all."""
+    """Return ` (file.py, line 12)`: the last frame of an exception in the user's file, or in no library."""
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [f for f in frames if path is None or Path(f.filename).resolve() == path.resolve()]
+    if path is None:
+        inside = [f for f in frames if not Path(f.filename).resolve().is_relative_to(_OWN)]
+        inside = [f for f in inside if not f.filename.startswith(_LIBRARIES)]
+    else:
+        inside = [f for f in frames if Path(f.filename).resolve() == path.resolve()]
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({Path(error.filename).name}, line {error.lineno})" if "line" not in str(error) else ""
     return f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""

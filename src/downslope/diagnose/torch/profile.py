@@ -20,7 +20,7 @@ from downslope.diagnose.torch.processes import agreed, alone, exchanges
 from downslope.diagnose.torch.snapshot import Snapshot
 from downslope.diagnose.torch.subject import Subject, of_objects
 from downslope.diagnose.torch.tape import Tape, self_times
-from downslope.diagnose.torch.what_if import chosen, seconds_of, try_out
+from downslope.diagnose.torch.what_if import chosen, require_meaning, seconds_of, try_out
 from downslope.errors import UsageError
 from downslope.torch.regions import heard_by
 
@@ -105,6 +105,7 @@ def profile(
         )
     names = chosen(what_ifs)
     subjects = [of_objects(model, batch, optimizer, loss, batches)]
+    require_meaning(subjects[0], what_ifs)
     if versus is not None:
         subjects.append(of_objects(model, batch, versus, loss, batches))
     return profile_subjects(subjects, names, layers=layers, memory=memory, seconds=seconds)

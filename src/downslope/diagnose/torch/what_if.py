@@ -50,7 +50,9 @@ def chosen(names: str | None) -> tuple[str, ...]:
         return NAMES
     if names == "quick":
         return QUICK
-    found = [name.strip() for name in names.split(",") if name.strip() not in ("", "none")]
+    if names == "none":
+        return ()
+    found = [name.strip() for name in names.split(",") if name.strip()]
     for name in found:
         if name not in NAMES:
             raise UsageError(
@@ -58,6 +60,21 @@ def chosen(names: str | None) -> tuple[str, ...]:
                 f"{closest(name, NAMES)}"
             )
     return tuple(found)
+
+
+def require_meaning(subject: Subject, names: str | None) -> None:
+    """Refuse a change that was asked for by its name where a step has nothing for it to change.
+
+    Raises:
+        UsageError: there is such a change.
+
+    """
+    for name in () if names in (None, "all", "quick", "none") else chosen(names):
+        if _MAKERS[name](subject) is None:
+            raise UsageError(
+                f"what-if {name!r} changes nothing in this step of {subject.label}: it is for "
+                f"{_MEANT_FOR[name]}; leave it out"
+            )
 
 
 def try_out(subject: Subject, names: tuple[str, ...], clock: Clock, seconds: float) -> list[WhatIf]:
@@ -248,4 +265,10 @@ _MAKERS: dict[str, Callable[[Subject], Change | WhatIf | None]] = {
     "stacks": _stacks,
     "replicas": _replicas,
     "compile": _compile,
+}
+_MEANT_FOR = {
+    "dtype": "Muon's matrices, below float64",
+    "steps": "Muon's matrices, of three iterations or more",
+    "stacks": "Muon's matrices",
+    "replicas": "Muon in several processes",
 }

@@ -27,7 +27,8 @@ from downslope.errors import UsageError, a_type, closest, one_line
 from downslope.gradients.check.api import check_gradient, framework_of
 from downslope.gradients.check.result import GradientReport, Verdict
 from downslope.gradients.check.terminal import show
-from downslope.tasks.load import gradient_beside, import_file, where
+from downslope.tasks.load import KNOWN, gradient_beside, import_file, where
+from downslope.tasks.load import load as load_task
 from downslope.tasks.task import Task
 
 
@@ -99,9 +100,13 @@ def exit_code(report: GradientReport) -> int:
 def load(target: str, *, point: str | None, gradient: str | None, seed: int) -> tuple[Target, str]:
     """Return what `path.py:name` stands for, and its name."""
     path, has_name, name = target.rpartition(".py:")
-    if not has_name:
+    if target in KNOWN:
+        _check_meant(f"{target} is a task", point, gradient)
+        return _of_task(load_task(target)), target
+    if not has_name or not name:
         raise UsageError(
-            f"{target!r}: expected path.py:name, the name of a function, a module or a task in the file"
+            f"{target!r}: expected path.py:name, the name of a function, a module or a task in the file, or "
+            f"a task that comes along ({', '.join(KNOWN)})"
         )
     file = Path(f"{path}.py")
     if not file.is_file():
@@ -112,15 +117,25 @@ def load(target: str, *, point: str | None, gradient: str | None, seed: int) -> 
         raise UsageError(f"{file} has no {name!r}{closest(name, known)}")
     found = getattr(module, name)
     if isinstance(found, tuple):
+        _check_meant(f"{target} is a tuple, which holds them itself", point, gradient)
         return _of_tuple(found, target), name
     if isinstance(found, Task):
+        _check_meant(f"{target} is a task", point, gradient)
         return _of_task(found), name
     if not callable(found) or isinstance(found, type):
         raise UsageError(f"{target} is {a_type(found)}: expected a function, a module, a model or a task")
     if _is_model(found):
+        _check_meant(f"{target} is a model, checked at its parameters on the file's batch", point, gradient)
         return Target(found, _batch(module, target), None, getattr(module, "loss", None)), name
     x = _parsed(point, module, gradient, seed) if point is not None else _point(module, name, found, target)
     return Target(found, x, _gradient(module, name, found, x, gradient, target)), name
+
+
+def _check_meant(why: str, point: str | None, gradient: str | None) -> None:
+    """Raise `UsageError` where an option was typed that is for functions."""
+    for option, given in (("--x", point), ("--gradient", gradient)):
+        if given is not None:
+            raise UsageError(f"{option} {given} is for a function, and {why}: leave it out")
 
 
 def _of_tuple(found: tuple[Any, ...], target: str) -> Target:
@@ -137,7 +152,12 @@ def _of_tuple(found: tuple[Any, ...], target: str) -> Target:
 
 def _of_task(task: Task) -> Target:
     try:
-        return Target(task.build(0), next(iter(task.batches(0))), None, task.loss)
+        batch = next(iter(task.batches(0)), None)
+        if batch is None:
+            raise UsageError(f"batches(seed) of task {task.name!r} is empty: expected batches without end")
+        return Target(task.build(0), batch, None, task.loss)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"task {task.name!r}: {one_line(error)}{where(error)}") from error
 

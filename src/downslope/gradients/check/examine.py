@@ -211,7 +211,7 @@ class Check:
     def _all_entries(self, at: Indices) -> None:
         for _ in range(self.settings.directions):
             at = self._open(at)
-            if not at.size:
+            if not at.size or (self.seen and self.meter.spent):
                 return
             seen = self._tested(at)
             if seen.bent:

@@ -23,6 +23,8 @@ SURE = 8.0
 SEEN = SURE + 1.5
 """What is sure to leave a residual of `SURE` errors has so many: its own error may take some away."""
 
+SMALLEST = 1e-100
+"""First steps end here: on a function without noise each line may settle at a smaller one than the last."""
 
 IMPORTANT = 0.05
 """Entries above this share of the largest make up the gradient: without them nothing is passed."""
@@ -123,7 +125,7 @@ class Meter:
             rough, first = True, blind
             found.rough = True
         if start is None and math.isfinite(slope.error):
-            self.start = slope.step
+            self.start = max(slope.step, SMALLEST)
         if rough:
             self.rough.append(found)
         return found

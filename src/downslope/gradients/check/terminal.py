@@ -14,7 +14,7 @@ def show(report: GradientReport, console: Console) -> None:
     """Print a report: verdict, wrong entries as a table, what kept it from deciding, what was covered."""
     console.print(Text(report.verdict.name, STYLES[report.verdict]) + Text(f"  {report.headline}", "bold"))
     if report.findings:
-        console.print(_findings(report))
+        console.print(Padding(_findings(report), (0, 0, 0, 2), expand=False))
         for f in report.findings[:SHOWN]:
             said = "; ".join(part for part in (f.where if f.entries > 1 else "", f.hint) if part)
             if said:
@@ -34,11 +34,11 @@ def show(report: GradientReport, console: Console) -> None:
 
 def _findings(report: GradientReport) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("  entry", overflow="fold")
+    table.add_column("entry", overflow="fold")
     for head in ("analytic", "numeric", "±", "ratio"):
         table.add_column(head, justify="right", no_wrap=True)
     for f in report.findings[:SHOWN]:
-        table.add_row(f"  {f.name}", *cells(f))
+        table.add_row(Text(f.name), *cells(f))
     return table
 
 

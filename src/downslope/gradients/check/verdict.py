@@ -28,8 +28,8 @@ GRID, CAUSE = 17, 120
 BESIDE = 1e-9
 """Where it is looked whether f is flat, as a share of x."""
 
-DIGITS = 2.0**-40
-"""What may be the rounding of f itself, as a share of f."""
+DIGITS = 2.0**12
+"""So many half units in the last place may be the rounding of f itself."""
 
 FLAT = (
     "f does not change at all close to the point, and jumps a little farther off. A derivative of zero, as "
@@ -152,9 +152,9 @@ class Judge:
         )
 
     def _is_flat(self) -> bool:
-        """Return whether f stays as it is close to the point, and jumps by more than its own digits elsewhere."""
-        x, level = self.problem.x, self.meter.noise.value
-        if not level > DIGITS * abs(self.meter.f0):
+        """Return whether f stays as it is close to the point, and jumps by more than its digits elsewhere."""
+        x, seen = self.problem.x, self.meter.noise
+        if not seen.value > DIGITS * noise.HALF[seen.dtype] * abs(self.meter.f0):
             return False
         size = np.maximum(np.abs(x), float(np.max(np.abs(x), initial=0.0)) or 1.0)
         signs = np.random.default_rng(0).choice([-1.0, 1.0], x.size)

@@ -34,7 +34,7 @@ painters.intervals = (plot) => {
 
 function drawRow(row, x, y, left, hidden) {
   const group = svg("g", { class: `series interval ${colourClass(row.colour)}${hidden ? " off" : ""}`, "data-name": row.name });
-  group.append(svg("text", { class: "name", x: left - 14, y: y + 4, "text-anchor": "end" }, row.name));
+  group.append(svg("text", { class: "name", x: left - 14, y: y + 4, "text-anchor": "end" }, shortened(row.name, left - 14, 13)));
   if (hidden) return group;
   const place = (v) => (v === null ? NaN : x(v));
   const [low, high, middle] = [place(row.low), place(row.high), place(row.value)];

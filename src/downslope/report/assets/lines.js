@@ -23,7 +23,8 @@ painters.lines = (plot) => {
   const bottom = height - 48 - foot;
   const y = makeScale(plot.log.y, yRange.ends, [bottom, top]);
   const left = Math.ceil(Math.max(20, ...ticks(y, (bottom - top) / 42).map(([, word]) => textWidth(word)))) + 10;
-  const right = width - Math.ceil(Math.max(8, ...labelled.map((s) => textWidth(s.name, 13) + 14)));
+  const named = labelled.map((s) => ({ ...s, label: shortened(s.name, width / 3, 13) }));
+  const right = width - Math.ceil(Math.max(8, ...named.map((s) => textWidth(s.label, 13) + 14)));
   const x = makeScale(logX, xRange.ends, [left, right]);
   plot.size(height);
 
@@ -43,7 +44,7 @@ painters.lines = (plot) => {
   });
   plot.svg.append(...groups.toReversed());
   if (spans.length) drawSpans(plot, series, groups, x, bottom + 22);
-  if (labelled.length) endLabels(labelled, groups, x, y, right + 10, [top, bottom]);
+  if (named.length) endLabels(named, groups, x, y, right + 10, [top, bottom]);
   const points = spec.points ? drawPoints(plot, series, groups, lost, x, y, top) : null;
 
   if (yRange.above) plot.notes.push(`Values above ${format(yRange.ends[1], 2)} leave the frame.`);
@@ -102,7 +103,7 @@ function endLabels(series, groups, x, y, left, [top, bottom]) {
   for (const label of labels.toReversed()) {
     label.at = Math.min(label.at, limit);
     limit = label.at - 17;
-    label.group.append(svg("text", { class: "name", x: left, y: label.at + 4 }, label.s.name));
+    label.group.append(svg("text", { class: "name", x: left, y: label.at + 4 }, label.s.label));
   }
 }
 

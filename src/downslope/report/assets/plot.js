@@ -49,6 +49,17 @@ function textWidth(text, size = 12) {
   return ruler.measureText(text).width;
 }
 
+// Names often differ at their ends: what does not fit is left out in the middle.
+function shortened(text, room, size = 12) {
+  let kept = text.length;
+  let shown = text;
+  while (kept > 2 && textWidth(shown, size) > room) {
+    kept -= 1;
+    shown = `${text.slice(0, Math.ceil(kept / 2))}…${text.slice(text.length - Math.floor(kept / 2))}`;
+  }
+  return shown;
+}
+
 class Plot {
   constructor(figure) {
     this.figure = figure;

@@ -51,7 +51,7 @@ SCIPY = {
 """SciPy's names of what is nearest to a method here, where there are no constraints but bounds."""
 
 
-def method_of(name: str | Method, **options: object) -> Method:
+def method_of(name: str | Method, /, **options: object) -> Method:
     """Return a method by its name, with its options; a `Method` is returned as it is.
 
     Raises:

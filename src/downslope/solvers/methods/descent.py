@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from downslope.errors import UsageError
 from downslope.ops.protocol import Array
-from downslope.rules.checks import require_number
+from downslope.rules.checks import require_choice, require_number
 from downslope.solvers.linesearch import LineSearch
 from downslope.solvers.searches.armijo import Armijo, Fixed
 from downslope.solvers.searches.wolfe import Wolfe
@@ -72,8 +72,12 @@ class HeavyBall:
         return -memory.mean
 
 
-def method(name: str, step: str | None = None, lr: float | None = None, momentum: float = 0.9) -> LineSearch:
-    """Return "gd" or "momentum"; `step` is "armijo", "wolfe", or "fixed" of length lr."""
+def method(
+    name: str, step: str | None = None, lr: float | None = None, momentum: float | None = None
+) -> LineSearch:
+    """Return "gd" or "momentum", by default 0.9; `step` is "armijo", "wolfe", or "fixed" of length lr."""
+    if momentum is not None and name != "momentum":
+        raise UsageError(f"method {name!r} has no option 'momentum': expected method 'momentum'")
     kind = ("armijo" if lr is None else "fixed") if step is None else step
     searches: dict[str, Any] = {"armijo": Armijo(), "wolfe": Wolfe(1e-4, 0.1)}
     if kind == "fixed":
@@ -83,6 +87,6 @@ def method(name: str, step: str | None = None, lr: float | None = None, momentum
         searches["fixed"] = Fixed(lr)
     elif lr is not None:
         raise UsageError(f"lr = {lr} goes with step = 'fixed', not with {kind!r}")
-    if kind not in searches:
-        raise UsageError(f"step = {kind!r}: expected 'armijo', 'wolfe' or 'fixed'")
-    return LineSearch(HeavyBall(momentum) if name == "momentum" else Steepest(), searches[kind])
+    require_choice("step", kind, ("armijo", "wolfe", "fixed"))
+    ball = HeavyBall(0.9 if momentum is None else momentum)
+    return LineSearch(ball if name == "momentum" else Steepest(), searches[kind])

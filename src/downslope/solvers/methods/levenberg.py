@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from downslope.errors import UsageError
 from downslope.ops.protocol import Array
+from downslope.rules.checks import require_number
 from downslope.solvers.core import Core, Limits, Problem, begin, moved
 from downslope.solvers.method import Evaluation, Want
 from downslope.solvers.spaces.protocol import Condition, Number
@@ -341,6 +342,7 @@ def method(name: str, first: float = 1.0) -> Levenberg:
         UsageError: `first` is not positive.
 
     """
-    if not first > 0:
+    require_number("first", first, 0.0)
+    if first == 0:
         raise UsageError(f"first = {first!r}: expected a positive multiple of ‖D x₀‖")
     return Levenberg(first, name != "gauss-newton")

@@ -15,15 +15,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from downslope.compare.folder import RunFolder, as_text, plain_name, require_writable, write_file
+from downslope.compare.folder import (
+    RunFolder,
+    as_text,
+    plain_name,
+    read_bytes,
+    require_writable,
+    write_file,
+)
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
 from downslope.report.race import chapter
+from downslope.shapes import DamagedError, parsed, require
 from downslope.solvers import Stop
 from downslope.solvers.methods import method_of
 from downslope.solvers.race.picture import picture
-from downslope.solvers.race.run import SCHEMA, check, race
+from downslope.solvers.race.run import SCHEMA, check, race, require_race
 from downslope.solvers.race.target import target, vector
 
 FILE = "race.json"
@@ -44,15 +52,20 @@ def run_minimize(
 ) -> int:
     """Solve a problem with one method, or race several, show what came of it, and return the exit code."""
     told = Console(stderr=True, highlight=False)
-    methods = [name.strip() for name in (racers or method).split(",") if name.strip()]
+    if racers is None and "," in method:
+        raise UsageError(f"--method {method}: expected one method; --race {method} runs several")
+    methods = [name.strip() for name in (method if racers is None else racers).split(",")]
+    methods = [name for name in methods if name]
     if not methods:
-        raise UsageError("--race names no method: expected names with commas between")
+        option = "method" if racers is None else "race"
+        raise UsageError(f"--{option} names no method: expected names with commas between")
     own = _options(options, methods)
     for name in methods:
         method_of(name, **own.get(name, {}))
     twice = next((name for name in methods if methods.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"method {twice!r} stands twice in --race: name each once")
+    until = _stop(stop)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_printed_aside())  # what the user's function prints
         asked = target(what, **given)
@@ -61,7 +74,7 @@ def run_minimize(
         wanted = racers is not None or out is not None
         at = _page_of(asked.name, out) if wanted else None
         found = race(
-            asked, methods, Stop(**stop), options=own, bounds=_bounds(bounds), command=command,
+            asked, methods, until, options=own, bounds=_bounds(bounds), command=command,
             progress=told.is_terminal and len(methods) == 1,
             began=lambda name: told.print(f"{name} …", style="dim") if len(methods) > 1 else None,
         )  # fmt: skip
@@ -170,7 +183,7 @@ def _page_of(name: str, out: Path | None) -> Path:
         require_writable(out, "--out")
         return out
     folder = out or Path("runs") / f"race-{plain_name(name)}"
-    RunFolder(folder).require_possible()
+    RunFolder(folder).require_possible("a race")
     return folder / "report.html"
 
 
@@ -188,16 +201,14 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
     chapters = []
     for folder in folders:
         try:
-            found = json.loads((folder / FILE).read_bytes())
+            found = parsed(read_bytes(folder / FILE))
+            require(found, {"schema": int})
             if found["schema"] != SCHEMA:
                 raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
-            chapters.append(chapter(found))
-        except UsageError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise UsageError(f"{folder / FILE} is damaged: run the race again") from None
-        except OSError as error:
-            raise UsageError(f"{folder / FILE} cannot be read: {error.strerror}") from None
+            require_race(found)
+        except DamagedError as error:
+            raise UsageError(f"{folder / FILE} is damaged ({error}): run the race again") from None
+        chapters.append(chapter(found))
     at = out or folders[0] / "report.html"
     write_file(at, page(chapters), "--out")
     if as_json:
@@ -212,9 +223,11 @@ def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
 
     >>> _options(["adam.lr=0.1"], ["adam", "cg"])
     {'adam': {'lr': 0.1}}
+    >>> _options(["adam.lr=0.1", "lr=1"], ["adam", "gd"])  # what is for one counts, wherever it stands
+    {'adam': {'lr': 0.1}, 'gd': {'lr': 1}}
 
     """
-    found: dict[str, dict[str, Any]] = {}
+    given: dict[tuple[str, str], Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         method, dot, option = name.strip().rpartition(".")
@@ -225,12 +238,27 @@ def _options(texts: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
         if dot and method not in methods:
             raise UsageError(f"--option {text}: {method!r} is not run; methods are {', '.join(methods)}")
         try:
-            parsed = json.loads(value)
+            meant = json.loads(value)
         except ValueError:
-            parsed = value
-        for one in [method] if dot else methods:
-            found.setdefault(one, {})[option] = parsed
+            meant = value
+        if (method, option) in given:
+            raise UsageError(f"--option {text}: {name.strip()} stands twice; give it once")
+        given[method, option] = meant
+    found: dict[str, dict[str, Any]] = {}
+    for (method, option), meant in sorted(given.items(), key=lambda one: one[0][0] != ""):
+        for name in [method] if method else methods:
+            found.setdefault(name, {})[option] = meant
     return found
+
+
+def _stop(given: dict[str, Any]) -> Stop:
+    """Return when to stop; an error says the option, and not what the library calls it."""
+    for name, value in given.items():
+        try:
+            Stop(**{name: value})
+        except UsageError as error:
+            raise UsageError(f"--{name} {value:g}: {str(error).partition('): ')[2]}") from None
+    return Stop(**given)
 
 
 def _bounds(text: str | None) -> Any:

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,57 @@ from downslope.errors import UsageError
 from downslope.gradients.nest import leaves_of
 from downslope.report.numbers import counted, listed, number
 from downslope.report.race import kept
+from downslope.shapes import Columns, DamagedError, Exactly, Rows, require
 from downslope.solvers import Status, Stop, minimize
 from downslope.solvers.methods import SQUARES
 from downslope.solvers.race.target import Target
 from downslope.tasks.problems import Problem
 
 SCHEMA = 1
+
+_MAYBE = (float, None)
+SHAPE = {
+    "problem": {
+        "name": str, "n": int, "start": str, "source": str, "lowest": _MAYBE, "gradient": str, "about": str
+    },
+    "runs": [
+        {
+            "method": str, "value": _MAYBE, "gradient": _MAYBE, "steps": int, "evaluations": int,
+            "seconds": float, "success": bool, "ending": str, "message": str,
+            "curve": Columns(evaluations=[int], seconds=[float], value=[_MAYBE], gradient=[_MAYBE]),
+            "path": (Columns(x=[_MAYBE], y=[_MAYBE], value=[_MAYBE]), None),
+        }
+    ],
+    "lowest": float,
+    "first": [str],
+    "tolerance": _MAYBE,
+    "sentence": str,
+    "notes": [str],
+    "command": str,
+    "where": {str: str},
+    "picture": (
+        {
+            "frame": Exactly(2, Exactly(2, float)), "field": (Rows(_MAYBE), None), "without": str,
+            "start": Exactly(2, float), "minima": [Exactly(2, float)], "names": Exactly(2, str),
+        },
+        None,
+    ),
+}  # fmt: skip
+"""Of `race.json`, schema 1."""
+
+
+def require_race(found: Any) -> None:
+    """Hold a race that was read against its shape; where there is a picture, every run has a path on it.
+
+    Raises:
+        DamagedError: it does not fit.
+
+    """
+    require(found, SHAPE)
+    without = [i for i, r in enumerate(found["runs"]) if r["path"] is None]
+    if found["picture"] is not None and without:
+        raise DamagedError(f"runs[{without[0]}].path is null, and there is a picture")
+
 
 WORDS = {
     Status.GRADIENT: "converged",
@@ -105,7 +151,8 @@ def _timed(
     size = sum(math.prod(np.shape(leaf)) for leaf in leaves_of(given.x0))
     start = time.perf_counter()
     if method in SQUARES:
-        return _squares(given, method, stop, bounds, size == 2), time.perf_counter() - start
+        found = _squares(given, method, stop, options, bounds, size == 2)
+        return found, time.perf_counter() - start
     result = minimize(
         given.fun, given.x0, method, gradient=given.gradient, stop=stop, bounds=bounds,
         options=options or None, history="points" if size == 2 else True, progress=progress,
@@ -113,16 +160,19 @@ def _timed(
     return result, time.perf_counter() - start
 
 
-def _squares(given: Target, method: str, stop: Stop, bounds: Any, points: bool) -> Any:
+def _squares(
+    given: Target, method: str, stop: Stop, options: dict[str, Any], bounds: Any, points: bool
+) -> Any:
     """Return the result of a method for sums of squares, in the terms of others: Σ rᵢ², not half of it."""
     from downslope.solvers.least_squares import least_squares
 
     problem = given.fun
     assert isinstance(problem, Problem)
     assert problem.residuals is not None
+    half = replace(stop, target=None if stop.target is None else stop.target / 2)
     found = least_squares(
-        problem.residuals, given.x0, problem.jacobian, bounds, method, stop=stop,
-        history="points" if points else True,
+        problem.residuals, given.x0, problem.jacobian, bounds, method, stop=half,
+        history="points" if points else True, options=options,
     )  # fmt: skip
     history = [{**h, "value": 2 * h["value"], "gradient": 2 * h["gradient"]} for h in found.history]
     return SimpleNamespace(

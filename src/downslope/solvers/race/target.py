@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,15 @@ from downslope.tasks.load import gradient_beside, import_file, where
 from downslope.tasks.problems import Minimum, Problem, problem
 
 LIBRARIES = (".so", ".dylib", ".dll")
+
+MEANT_FOR = {
+    "n": "a problem whose size is free",
+    "framework": "path.py:f",
+    "no_gradient": "path.py:f and libraries",
+    "workers": "--program",
+    "timeout": "--program",
+}
+"""What each option is for that not every function to minimize has a use for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ def target(
     workers: int,
     timeout: float,
     differences: bool = False,
+    typed: Collection[str] = (),
 ) -> Target:
     """Return what is to be minimized.
 
@@ -71,17 +81,17 @@ def target(
         workers: processes of a program.
         timeout: seconds a program may take for an evaluation.
         differences: whether the gradient of a library or a file is to be left alone.
+        typed: names of the options given; those that would have no effect are refused.
 
     Raises:
-        UsageError: no such problem, file or symbol, or no start.
+        UsageError: no such problem, file or symbol, no start, or an option that means nothing here.
 
     """
     start = None if x0 is None else vector(x0)
     if (what is None) == (program is None):
         raise UsageError("give a problem, a file or a library, or --program COMMAND: one of them")
     if program is not None:
-        if differences:
-            raise UsageError("--no-gradient with --program: a program says itself whether it has a gradient")
+        _check_meant(typed, "a program is run", "workers", "timeout")
         made = Program(program, workers=workers, timeout=timeout)
         words = shlex.split(program)
         name = Path(next((w for w in words[1:] if not w.startswith("-")), words[0])).name
@@ -91,13 +101,21 @@ def target(
     if Path(path or what).suffix in LIBRARIES or ".so." in Path(path or what).name:
         if not path or not symbol:
             raise UsageError(f"{what}: name the function in the library, as in {path or what}:f")
+        _check_meant(typed, f"{what} is in a library", "no_gradient")
         return Target(symbol, load(path, symbol, gradient=not differences), _needed(start, what), source=path)
     if what.endswith(".py") or path.endswith(".py"):
-        return _from_file(Path(path if path.endswith(".py") else what), symbol, start, framework, differences)
-    if differences:
-        raise UsageError(f"--no-gradient is for path.py:f and libraries: {what!r} brings its own derivatives")
+        file = Path(path if path.endswith(".py") else what)
+        return _from_file(file, symbol, start, framework, differences, typed)
     found = problem(what, n=n)
+    _check_meant(typed, f"{what} is a problem that comes along", "n")
     return _of_problem(found, start)
+
+
+def _check_meant(typed: Collection[str], why: str, *used: str) -> None:
+    """Raise `UsageError` where an option was typed that is for another kind of function."""
+    for option, meant in MEANT_FOR.items():
+        if option in typed and option not in used:
+            raise UsageError(f"--{option.replace('_', '-')} is for {meant}, and {why}: leave it out")
 
 
 def _of_problem(found: Problem, start: Any) -> Target:
@@ -109,7 +127,9 @@ def _of_problem(found: Problem, start: Any) -> Target:
     )  # fmt: skip
 
 
-def _from_file(path: Path, name: str, start: Any, framework: str, differences: bool) -> Target:
+def _from_file(
+    path: Path, name: str, start: Any, framework: str, differences: bool, typed: Collection[str]
+) -> Target:
     if not path.is_file():
         raise UsageError(f"no file {str(path)!r}: expected an existing file, as in path.py:f")
     module = import_file(path)
@@ -123,19 +143,29 @@ def _from_file(path: Path, name: str, start: Any, framework: str, differences: b
         name = next(iter(own))
     if name not in functions:
         raise UsageError(
-            f"{path} has no function {name!r}; functions in it: {', '.join(own)}{closest(name, own)}"
+            f"{path} has no function {name!r}; functions in it: {', '.join(own) or 'none'}"
+            f"{closest(name, own)}"
         )
     if isinstance(functions[name], Problem):
+        _check_meant(typed, f"{path}:{name} is a Problem")
         return _of_problem(functions[name], start)
+    _check_meant(typed, f"{path}:{name} is a function", "framework", "no_gradient")
+    if start is None and "framework" in typed:
+        raise UsageError(f"--framework {framework} says what --x0 is made of: give --x0, or leave it out")
     x0 = getattr(module, "x0", None) if start is None else _as(framework, start)
     if x0 is None:
         raise UsageError(f"{path}:{name} has no start: give --x0, or let the file hold an array called x0")
     about = (functions[name].__doc__ or "").partition("\n")[0]
     gradient = _gradient(functions[name], x0, path)
-    own_pair = hasattr(functions[name], "value_and_gradient")
-    if gradient is None and not own_pair and not differences:
+    own_pair = gradient is not None or hasattr(functions[name], "value_and_gradient")
+    if own_pair and differences:
+        raise UsageError(f"--no-gradient: {name} returns its gradient with its value; leave it out")
+    if not own_pair:
         numpy = isinstance(x0, (np.ndarray, list, tuple, float, int))
-        gradient = gradient_beside(module, name, functions[name], plain=numpy)
+        beside = gradient_beside(module, name, functions[name], plain=numpy)
+        if differences and beside is None:
+            raise UsageError(f"--no-gradient: {path} holds no gradient of {name}; leave it out")
+        gradient = None if differences else beside
     return Target(name, functions[name], x0, gradient=gradient, source=str(path), about=about)
 
 

@@ -17,6 +17,9 @@ NAMES = (
 )
 """Every problem that comes along."""
 
+MOST = 10**12
+"""Unknowns that a problem may have as far as numbers of arrays go."""
+
 
 def problem(name: str, *, n: int | None = None) -> Problem:
     """Return a problem that comes along.
@@ -34,6 +37,8 @@ def problem(name: str, *, n: int | None = None) -> Problem:
     6
 
     """
+    if n is not None and n > MOST:
+        raise UsageError(f"problem {name!r} does not come with {n} unknowns: expected at most {MOST:,}")
     family, _, rest = name.partition(":")
     if not rest:
         found = CLASSICS.get(name)

@@ -222,6 +222,7 @@ def spoil(x: Any) -> Any:
     [
         (np.array([1, 2]), r"x0 has dtype int64: expected float32 or float64"),
         (np.array([1 + 1j]), "x0 has dtype complex128"),
+        (np.ma.masked_array([1.0, 2.0], [0, 1]), "x0 is a masked array"),
         (torch.ones(2, dtype=torch.bfloat16), "x0 has dtype bfloat16"),
         (np.zeros(0), "x0 is empty"),
         ({}, "x0 is empty"),

@@ -139,3 +139,26 @@ def test_bad_bounds_are_named():
 def test_bounds_that_leave_no_number_are_told(pair):
     with pytest.raises(UsageError, match=r"bounds of x0\[1\] leave no number"):
         ds.minimize(lambda x: x @ x, [1.0, 2.0], bounds=[(0, 1), pair])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "forward", "central"])
+def test_differences_stay_within_the_bounds_too(kind, batch):
+    low, high = np.array([0.0, 0.0, 0.25]), np.array([1.0, np.inf, 0.25])
+
+    def f(x):
+        assert (x >= low).all()
+        assert (x <= high).all()
+        return (np.sqrt(x[..., 0]) - 2 * np.sqrt(1 - x[..., 0]) + (x[..., 1] - 2) ** 2 + x[..., 2]) ** 2
+
+    x0 = np.array([[0.5, 0.0, 3.0], [0.3, 1.0, 0.0]]) if batch else np.array([0.5, 0.0, 3.0])
+    result = ds.minimize(f, x0, "l-bfgs", gradient=kind, bounds=(low, high), batch=batch)
+    assert np.all(result.value < 1e-8)
+    assert np.all(result.x[..., 2] == 0.25)
+
+
+def test_a_parameter_that_bounds_hold_leaves_the_others_free():
+    fit = ds.least_squares(lambda x: x - 1, [0.0, 0.0], bounds=([0, 0], [0, 5]))
+    assert fit.success
+    np.testing.assert_allclose(fit.x, [0, 1], atol=1e-8)
+    assert fit.active_mask.tolist() == [-1, 0]

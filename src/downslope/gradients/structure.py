@@ -212,6 +212,10 @@ def _is_plain(tree: Tree) -> bool:
 def _framework(leaf: Any, where: str, nest: Nest) -> str:
     if isinstance(leaf, np.matrix):  # it has no single axis: its row of one is again a matrix
         raise UsageError(f"{where} is an np.matrix: expected an array; give np.asarray({where})")
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise UsageError(
+            f"{where} is a masked array: expected a plain one; give its compressed() or filled()"
+        )
     try:
         found = type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:

@@ -1055,3 +1055,15 @@ def test_a_constant_that_any_dtype_holds_hides_no_gradient_that_would_have_moved
     assert "f does not depend on them" in str(wrong)
     small = ds.check_gradient(lambda x: constant, x, gradient=lambda x: 1e-3 * np.ones_like(x))
     assert not small.passed
+
+
+def test_none_in_a_nest_stays_as_it_is() -> None:
+    def f(p: Any) -> Any:
+        assert p["n"] is None
+        return ((p["a"] - 1) ** 2).sum()
+
+    def gradient(p: Any) -> Any:
+        return {"a": 2 * (p["a"] - 1), "n": None}
+
+    report = ds.check_gradient(f, {"a": 2 * np.ones(3), "n": None}, gradient=gradient)
+    assert report.verdict is Verdict.PASS

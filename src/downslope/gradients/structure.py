@@ -216,6 +216,9 @@ def _framework(leaf: Any, where: str, nest: Nest) -> str:
         raise UsageError(
             f"{where} is a masked array: expected a plain one; give its compressed() or filled()"
         )
+    sparse = str(getattr(leaf, "layout", "torch.strided")) != "torch.strided"
+    if sparse or type(leaf).__name__ in ("SparseTensor", "RaggedTensor"):
+        raise UsageError(f"{where} is a sparse or ragged {type(leaf).__name__}: expected a dense one")
     try:
         found = type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:

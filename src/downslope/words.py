@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import fill
 
 
 def many(n: int, noun: str, plural: str = "") -> str:
@@ -25,3 +26,18 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def paragraphs(lines: Iterable[str], width: int = 80) -> str:
+    """Return lines that keep to a width, between words; what goes on below is set in by four.
+
+    >>> print(paragraphs(["Converged: it is within the tolerance.", "  2 steps"], 30))
+    Converged: it is within the
+        tolerance.
+      2 steps
+
+    """
+    return "\n".join(
+        fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )

@@ -1071,3 +1071,15 @@ def test_directions_end_with_the_evaluations_and_their_steps_do_not_vanish(
     )
     assert report.verdict.name == "PASS"
     assert report.evaluations <= most
+
+
+def test_none_in_a_nest_stays_as_it_is() -> None:
+    def f(p: Any) -> Any:
+        assert p["n"] is None
+        return ((p["a"] - 1) ** 2).sum()
+
+    def gradient(p: Any) -> Any:
+        return {"a": 2 * (p["a"] - 1), "n": None}
+
+    report = ds.check_gradient(f, {"a": 2 * np.ones(3), "n": None}, gradient=gradient)
+    assert report.verdict is Verdict.PASS

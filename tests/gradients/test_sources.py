@@ -222,7 +222,9 @@ def spoil(x: Any) -> Any:
     [
         (torch.tensor([1, 2]), r"x0 has dtype int64: expected float32 or float64"),
         (np.array([1 + 1j]), "x0 has dtype complex128"),
+        (np.ma.masked_array([1.0, 2.0], [0, 1]), "x0 is a masked array"),
         (torch.ones(2, dtype=torch.bfloat16), "x0 has dtype bfloat16"),
+        (torch.eye(2).to_sparse(), "x0 is a sparse or ragged Tensor: expected a dense one"),
         (np.zeros(0), "x0 is empty"),
         ({}, "x0 is empty"),
         (np.array([[0.0, np.nan]]), r"x0\[0, 1\] is nan: expected finite"),

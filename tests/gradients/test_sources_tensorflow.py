@@ -106,6 +106,9 @@ def test_a_bad_start() -> None:
         objective(function, array(np.array([1.0, np.nan])))
     with pytest.raises(UsageError, match="expected float32 or float64"):
         objective(function, array(np.array([1, 2])))
+    for sparse in (tf.ragged.constant([[1.0], [2.0, 3.0]]), tf.sparse.from_dense([1.0, 0.0])):
+        with pytest.raises(UsageError, match=r"x0 is a sparse or ragged .*Tensor: expected a dense one"):
+            objective(function, sparse)
 
 
 def test_a_function_of_all_problems_is_told_that_it_is_given_one() -> None:

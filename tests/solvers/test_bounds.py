@@ -151,6 +151,8 @@ def test_the_complex_step_is_tested_within_the_bounds(x0):
     def residuals(x):
         return np.array([np.exp(x[0]) - x[1], x[0] ** 2 + np.sin(x[1]), x[0] * x[1] - 2])
 
+    held = ([-1.0, x0[1]], [1.0, x0[1]])
+    assert ds.minimize(f, x0, jac="complex", bounds=held).success
     bounds = ([-1.0, 0.5], [1.0, 3.0])
     for solve, fun, broken in (
         (ds.minimize, f, lambda x: abs(x[0] - 3) + x[1]),
@@ -161,3 +163,26 @@ def test_the_complex_step_is_tested_within_the_bounds(x0):
         np.testing.assert_allclose(made.x, exact.x, atol=1e-5)
         with pytest.raises(UsageError, match="not analytic"):
             solve(broken, x0, jac="complex", bounds=bounds)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "forward", "central"])
+def test_differences_stay_within_the_bounds_too(kind, batch):
+    low, high = np.array([0.0, 0.0, 0.25]), np.array([1.0, np.inf, 0.25])
+
+    def f(x):
+        assert (x >= low).all()
+        assert (x <= high).all()
+        return (np.sqrt(x[..., 0]) - 2 * np.sqrt(1 - x[..., 0]) + (x[..., 1] - 2) ** 2 + x[..., 2]) ** 2
+
+    x0 = np.array([[0.5, 0.0, 3.0], [0.3, 1.0, 0.0]]) if batch else np.array([0.5, 0.0, 3.0])
+    result = ds.minimize(f, x0, "l-bfgs", gradient=kind, bounds=(low, high), batch=batch)
+    assert np.all(result.value < 1e-8)
+    assert np.all(result.x[..., 2] == 0.25)
+
+
+def test_a_parameter_that_bounds_hold_leaves_the_others_free():
+    fit = ds.least_squares(lambda x: x - 1, [0.0, 0.0], bounds=([0, 0], [0, 5]))
+    assert fit.success
+    np.testing.assert_allclose(fit.x, [0, 1], atol=1e-8)
+    assert fit.active_mask.tolist() == [-1, 0]

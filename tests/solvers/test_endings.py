@@ -455,6 +455,17 @@ def test_a_gradient_of_zero_on_a_slope_is_wrong_and_makes_no_saddle(bounds):
     assert result.value < f(np.array([0.5, 0.5]))
 
 
+def test_results_are_told_in_eighty_columns():
+    for told in (
+        ds.minimize(lambda x: float(np.logaddexp(0, -x[0])), [-3.0]),
+        ds.minimize(lambda x: float(abs(x[0]) + x[1] ** 2), [1.0, 2.0]),
+        ds.least_squares(lambda x: float(np.cosh(x).sum()), [0.0, 0.1]),
+    ):
+        lines = str(told).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert " ".join(map(str.strip, lines)).startswith(told.message)
+
+
 def test_a_run_that_cancels_is_told_as_hidden_by_noise_and_not_as_a_wrong_gradient():
     # (1e6 x + 1)² - (1e6 x)² is exact to 1e-4 only, which the values, around 1, do not show.
     def f(x):

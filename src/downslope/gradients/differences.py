@@ -82,7 +82,7 @@ class Differences:
         if self.bounds is not None:
             low, high = self.bounds
             near = 2 * LONGEST * scale
-            signs = np.where(high - x < near, -1.0, np.where(x - low < near, 1.0, signs))
+            signs = np.where(high - x < near, -1.0, np.where(x - low < near, 1.0, signs)) * (high > low)
         made: Vector = (signs * scale).astype(x.dtype)
         return made
 
@@ -236,7 +236,9 @@ class Differences:
             if rows:
                 h_up, h_down = h_up[..., None], h_down[..., None]
             column, second = _three_points(value, h_up, up, h_down, down)
-            return column, second, np.maximum(np.abs(h_up), np.abs(h_down))
+            width = np.maximum(np.abs(h_up), np.abs(h_down))
+            held = width == 0  # by equal bounds
+            return np.where(held, 0.0, column), np.where(held, 0.0, second), np.where(held, np.inf, width)
 
         for i in range(n):
             step = relative * scale[..., i]
@@ -287,6 +289,7 @@ class Differences:
             up, h = self._moved(x, i, steps[..., i])
             if not np.isfinite(up).all():
                 up, h = self._moved(x, i, -steps[..., i])
+            h = np.where(h == 0, np.inf, h)  # held by equal bounds
             made: Vector = (up - value) / (h[..., None] if rows else h)
             return made
 

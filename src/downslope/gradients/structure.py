@@ -217,6 +217,13 @@ def _is_plain(tree: Tree) -> bool:
 def _framework(leaf: Any, where: str, nest: Nest) -> str:
     if isinstance(leaf, np.matrix):  # it has no single axis: its row of one is again a matrix
         raise UsageError(f"{where} is an np.matrix: expected an array; give np.asarray({where})")
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise UsageError(
+            f"{where} is a masked array: expected a plain one; give its compressed() or filled()"
+        )
+    sparse = str(getattr(leaf, "layout", "torch.strided")) != "torch.strided"
+    if sparse or type(leaf).__name__ in ("SparseTensor", "RaggedTensor"):
+        raise UsageError(f"{where} is a sparse or ragged {type(leaf).__name__}: expected a dense one")
     try:
         found = type(ops_for(leaf)).__module__.rpartition(".")[2]
     except TypeError:

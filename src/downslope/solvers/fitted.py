@@ -15,6 +15,7 @@ from downslope.solvers.core import Core, Limits
 from downslope.solvers.result import Named, at_iterate, chosen, picked, raised, told, with_error
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
+from downslope.words import paragraphs
 
 ALONE = (
     " fun returns one residual for {count} parameters, and its square was made least: "
@@ -88,7 +89,7 @@ class LeastSquaresResult(Named):
         if not isinstance(self.status, Status):
             solved = f"{int(self.success.sum())} of {len(self.message)} fits solved"
             return f"{solved}, {self.seconds:.3g} s{raised(self.error)}"
-        return "\n".join(
+        return paragraphs(
             (
                 self.message,
                 f"  cost {self.cost:.10g}, offset {self.offset:.2e} (asked for {self.tolerance:.2e})",

@@ -14,7 +14,9 @@ import numpy as np
 
 from downslope.errors import UsageError
 from downslope.gradients import objective as objective_of
+from downslope.gradients import structure_of
 from downslope.solvers import scipy_names
+from downslope.solvers.bounds import bounds_of
 from downslope.solvers.core import Core, Problem
 from downslope.solvers.drive import bounded, driven
 from downslope.solvers.engines import check_engine, rows, spread
@@ -167,9 +169,10 @@ def minimize(  # noqa: D417
             f"method = {named!r} takes residuals: call least_squares(residuals, x0, method={named!r})"
         )
     chosen: Method = resumed._solver if resumed is not None and going_on else method_of(named, **rest)
+    within = None if bounds is None else bounds_of(bounds, structure_of(x0, batch=batch)[0])
     f = objective_of(
         fun, x0, args=args, gradient=gradient, hessian=hessian, hessian_vector=hessian_vector,
-        noise=noise, batch=batch, vectorized=vectorized,
+        noise=noise, bounds=within, batch=batch, vectorized=vectorized,
     )  # fmt: skip
     if hasattr(chosen, "fitted"):
         chosen = chosen.fitted(f.structure)

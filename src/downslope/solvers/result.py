@@ -19,6 +19,7 @@ from downslope.solvers.spaces.arrays import NumpyLanes
 from downslope.solvers.spaces.host import NumpyHost
 from downslope.solvers.squares import to_numpy
 from downslope.solvers.status import Status
+from downslope.words import paragraphs
 
 SCIPY = {"fun": "value", "jac": "gradient", "nit": "steps", "nfev": "evaluations", "njev": "evaluations"}
 """SciPy's names."""
@@ -118,7 +119,7 @@ class Result(Named):
         if not isinstance(self.status, Status):
             solved = f"{int(self.success.sum())} of {len(self.message)} problems solved"
             return f"{solved}, {self.seconds:.3g} s{raised(self.error)}"
-        return "\n".join(
+        return paragraphs(
             (
                 f"{self.message}",
                 f"  value {self.value:.10g}, gradient {self.gradient_size:.2e}, "

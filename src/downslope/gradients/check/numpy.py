@@ -19,7 +19,7 @@ class NumpyAdapter:
 
     def __init__(self, fun: Callable[..., Any], x: Any, gradient: Any) -> None:
         self.tree = (
-            mapped(lambda _, a: _array(a), x)
+            mapped(lambda _, a: None if a is None else _array(a), x)
             if isinstance(x, (dict, list, tuple)) and not _plain(x)
             else _array(x)
         )
@@ -35,7 +35,7 @@ class NumpyAdapter:
         self.fun, self.given = fun, gradient
         self.apart = spread(fun, x)
         found = list(named(self.tree))
-        self.floating = [i for i, (_, a) in enumerate(found) if a.dtype.kind == "f"]
+        self.floating = [i for i, (_, a) in enumerate(found) if a is not None and a.dtype.kind == "f"]
         self.all = [a for _, a in found]
         names = labels([n for n, _ in found], fun, self.apart)
         self.names = [names[i] for i in self.floating]

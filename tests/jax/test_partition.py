@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import downslope.jax as dj
 from downslope.cli import run
@@ -441,6 +442,63 @@ def test_queries_keys_and_values_fused_along_an_axis_of_their_own() -> None:
     shapes = {"table": (50, 16), "qkv": (16, 3, 2, 8), "out": (2, 8, 16), "head": (16, 50)}
     p = dj.partition(model, zeros(**shapes), TOKENS)
     assert p["qkv"].view.matrices((16, 3, 2, 8)) == [(3, 16, 16)]
+
+
+def by_halves(x: Any) -> Any:
+    first, second = jnp.split(x, 2, -1)
+    return jnp.stack((-second, first), -2).reshape(x.shape)
+
+
+def by_pairs(x: Any) -> Any:
+    return jnp.stack((-x[..., 1::2], x[..., ::2]), -1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("turned", [by_halves, by_pairs])
+def test_halves_that_a_rotary_embedding_puts_back_are_no_projections(turned: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        angles = jnp.arange(6.0)[:, None, None] * jnp.ones(8)
+        q, k, v = (jnp.einsum("btd,dhk->bthk", x, p[name]) for name in "qkv")
+        q, k = (y * jnp.cos(angles) + turned(y) * jnp.sin(angles) for y in (q, k))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+        return (x + jnp.einsum("bhqk,bkhd,hdf->bqf", weights, v, p["out"])) @ p["head"]
+
+    projections = {name: (16, 2, 8) for name in "qkv"}
+    p = dj.partition(model, zeros(table=(50, 16), out=(2, 8, 16), head=(16, 50), **projections), TOKENS)
+    assert {name: p[name].view.matrices((16, 2, 8)) for name in "qkv"} == dict.fromkeys("qkv", [(1, 16, 16)])
+
+
+def test_a_weight_that_is_repeated_is_a_matrix() -> None:
+    def model(p: Any, x: Any) -> Any:
+        x = jnp.tanh(x @ p["first"])
+        return jnp.tanh(jnp.concatenate((x, x), -1) @ jnp.tile(p["w"], (2, 1))) @ p["head"]
+
+    p = dj.partition(model, zeros(first=(8, 16), w=(16, 24), head=(24, 4)), X)
+    assert p["w"].view == MatrixView((1,), (0,)) and p["w"].role.value == "hidden"
+
+
+@pytest.mark.parametrize(
+    "place", [lambda x: checkpoint_name(x, "qkv"), jax.device_put], ids=["name", "device"]
+)
+def test_a_result_that_is_named_or_placed_is_itself(place: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.split(place(x @ p["qkv"]), 3, -1)
+        q, k = (jnp.concatenate((-y[..., 8:], y[..., :8]), -1) for y in (q, k))
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v @ p["out"]) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 48), out=(16, 16), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
+
+
+def test_projections_are_cut_where_their_result_is_unstacked() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.unstack((x @ p["qkv"]).reshape(*x.shape[:2], 3, 16), axis=2)
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v @ p["out"]) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 48), out=(16, 16), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
 
 
 def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into() -> None:

@@ -463,9 +463,9 @@ def test_halves_that_a_rotary_embedding_puts_back_are_no_projections(turned: Any
         weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
         return (x + jnp.einsum("bhqk,bkhd,hdf->bqf", weights, v, p["out"])) @ p["head"]
 
-    projections = {name: (16, 2, 8) for name in "qkv"}
-    p = dj.partition(model, zeros(table=(50, 16), out=(2, 8, 16), head=(16, 50), **projections), TOKENS)
-    assert {name: p[name].view.matrices((16, 2, 8)) for name in "qkv"} == dict.fromkeys("qkv", [(1, 16, 16)])
+    shapes = dict.fromkeys("qkv", (16, 2, 8))
+    p = dj.partition(model, zeros(table=(50, 16), out=(2, 8, 16), head=(16, 50), **shapes), TOKENS)
+    assert [p[name].view.matrices((16, 2, 8)) for name in "qkv"] == [[(1, 16, 16)]] * 3
 
 
 def test_a_weight_that_is_repeated_is_a_matrix() -> None:
@@ -474,7 +474,8 @@ def test_a_weight_that_is_repeated_is_a_matrix() -> None:
         return jnp.tanh(jnp.concatenate((x, x), -1) @ jnp.tile(p["w"], (2, 1))) @ p["head"]
 
     p = dj.partition(model, zeros(first=(8, 16), w=(16, 24), head=(24, 4)), X)
-    assert p["w"].view == MatrixView((1,), (0,)) and p["w"].role.value == "hidden"
+    assert p["w"].view == MatrixView((1,), (0,))
+    assert p["w"].role.value == "hidden"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,18 @@ def test_a_router_is_told_from_an_expert():
     assert found["down"] == ("hidden", [(6, 8, 12)])
 
 
+def test_what_gathers_whole_rows_of_a_result_makes_no_router_of_it():
+    x = keras.Input((6, 8))
+    hidden = layers.Dense(16, "relu")(x)
+    channels = ops.transpose(layers.Dense(16, name="values")(hidden), (0, 2, 1))
+    places = ops.argsort(layers.Dense(1, name="score")(hidden)[..., 0], axis=1)[:, None, :3]
+    rows = ops.take_along_axis(channels, ops.repeat(places, 16, 1), axis=-1)
+    rows = layers.Dense(16, "relu")(ops.transpose(rows, (0, 2, 1)))
+    found = seen(keras.Model(x, layers.Dense(3)(rows)))
+    assert found["values/kernel"] == ("hidden", [(1, 16, 16)])
+    assert found["score/kernel"][0] == "router"
+
+
 def test_a_model_in_a_model_is_followed():
     inner = keras.Sequential(
         [keras.Input((8,)), layers.Dense(8, name="a"), layers.Dense(8, name="b")], name="inner"

@@ -130,8 +130,9 @@ def gather(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
             new[at] = dims[k] if sizes[k] == full[k] else _stretched(dims[k], sizes[k])
         return tuple(new)
 
-    axes = sorted({*numbers.start_index_map, *numbers.operand_batching_dims})
-    return picked(uses, infos, move, [k for k in axes if k in gone or sizes[k] != full[k]], gone)
+    beside = numbers.operand_batching_dims
+    axes = [k for k in sorted({*numbers.start_index_map, *beside}) if k in gone or sizes[k] != full[k]]
+    return picked(uses, infos, move, axes, gone, beside=beside)
 
 
 def dynamic_slice(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:

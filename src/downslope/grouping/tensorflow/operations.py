@@ -276,7 +276,7 @@ def _gather(uses: Uses, op: Any, infos: list[Info]) -> list[Info]:
         return (*dims[:axis], *(foreign(n) for n in middle), *dims[axis + 1 :])
 
     axes = [axis, *range(beside)]
-    return [picked(uses, infos[:2], move_rest, axes, axes)]
+    return [picked(uses, infos[:2], move_rest, axes, axes, beside=range(beside))]
 
 
 def _reduce(uses: Uses, op: Any, infos: list[Info]) -> list[Info]:

@@ -169,11 +169,13 @@ class Filtered(Mixer):
         return (query @ key.mT) @ value * F.silu(gate)
 
 
-def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into():
-    found = partition(
-        Filtered(project=nn.Linear(32, 80), filter=nn.Conv1d(48, 48, 4, groups=48, padding=3)),
-        torch.arange(12).reshape(2, 6),
-    )
+@pytest.mark.parametrize("pad", [None, nn.ConstantPad1d((3, 0), 0.0), nn.ReplicationPad1d((3, 0))])
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into(pad):
+    kernels = nn.Conv1d(48, 48, 4, groups=48, padding=0 if pad else 3)
+    model = Filtered(project=nn.Linear(32, 80), filter=kernels)
+    if pad:
+        kernels.register_forward_pre_hook(lambda _, inputs: pad(*inputs))
+    found = partition(model, torch.arange(12).reshape(2, 6))
     assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32 + 2 × 8×32"
     assert found["filter.weight"].role.value == "vector"
 

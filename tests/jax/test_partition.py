@@ -502,13 +502,14 @@ def test_projections_are_cut_where_their_result_is_unstacked() -> None:
     assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
 
 
-def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into() -> None:
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into(padding: str) -> None:
     def model(p: Any, tokens: Any) -> Any:
         x = p["table"][tokens]
+        rest = x @ p["project"] if padding == "SAME" else jnp.pad(x @ p["project"], [(0, 0), (3, 0), (0, 0)])
         rest = jax.lax.conv_general_dilated(
-            x @ p["project"], p["filter"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
-            feature_group_count=32,
-        )  # fmt: skip
+            rest, p["filter"], (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=32
+        )
         value, key, query = jnp.split(jax.nn.silu(rest), (16, 24), axis=-1)
         return (x + query @ jnp.swapaxes(key, 1, 2) @ value) @ p["head"]
 

@@ -150,6 +150,16 @@ def test_fused_projections_are_cut_as_their_results_are():
     assert found["gated/kernel"] == ("hidden", [(2, 10, 8)])
 
 
+def test_projections_are_cut_behind_a_causal_filter_of_each_channel():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(50, 16)(tokens)
+    rest = layers.Conv1D(32, 4, groups=32, padding="causal")(layers.Dense(32, name="project")(x))
+    value, key, query = ops.split(ops.silu(rest), [16, 24], -1)
+    x = x + ops.matmul(ops.matmul(query, ops.transpose(key, (0, 2, 1))), value)
+    found = seen(keras.Model(tokens, layers.Dense(50)(x)))
+    assert found["project/kernel"] == ("hidden", [(1, 16, 16), (2, 8, 16)])
+
+
 class Own(layers.Layer):
     """Weights of every kind, met by `keras.ops`."""
 

@@ -179,7 +179,9 @@ def _side_by_side(dims: Dims, shape: Shape, at: int | None, new: bool) -> Dims:
         return (*dims[:at], (Factor(MEMBERS, shape[at]),) if shape[at] > 1 else (), *dims[at:])
     if at is not None and len(dims) == len(shape):
         return (*dims[:at], _grown(dims[at], shape[at]), *dims[at + 1 :])
-    return dims if tuple(map(size_of, dims)) == shape else blurred(dims, shape)
+    if len(dims) != len(shape):
+        return blurred(dims, shape)
+    return tuple(d if size_of(d) == n else blurred((d,), (n,))[0] for d, n in zip(dims, shape, strict=True))
 
 
 def _grown(dim: Dim, size: int) -> Dim:

@@ -502,6 +502,26 @@ def test_projections_are_cut_where_their_result_is_unstacked() -> None:
     assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
 
 
+def by_places(x: Any) -> Any:
+    groups = jnp.swapaxes(x, 1, 2).reshape(len(x), 8, -1)
+    return jnp.swapaxes((groups / groups.std(-1, keepdims=True)).reshape(len(x), x.shape[2], -1), 1, 2)
+
+
+def by_channels(x: Any) -> Any:
+    return nn.GroupNorm(8, use_bias=False, use_scale=False).apply({}, x)
+
+
+@pytest.mark.parametrize("normed", [by_places, by_channels])
+def test_projections_are_cut_behind_a_normalisation_of_groups(normed: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.split(normed(x @ p["qkv"]), (12, 24), -1)
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 40), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(12, 12, 16))
+
+
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into(padding: str) -> None:
     def model(p: Any, tokens: Any) -> Any:

@@ -160,6 +160,14 @@ def test_projections_are_cut_behind_a_causal_filter_of_each_channel():
     assert found["project/kernel"] == ("hidden", [(1, 16, 16), (2, 8, 16)])
 
 
+def test_projections_are_cut_behind_a_normalisation_of_groups():
+    x = keras.Input((6, 8))
+    both = layers.GroupNormalization(4)(layers.Dense(40, name="both")(layers.Dense(16, "relu")(x)))
+    a, b = ops.split(both, [14], -1)
+    found = seen(keras.Model(x, layers.Dense(3)(layers.Dense(26)(ops.tanh(a)) * ops.sigmoid(b))))
+    assert found["both/kernel"] == ("hidden", [(1, 14, 16), (1, 26, 16)])
+
+
 class Own(layers.Layer):
     """Weights of every kind, met by `keras.ops`."""
 

@@ -180,6 +180,20 @@ def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_in
     assert found["filter.weight"].role.value == "vector"
 
 
+class Quantized(Mixer):
+    def mix(self, x, ids):
+        h, book = self.code(x), self.book.weight
+        nearest = (2 * h @ book.mT - (book**2).sum(1)).argmax(-1)
+        return torch.tanh(self.decode(h + (book[nearest] - h).detach()))
+
+
+def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
+    layers = {"code": nn.Linear(32, 12), "book": nn.Embedding(20, 12), "decode": nn.Linear(12, 32)}
+    found = partition(Quantized(**layers), torch.arange(12).reshape(2, 6))
+    assert found["book.weight"].role.value == "embedding"
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
+
+
 class Mixed(Mixer):
     def mix(self, x, ids):
         rows = self.project(x).unflatten(-1, (16, 4)).flatten(0, 1)  # 16 channels of 4 places

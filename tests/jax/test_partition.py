@@ -502,6 +502,19 @@ def test_projections_are_cut_where_their_result_is_unstacked() -> None:
     assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
 
 
+def test_a_codebook_that_ranks_its_own_rows_is_an_embedding() -> None:
+    def model(p: Any, x: Any) -> Any:
+        h = jnp.tanh(x @ p["first"]) @ p["code"]
+        nearest = jnp.argmax(2 * h @ p["book"].T - jnp.sum(p["book"] ** 2, 1), -1)
+        h = h + jax.lax.stop_gradient(p["book"][nearest] - h)
+        return jnp.tanh(h @ p["decode"]) @ p["head"]
+
+    shapes = {"first": (8, 16), "code": (16, 12), "book": (20, 12), "decode": (12, 16), "head": (16, 8)}
+    found = roles(dj.partition(model, zeros(**shapes), X))
+    assert found["book"] == "embedding"
+    assert found["code"] == found["decode"] == "hidden"
+
+
 def by_places(x: Any) -> Any:
     groups = jnp.swapaxes(x, 1, 2).reshape(len(x), 8, -1)
     return jnp.swapaxes((groups / groups.std(-1, keepdims=True)).reshape(len(x), x.shape[2], -1), 1, 2)

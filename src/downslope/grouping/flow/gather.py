@@ -36,7 +36,7 @@ def picked(
         uses.note_picked(table, [k for k in axes if k not in beside], others)
         whole = uses.merged(infos, tuple(replace(t, dims=move(t.dims)) for t in table.results))
         return replace(whole, weights=(), choices=uses.elsewhere(whole.choices, table))
-    data, routed = any(i.data for i in others), any(i.choices for i in others)
+    data, routed = any(i.data for i in others), uses.routed(table, others)
     traces = []
     for t in table.weights:
         fetched, dims = axes_of([t.dims[k] for k in axes]), move(t.dims)

@@ -26,8 +26,8 @@ NORMS = _words("""
 
 # Tensors side by side, or one written into another, or with a border.
 JOIN = _words("""
-    _index_put_impl_ block_diag cat complex concat constant_pad_nd copy_ hstack index_add index_add_ index_copy
-    index_put index_put_ index_reduce masked_scatter masked_scatter_ meshgrid reflection_pad1d
+    _index_put_impl_ block_diag cat complex concat constant_pad_nd copy_ hstack index_add index_add_
+    index_copy index_put index_put_ index_reduce masked_scatter masked_scatter_ meshgrid reflection_pad1d
     reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d scatter
     scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ select_scatter slice_scatter
     stack vstack

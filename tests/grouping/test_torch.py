@@ -180,6 +180,23 @@ def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_in
     assert found["filter.weight"].role.value == "vector"
 
 
+class Packed(Mixer):
+    def mix(self, x, ids):
+        rows, kernels = self.project(x).mT.split(self.sizes, 1), self.filter.weight.split(self.sizes)
+        parts = [F.conv1d(y, w, padding="same", groups=len(w)) for y, w in zip(rows, kernels, strict=True)]
+        return torch.cat([part.sigmoid() for part in parts], 1).mT
+
+
+@pytest.mark.parametrize("sizes", [(24, 8), (16, 16), (12, 12, 8)])
+def test_a_kernel_may_be_used_in_parts_with_groups_of_their_own(sizes):
+    model = Packed(project=nn.Linear(32, 32), filter=nn.Conv1d(32, 32, 3, groups=32))
+    model.sizes = sizes
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["filter.weight"].role.value == "vector"
+    assert found["filter.weight"].to_dict()["matrices"] == "32 × 1×3"
+    assert "in 32 groups" in found["filter.weight"].reason
+
+
 class Quantized(Mixer):
     def mix(self, x, ids):
         h, book = self.code(x), self.book.weight

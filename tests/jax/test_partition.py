@@ -502,6 +502,18 @@ def test_projections_are_cut_where_their_result_is_unstacked() -> None:
     assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
 
 
+def test_a_kernel_of_which_a_part_is_used_is_seen_in_the_groups_of_that_part() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        rest = jax.lax.conv_general_dilated(
+            x, p["filter"][:16], (1,), "SAME", dimension_numbers=("NWC", "OIW", "NWC"), feature_group_count=4
+        )
+        return jnp.tanh(rest) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), filter=(24, 4, 3), head=(16, 50)), TOKENS)
+    assert p["filter"].view.matrices((24, 4, 3)) == [(6, 4, 12)]
+
+
 def test_a_codebook_that_ranks_its_own_rows_is_an_embedding() -> None:
     def model(p: Any, x: Any) -> Any:
         h = jnp.tanh(x @ p["first"]) @ p["code"]

@@ -169,13 +169,46 @@ class Filtered(Mixer):
         return (query @ key.mT) @ value * F.silu(gate)
 
 
-def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into():
-    found = partition(
-        Filtered(project=nn.Linear(32, 80), filter=nn.Conv1d(48, 48, 4, groups=48, padding=3)),
-        torch.arange(12).reshape(2, 6),
-    )
+@pytest.mark.parametrize("pad", [None, nn.ConstantPad1d((3, 0), 0.0), nn.ReplicationPad1d((3, 0))])
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into(pad):
+    kernels = nn.Conv1d(48, 48, 4, groups=48, padding=0 if pad else 3)
+    model = Filtered(project=nn.Linear(32, 80), filter=kernels)
+    if pad:
+        kernels.register_forward_pre_hook(lambda _, inputs: pad(*inputs))
+    found = partition(model, torch.arange(12).reshape(2, 6))
     assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32 + 2 × 8×32"
     assert found["filter.weight"].role.value == "vector"
+
+
+class Packed(Mixer):
+    def mix(self, x, ids):
+        rows, kernels = self.project(x).mT.split(self.sizes, 1), self.filter.weight.split(self.sizes)
+        parts = [F.conv1d(y, w, padding="same", groups=len(w)) for y, w in zip(rows, kernels, strict=True)]
+        return torch.cat([part.sigmoid() for part in parts], 1).mT
+
+
+@pytest.mark.parametrize("sizes", [(24, 8), (16, 16), (12, 12, 8)])
+def test_a_kernel_may_be_used_in_parts_with_groups_of_their_own(sizes):
+    model = Packed(project=nn.Linear(32, 32), filter=nn.Conv1d(32, 32, 3, groups=32))
+    model.sizes = sizes
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["filter.weight"].role.value == "vector"
+    assert found["filter.weight"].to_dict()["matrices"] == "32 × 1×3"
+    assert "in 32 groups" in found["filter.weight"].reason
+
+
+class Quantized(Mixer):
+    def mix(self, x, ids):
+        h, book = self.code(x), self.book.weight
+        nearest = (2 * h @ book.mT - (book**2).sum(1)).argmax(-1)
+        return torch.tanh(self.decode(h + (book[nearest] - h).detach()))
+
+
+def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
+    layers = {"code": nn.Linear(32, 12), "book": nn.Embedding(20, 12), "decode": nn.Linear(12, 32)}
+    found = partition(Quantized(**layers), torch.arange(12).reshape(2, 6))
+    assert found["book.weight"].role.value == "embedding"
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
 class Mixed(Mixer):

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import downslope.jax as dj
 from downslope.cli import run
@@ -443,13 +444,117 @@ def test_queries_keys_and_values_fused_along_an_axis_of_their_own() -> None:
     assert p["qkv"].view.matrices((16, 3, 2, 8)) == [(3, 16, 16)]
 
 
-def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into() -> None:
+def by_halves(x: Any) -> Any:
+    first, second = jnp.split(x, 2, -1)
+    return jnp.stack((-second, first), -2).reshape(x.shape)
+
+
+def by_pairs(x: Any) -> Any:
+    return jnp.stack((-x[..., 1::2], x[..., ::2]), -1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("turned", [by_halves, by_pairs])
+def test_halves_that_a_rotary_embedding_puts_back_are_no_projections(turned: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        angles = jnp.arange(6.0)[:, None, None] * jnp.ones(8)
+        q, k, v = (jnp.einsum("btd,dhk->bthk", x, p[name]) for name in "qkv")
+        q, k = (y * jnp.cos(angles) + turned(y) * jnp.sin(angles) for y in (q, k))
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+        return (x + jnp.einsum("bhqk,bkhd,hdf->bqf", weights, v, p["out"])) @ p["head"]
+
+    shapes = dict.fromkeys("qkv", (16, 2, 8))
+    p = dj.partition(model, zeros(table=(50, 16), out=(2, 8, 16), head=(16, 50), **shapes), TOKENS)
+    assert [p[name].view.matrices((16, 2, 8)) for name in "qkv"] == [[(1, 16, 16)]] * 3
+
+
+def test_a_weight_that_is_repeated_is_a_matrix() -> None:
+    def model(p: Any, x: Any) -> Any:
+        x = jnp.tanh(x @ p["first"])
+        return jnp.tanh(jnp.concatenate((x, x), -1) @ jnp.tile(p["w"], (2, 1))) @ p["head"]
+
+    p = dj.partition(model, zeros(first=(8, 16), w=(16, 24), head=(24, 4)), X)
+    assert p["w"].view == MatrixView((1,), (0,))
+    assert p["w"].role.value == "hidden"
+
+
+@pytest.mark.parametrize(
+    "place", [lambda x: checkpoint_name(x, "qkv"), jax.device_put], ids=["name", "device"]
+)
+def test_a_result_that_is_named_or_placed_is_itself(place: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.split(place(x @ p["qkv"]), 3, -1)
+        q, k = (jnp.concatenate((-y[..., 8:], y[..., :8]), -1) for y in (q, k))
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v @ p["out"]) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 48), out=(16, 16), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
+
+
+def test_projections_are_cut_where_their_result_is_unstacked() -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.unstack((x @ p["qkv"]).reshape(*x.shape[:2], 3, 16), axis=2)
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v @ p["out"]) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 48), out=(16, 16), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(16, 16, 16))
+
+
+def test_a_kernel_of_which_a_part_is_used_is_seen_in_the_groups_of_that_part() -> None:
     def model(p: Any, tokens: Any) -> Any:
         x = p["table"][tokens]
         rest = jax.lax.conv_general_dilated(
-            x @ p["project"], p["filter"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
-            feature_group_count=32,
-        )  # fmt: skip
+            x, p["filter"][:16], (1,), "SAME", dimension_numbers=("NWC", "OIW", "NWC"), feature_group_count=4
+        )
+        return jnp.tanh(rest) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), filter=(24, 4, 3), head=(16, 50)), TOKENS)
+    assert p["filter"].view.matrices((24, 4, 3)) == [(6, 4, 12)]
+
+
+def test_a_codebook_that_ranks_its_own_rows_is_an_embedding() -> None:
+    def model(p: Any, x: Any) -> Any:
+        h = jnp.tanh(x @ p["first"]) @ p["code"]
+        nearest = jnp.argmax(2 * h @ p["book"].T - jnp.sum(p["book"] ** 2, 1), -1)
+        h = h + jax.lax.stop_gradient(p["book"][nearest] - h)
+        return jnp.tanh(h @ p["decode"]) @ p["head"]
+
+    shapes = {"first": (8, 16), "code": (16, 12), "book": (20, 12), "decode": (12, 16), "head": (16, 8)}
+    found = roles(dj.partition(model, zeros(**shapes), X))
+    assert found["book"] == "embedding"
+    assert found["code"] == found["decode"] == "hidden"
+
+
+def by_places(x: Any) -> Any:
+    groups = jnp.swapaxes(x, 1, 2).reshape(len(x), 8, -1)
+    return jnp.swapaxes((groups / groups.std(-1, keepdims=True)).reshape(len(x), x.shape[2], -1), 1, 2)
+
+
+def by_channels(x: Any) -> Any:
+    return nn.GroupNorm(8, use_bias=False, use_scale=False).apply({}, x)
+
+
+@pytest.mark.parametrize("normed", [by_places, by_channels])
+def test_projections_are_cut_behind_a_normalisation_of_groups(normed: Any) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        q, k, v = jnp.split(normed(x @ p["qkv"]), (12, 24), -1)
+        return (x + jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v) @ p["head"]
+
+    p = dj.partition(model, zeros(table=(50, 16), qkv=(16, 40), head=(16, 50)), TOKENS)
+    assert p["qkv"].view == MatrixView((1,), (0,), blocks=(12, 12, 16))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_depthwise_convolution_leaves_a_projection_the_parts_that_it_is_cut_into(padding: str) -> None:
+    def model(p: Any, tokens: Any) -> Any:
+        x = p["table"][tokens]
+        rest = x @ p["project"] if padding == "SAME" else jnp.pad(x @ p["project"], [(0, 0), (3, 0), (0, 0)])
+        rest = jax.lax.conv_general_dilated(
+            rest, p["filter"], (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=32
+        )
         value, key, query = jnp.split(jax.nn.silu(rest), (16, 24), axis=-1)
         return (x + query @ jnp.swapaxes(key, 1, 2) @ value) @ p["head"]
 

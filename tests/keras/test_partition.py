@@ -150,6 +150,24 @@ def test_fused_projections_are_cut_as_their_results_are():
     assert found["gated/kernel"] == ("hidden", [(2, 10, 8)])
 
 
+def test_projections_are_cut_behind_a_causal_filter_of_each_channel():
+    tokens = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(50, 16)(tokens)
+    rest = layers.Conv1D(32, 4, groups=32, padding="causal")(layers.Dense(32, name="project")(x))
+    value, key, query = ops.split(ops.silu(rest), [16, 24], -1)
+    x = x + ops.matmul(ops.matmul(query, ops.transpose(key, (0, 2, 1))), value)
+    found = seen(keras.Model(tokens, layers.Dense(50)(x)))
+    assert found["project/kernel"] == ("hidden", [(1, 16, 16), (2, 8, 16)])
+
+
+def test_projections_are_cut_behind_a_normalisation_of_groups():
+    x = keras.Input((6, 8))
+    both = layers.GroupNormalization(4)(layers.Dense(40, name="both")(layers.Dense(16, "relu")(x)))
+    a, b = ops.split(both, [14], -1)
+    found = seen(keras.Model(x, layers.Dense(3)(layers.Dense(26)(ops.tanh(a)) * ops.sigmoid(b))))
+    assert found["both/kernel"] == ("hidden", [(1, 14, 16), (1, 26, 16)])
+
+
 class Own(layers.Layer):
     """Weights of every kind, met by `keras.ops`."""
 
@@ -209,6 +227,18 @@ def test_a_router_is_told_from_an_expert():
     assert found["router"][0] == "router"
     assert found["up"] == ("hidden", [(6, 12, 8)])
     assert found["down"] == ("hidden", [(6, 8, 12)])
+
+
+def test_what_gathers_whole_rows_of_a_result_makes_no_router_of_it():
+    x = keras.Input((6, 8))
+    hidden = layers.Dense(16, "relu")(x)
+    channels = ops.transpose(layers.Dense(16, name="values")(hidden), (0, 2, 1))
+    places = ops.argsort(layers.Dense(1, name="score")(hidden)[..., 0], axis=1)[:, None, :3]
+    rows = ops.take_along_axis(channels, ops.repeat(places, 16, 1), axis=-1)
+    rows = layers.Dense(16, "relu")(ops.transpose(rows, (0, 2, 1)))
+    found = seen(keras.Model(x, layers.Dense(3)(rows)))
+    assert found["values/kernel"] == ("hidden", [(1, 16, 16)])
+    assert found["score/kernel"][0] == "router"
 
 
 def test_a_model_in_a_model_is_followed():

@@ -77,8 +77,20 @@ def regroup(dims: Dims, shape: Sequence[int]) -> Dims:
             have *= f.size
         if have != size:
             return blurred(dims, shape)
-        new.append(tuple(dim))
+        new.append(_merged(dim))
     return tuple(new)
+
+
+def _merged(dim: Sequence[Factor]) -> Dim:
+    """Return the labels of an axis with runs that continue each other, as after a view and back, made one."""
+    runs: list[Factor] = []
+    for f in dim:
+        last = runs[-1] if runs else None
+        if last and last.axis == f.axis and last.start >= 0 == f.start and last.step == f.size * f.step:
+            runs[-1] = Factor(f.axis, last.size * f.size, last.start, f.step)
+        else:
+            runs.append(f)
+    return tuple(runs)
 
 
 def blurred(dims: Sequence[Dim], shape: Sequence[int]) -> Dims:

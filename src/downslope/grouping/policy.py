@@ -174,14 +174,24 @@ def view_of(shape: tuple[int, ...], uses: Sequence[Use], split_heads: bool = Fal
         return MatrixView(tuple(outputs), inputs, batch) if inputs else None
     if use.groups > 1:
         side = prod(shape[a] for a in (use.outputs if use.along == "outputs" else inputs))
-        blocks = (side // use.groups,) * use.groups
-        return MatrixView(use.outputs, inputs, batch, blocks, use.along)
+        return MatrixView(use.outputs, inputs, batch, _groups(uses, side), use.along)
     side = prod(shape[a] for a in use.outputs)
     blocks, repeats = _blocks(uses, side)
     head = max(u.head for u in uses)
     if split_heads and head and all(b % head == 0 for b in blocks or (side,)):
         blocks, repeats = (head,) * (side // head), 1
     return MatrixView(use.outputs, inputs, batch, blocks, repeats=repeats)
+
+
+def _groups(uses: Sequence[Use], side: int) -> tuple[int, ...]:
+    """Return the sizes of the groups along a side; parts of a kernel may be used in groups of their own."""
+    whole = uses[0].along != "outputs"
+    parts = [] if whole else sorted({(*part[1:], u.groups) for u in uses for part in u.parts})
+    sizes = [size for low, high, count in parts for size in ((high - low) // count,) * count]
+    if sum(sizes) == side:
+        return tuple(sizes)
+    size = sizes[0] if sizes else side // uses[0].groups  # what was used of it shows one group's size
+    return (size,) * (side // size) if side % size == 0 else ()
 
 
 def _blocks(uses: Sequence[Use], side: int) -> tuple[tuple[int, ...], int]:
@@ -210,7 +220,7 @@ def _reason(shape: tuple[int, ...], uses: Sequence[Use], view: MatrixView | None
         else f"{verb} with a constant"
     )
     if view and view.blocks and uses[0].groups > 1:
-        words += f", in {uses[0].groups} groups"
+        words += f", in {len(view.blocks)} groups"
     elif view and view.blocks:
         equal = len(set(view.blocks)) == 1
         parts = f"{len(view.blocks)} equal parts" if equal else f"parts of {', '.join(map(str, view.blocks))}"

@@ -18,11 +18,13 @@ def picked(
     axes: Sequence[int],
     gone: Sequence[int],
     index: bool = True,
+    beside: Sequence[int] = (),
 ) -> Info:
     """Return what is picked from the first value at the places that the others name.
 
     `axes` are those along which is picked, `gone` those of which one position is left, `move` says
-    where the others go. `index` is False where the places are written in the program one by one.
+    where the others go. `index` is False where the places are written in the program one by one. Along
+    `beside`, of `axes`, places run beside what they are picked from: nothing is chosen there.
     """
     table, *others = infos
     whole = uses.merged(infos)
@@ -31,10 +33,10 @@ def picked(
     ):
         uses.note_routes(infos)
     if not table.weights or table.data:
-        uses.note_picked(table, axes, others)
+        uses.note_picked(table, [k for k in axes if k not in beside], others)
         whole = uses.merged(infos, tuple(replace(t, dims=move(t.dims)) for t in table.results))
         return replace(whole, weights=(), choices=uses.elsewhere(whole.choices, table))
-    data, routed = any(i.data for i in others), any(i.choices for i in others)
+    data, routed = any(i.data for i in others), uses.routed(table, others)
     traces = []
     for t in table.weights:
         fetched, dims = axes_of([t.dims[k] for k in axes]), move(t.dims)

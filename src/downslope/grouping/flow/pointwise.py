@@ -51,6 +51,7 @@ def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape
             shared = min(len(own), len(other))
             uses.note_mixture(x, y, [(len(own) - k, len(other) - k) for k in range(1, shared + 1)])
     deep = [i for i, own in parts if i.data and i.depth and not _stretched(own, parts, shape)]
+    deep = [i for i in deep if not any(_measures(i, other) for other in infos)]
     if kind is Kind.ADDITION and len(deep) > 1 and not all(map(uses.fresh, deep)):
         return uses.merged(infos, products)  # a residual stream: no single projection to be cut
     results = [t for k in range(len(parts)) for t in _kept(parts, k, kind, shape)]
@@ -107,10 +108,18 @@ def _kept(parts: Sequence[Part], k: int, kind: Kind, shape: Shape) -> list[Trace
                 if any(r.origin == trace.origin and _fit(r.dims, size, shape) == dims for r in other.results):
                     linear = False
                     continue
+                if _measures(other, info):
+                    continue
                 padded = (1,) * (len(shape) - len(size)) + size
                 crossed |= any(n != 1 and axes_of((d,)) for d, n in zip(dims, padded, strict=True))
         kept.append(replace(trace, dims=dims, **(CROSSED if crossed else {"linear": linear})))
     return kept
+
+
+def _measures(info: Info, other: Info) -> bool:
+    """Whether a value was made of another's results alone, and is none itself: a group's mean or scale."""
+    mine = {t.origin for t in other.results}
+    return bool(mine and not info.results and info.writers and info.writers <= other.writers & mine)
 
 
 def distinct(traces: Sequence[Trace]) -> list[Trace]:
@@ -179,7 +188,9 @@ def _side_by_side(dims: Dims, shape: Shape, at: int | None, new: bool) -> Dims:
         return (*dims[:at], (Factor(MEMBERS, shape[at]),) if shape[at] > 1 else (), *dims[at:])
     if at is not None and len(dims) == len(shape):
         return (*dims[:at], _grown(dims[at], shape[at]), *dims[at + 1 :])
-    return dims if tuple(map(size_of, dims)) == shape else blurred(dims, shape)
+    if len(dims) != len(shape):
+        return blurred(dims, shape)
+    return tuple(d if size_of(d) == n else blurred((d,), (n,))[0] for d, n in zip(dims, shape, strict=True))
 
 
 def _grown(dim: Dim, size: int) -> Dim:

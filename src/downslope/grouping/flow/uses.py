@@ -196,6 +196,11 @@ class Uses:
             if along & self.uses[trace.origin].outputs:
                 self.uses[trace.origin].picked = True
 
+    def routed(self, table: Info, index: Sequence[Info]) -> bool:
+        """Whether a ranking of other weights' results picks from a table: a codebook ranks its own."""
+        own = {t.origin for t in table.weights}
+        return any(self.uses[c].parameter not in own for i in index for c in i.choices)
+
     def elsewhere(self, choices: frozenset[int], picked: Info) -> frozenset[int]:
         """Return the choices that picked from other results than their own, as a k-max pooling does not."""
         return choices - picked.writers - {t.origin for t in picked.results}

@@ -34,7 +34,8 @@ SHIFTING = {"neg", "copy", "convert_element_type", "reduce_precision"}
 MIXING = {"cumsum", "cumlogsumexp", "cumprod", "cummax", "sort", "fft", "rev"}
 REDUCING = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 JOIN = {
-    "concatenate", "pad", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add", "scatter_mul",
+    "concatenate", "stack", "pad", "dynamic_update_slice", "scatter", "scatter-add", "scatter_add",
+    "scatter_mul", "scatter-mul", "scatter-sub", "scatter-max", "scatter-min",
 }  # fmt: skip
 
 
@@ -104,8 +105,10 @@ def elementwise(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
 def join(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
     """Return what values become that are put side by side, or written into another."""
     parts = list(zip(infos, _shapes(eqn), strict=True))
-    shape = tuple(eqn.outvars[0].aval.shape)
-    return pointwise.join(uses, eqn.primitive.name, parts, shape, eqn.params.get("dimension"))
+    name, shape = eqn.primitive.name, tuple(eqn.outvars[0].aval.shape)
+    new = name == "stack"
+    at = eqn.params.get("axis" if new else "dimension")
+    return pointwise.join(uses, name, parts, shape, at, new)
 
 
 def reduce(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
@@ -127,8 +130,9 @@ def gather(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:
             new[at] = dims[k] if sizes[k] == full[k] else _stretched(dims[k], sizes[k])
         return tuple(new)
 
-    axes = sorted({*numbers.start_index_map, *numbers.operand_batching_dims})
-    return picked(uses, infos, move, [k for k in axes if k in gone or sizes[k] != full[k]], gone)
+    beside = numbers.operand_batching_dims
+    axes = [k for k in sorted({*numbers.start_index_map, *beside}) if k in gone or sizes[k] != full[k]]
+    return picked(uses, infos, move, axes, gone, beside=beside)
 
 
 def dynamic_slice(uses: Uses, eqn: Any, infos: Sequence[Info]) -> Info:

@@ -20,8 +20,14 @@ MOST_TURNS = 64
 
 RANDOM = {"random_bits", "threefry2x32", "random_gamma", "rng_bit_generator", "rng_uniform"}
 RANKING = {"top_k", "approx_top_k", "argmax", "argmin", "sort"}
-MOVES = {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev", "split"}
-SAME = {"psum", "psum_invariant", "pmax", "pmin", "ppermute", "pbroadcast", "pvary", "optimization_barrier"}
+MOVES = {
+    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "tile", "slice", "rev", "split",
+    "unstack",
+}  # fmt: skip
+SAME = {
+    "psum", "psum_invariant", "pmax", "pmin", "ppermute", "pbroadcast", "pvary", "optimization_barrier",
+    "sharding_constraint", "reshard", "layout_constraint", "device_put", "name",
+}  # fmt: skip
 """What leaves every axis where it is, of one value or of several at once."""
 
 
@@ -107,6 +113,10 @@ class Walk:
         own, shape = tuple(eqn.invars[0].aval.shape), tuple(eqn.outvars[0].aval.shape)
         if name == "split":
             return moves.parts(self.record, info, p["axis"], [int(n) for n in p["sizes"]])
+        if name == "unstack":
+            at = p["axis"]
+            found = moves.parts(self.record, info, at, [1] * len(eqn.outvars))
+            return [i.moved(lambda dims: (*dims[:at], *dims[at + 1 :])) for i in found]
         if name == "slice":
             starts, stops, steps = p["start_indices"], p["limit_indices"], p["strides"]
             return [moves.sliced(self.record, info, own, starts, stops, steps)]
@@ -160,6 +170,8 @@ def _move(
             return tuple(new)
 
         return stretch
+    if name == "tile":
+        return lambda dims: tuple((*foreign(n), *d) for n, d in zip(p["reps"], dims, strict=True))
     if name == "rev" or p.get("tiled"):  # pieces that lie on several devices become the whole
         return lambda dims: dims
     if name.startswith("all_gather"):

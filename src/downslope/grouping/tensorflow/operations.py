@@ -49,6 +49,8 @@ def result(uses: Uses, op: Any, infos: list[Info]) -> list[Info]:
     name, n = op.type, len(op.outputs)
     if name in SAME:
         return [infos[0]] * n
+    if name == "IdentityN":  # what has a gradient of its own, as a SiLU
+        return infos
     if name == "StopGradient":
         i = infos[0]
         return [Info(i.weights, i.data, i.depth, choices=i.choices)]
@@ -276,7 +278,7 @@ def _gather(uses: Uses, op: Any, infos: list[Info]) -> list[Info]:
         return (*dims[:axis], *(foreign(n) for n in middle), *dims[axis + 1 :])
 
     axes = [axis, *range(beside)]
-    return [picked(uses, infos[:2], move_rest, axes, axes)]
+    return [picked(uses, infos[:2], move_rest, axes, axes, beside=range(beside))]
 
 
 def _reduce(uses: Uses, op: Any, infos: list[Info]) -> list[Info]:

@@ -33,7 +33,7 @@ def lookup(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     if info.weights and not info.data:
         traces = tuple(_fetch(t, name, a, table, result) for t in info.weights)
         if name not in INDEXING or any(p.data for p in picks):
-            info = _fetched(record, name, traces, whole, any(p.choices for p in picks))
+            info = _fetched(record, name, traces, whole, record.routed(info, picks))
         else:
             info = Info(weights=traces)
     elif whole.data and (part := _as_slice(record, name, a, table)):

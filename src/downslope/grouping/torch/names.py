@@ -24,12 +24,13 @@ NORMS = _words("""
     native_group_norm native_layer_norm rms_norm
 """)
 
-# Tensors side by side, or one written into another.
+# Tensors side by side, or one written into another, or with a border.
 JOIN = _words("""
-    _index_put_impl_ block_diag cat complex concat copy_ hstack index_add index_add_ index_copy
-    index_put index_put_ index_reduce masked_scatter masked_scatter_ meshgrid scatter scatter_
-    scatter_add scatter_add_ scatter_reduce scatter_reduce_ select_scatter slice_scatter stack
-    vstack
+    _index_put_impl_ block_diag cat complex concat constant_pad_nd copy_ hstack index_add index_add_
+    index_copy index_put index_put_ index_reduce masked_scatter masked_scatter_ meshgrid reflection_pad1d
+    reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d scatter
+    scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ select_scatter slice_scatter
+    stack vstack
 """)
 
 # One tensor, each entry moved or scaled alone.

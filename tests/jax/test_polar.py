@@ -22,8 +22,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import downslope.jax as dj
 from downslope.grouping.view import MatrixView
-from downslope.jax import polar
-from downslope.jax.polar import How, polars_of
+from downslope.native import jax as polar
+from downslope.native.jax import How, polars_of
 from downslope.ops.numpy import NumpyOps
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,

@@ -1,4 +1,4 @@
-"""The polar factors of Muon's stacks: compiled for this CPU where a program runs on it, plain JAX elsewhere.
+"""The polar factors of Muon's stacks in JAX: compiled for this CPU where a program runs on it, else plain.
 
 They are an operation of their own. What it becomes is chosen where a program is lowered: for a CPU a call of
 `polar_xla.cpp`, which shares the work among XLA's threads and gathers nothing; for other devices, in programs
@@ -20,11 +20,11 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from downslope.jax.leaves import OPS, exact
 from downslope.native import build
 from downslope.native import polar as native
 from downslope.native.build import BuildError, Made, Source
 from downslope.native.tape import program_of
+from downslope.ops.jax import JaxOps
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 from downslope.rules.orthogonalize import orthogonalize
@@ -83,7 +83,7 @@ def engine(dtype: Any = "float32", ns_dtype: Any = "auto", *, platform: str | No
     'plain JAX (nothing compiled for float64)'
 
     """
-    name, own = dtype_named(ns_dtype), exact(jnp.dtype(dtype)).name
+    name, own = dtype_named(ns_dtype), jnp.promote_types(dtype, jnp.float32).name
     platform = platform or jax.default_backend()
     if platform != "cpu":
         return f"plain JAX (nothing compiled for {platform})"
@@ -99,7 +99,7 @@ def _plain(*stacks: Array, coefficients: str, steps: int | None, dtype: str | No
     """Return polar factors found by plain JAX, of all stacks together."""
     whole = stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks, axis=-3)
     ns_dtype = None if dtype in (None, "auto") else jnp.dtype(dtype)
-    done = orthogonalize(OPS, whole, coefficients=coefficients, steps=steps, dtype=ns_dtype)
+    done = orthogonalize(JaxOps(), whole, coefficients=coefficients, steps=steps, dtype=ns_dtype)
     ends = np.cumsum([s.shape[-3] for s in stacks])
     return [done[..., end - s.shape[-3] : end, :, :] for s, end in zip(stacks, ends, strict=True)]
 

@@ -142,7 +142,9 @@ def test_eager_steps_are_those_of_jit() -> None:
         np.testing.assert_allclose(done[name], jitted[name], rtol=0, atol=1e-3, err_msg=name)
 
 
-@pytest.mark.skipif(not WHY["bfloat16"].startswith(COMPILED), reason=WHY["bfloat16"])
+@pytest.mark.skipif(
+    BACKEND != "tensorflow" and not WHY["bfloat16"].startswith(COMPILED), reason=WHY["bfloat16"]
+)
 def test_bfloat16_steps_are_near_those_of_float32() -> None:
     done, wanted = run(EVERY, ns_dtype="bfloat16"), run(EVERY)
     for name, (shape, view) in VIEWS.items():
@@ -152,19 +154,48 @@ def test_bfloat16_steps_are_near_those_of_float32() -> None:
         assert np.linalg.norm(done[name] - wanted[name]) < 0.25 * moved[1], name
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's graphs")
+def test_tensorflow_iterates_in_bfloat16_where_its_products_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is on some CPUs, and not in what XLA compiles."""
+    import tensorflow as tf
+
+    def dtypes(jit: bool, dtype: str = "float32", ns_dtype: str = "auto") -> set[str]:
+        optimizer, params = muon(ns_dtype=ns_dtype), variables(arrays(0), dtype)
+        optimizer.build(params)
+        step = tf.function(lambda grads: optimizer.apply(grads, params), jit_compile=jit)
+        graph = step.get_concrete_function(tensors(arrays(1), dtype)).graph
+        products = [op for op in graph.get_operations() if "MatMul" in op.type]
+        return {op.outputs[0].dtype.name for op in products}
+
+    for fast in (True, False):
+        monkeypatch.setattr("downslope.keras.polar._is_fast_in_tensorflow", lambda fast=fast: fast)
+        assert dtypes(False) == {"bfloat16" if fast else "float32"}
+        assert dtypes(False, "bfloat16") == dtypes(False)  # whose steps are float32
+        assert dtypes(True) == dtypes(False, ns_dtype="float32") == {"float32"}
+        assert dtypes(False, "float64") == {"float64"}
+        assert dtypes(True, ns_dtype="bfloat16") == {"bfloat16"}
+        said = "bfloat16 (with XLA in float32)" if fast else "float32"
+        assert muon(ns_dtype="auto").engine == f"plain TensorFlow, in {said}"
+
+
 def test_what_orthogonalises_is_said() -> None:
-    assert muon(fused=False).engine == f"{PLAIN} (fused=False)" or BACKEND == "tensorflow"
-    assert muon(ns_dtype="float64").engine.startswith(f"{PLAIN} (nothing compiled for ")
     optimizer, params = muon(ns_dtype="auto"), variables(arrays(0), "float64")
     before = optimizer.engine
     optimizer.build(params)
-    assert optimizer.engine.startswith(f"{PLAIN} (nothing compiled for ")  # of these variables
+    if BACKEND == "tensorflow":
+        assert before.startswith("plain TensorFlow, in ")
+        assert optimizer.engine == "plain TensorFlow, in float64"  # of these variables
+        assert muon().engine == muon(fused=False).engine == "plain TensorFlow, in float32"
+        assert muon(ns_dtype="bfloat16").engine == "plain TensorFlow, in bfloat16"
+    else:
+        assert before in WHY.values()
+        assert (
+            optimizer.engine == muon(ns_dtype="float64").engine == f"{PLAIN} (nothing compiled for float64)"
+        )
+        assert muon(fused=False).engine == f"{PLAIN} (fused=False)"
     half = muon(ns_dtype="auto")
     half.build(variables(arrays(0), "bfloat16"))
     assert half.engine == before
-    if BACKEND != "tensorflow":
-        dtype = "float32" if before.endswith("float32") else "bfloat16"
-        assert before == WHY[dtype]
     with pytest.raises(ValueError, match="fused = True: expected None or False"):
         Muon(fused=True)
     assert Muon.from_config(muon(fused=False).get_config()).fused is False
@@ -251,7 +282,7 @@ def engine_in(tmp_path: Any, **environment: str) -> str:
 def test_without_a_compiler_the_backend_does_it_and_says_why(tmp_path: Any) -> None:
     why = engine_in(tmp_path, PATH=str(tmp_path), CXX="")
     if BACKEND == "tensorflow":
-        assert why == "plain TensorFlow (nothing compiled for it)"
+        assert why == Muon().engine
     else:
         assert why == f"{PLAIN} (nothing compiled for this CPU: no C++ compiler, install g++)"
     assert not list(tmp_path.glob("**/*.so"))

@@ -54,8 +54,8 @@ class Muon(RuleOptimizer):
         momentum_start: in [0, 1).
         heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
-            on accelerators, and on the JAX and PyTorch backends on CPUs that multiply it fast; the
-            variable's precision, at least float32, elsewhere.
+            on accelerators and on CPUs that multiply it fast (on TensorFlow, where XLA does not compile
+            the step); the variable's precision, at least float32, elsewhere.
         betas: AdamW's.
         eps: AdamW's.
         l2: coefficient of the penalty (l2/2)‖p‖², for both rules.

@@ -1,11 +1,12 @@
 """The time of a jitted step against Keras's own optimizers, and how orthogonal Muon's step is.
 
-    KERAS_BACKEND=tensorflow python benchmarks/frameworks_keras.py [--repeats 15] [--json FILE]
+    KERAS_BACKEND=tensorflow python benchmarks/frameworks_keras.py [--repeats 15] [--graph] [--json FILE]
 
 Both optimizers of a row take turns in one run, on the same variables and gradients: `tf.function`
-with XLA on TensorFlow, `jax.jit` with donated buffers on JAX, eagerly on PyTorch. Figures are medians,
-ratios medians of the ratios within a round. Orthogonality is the range of the singular values of a step
-whose gradient's lie between 1 and 0.01; a step that is orthogonal has them all at 1.
+with XLA on TensorFlow (without it if `--graph`, as Keras fits where there is no GPU), `jax.jit` with
+donated buffers on JAX, eagerly on PyTorch. Figures are medians, ratios medians of the ratios within a
+round. Orthogonality is the range of the singular values of a step whose gradient's lie between 1 and
+0.01; a step that is orthogonal has them all at 1.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ SETS = {
     "hidden": [s for s in LAYER * 4 if len(s) == 2],
 }
 
+
+def muon(params: list[Any], **options: Any) -> dk.Muon:
+    """Ours, without `fused=False` by compiled code where Keras's backend has it."""
+    return dk.Muon(partition_of(params), learning_rate=1e-6, **options)
+
+
+def native_muon() -> Any:
+    return native.Muon(1e-6, weight_decay=0.1, adam_weight_decay=0.1)
+
+
 ROWS: dict[str, tuple[str, Callable[[list[Any]], Any], Callable[[], Any]]] = {
     "sgd": (
         "transformer",
@@ -47,11 +58,9 @@ ROWS: dict[str, tuple[str, Callable[[list[Any]], Any], Callable[[], Any]]] = {
     "rmsprop": ("transformer", lambda _: dk.RMSProp(1e-6), lambda: native.RMSprop(1e-6)),
     "adamw": ("transformer", lambda _: dk.AdamW(1e-6), lambda: native.AdamW(1e-6)),
     "adamw-small": ("small", lambda _: dk.AdamW(1e-6), lambda: native.AdamW(1e-6)),
-    "muon": (
-        "hidden",
-        lambda params: dk.Muon(partition_of(params), learning_rate=1e-6, ns_dtype="float32"),
-        lambda: native.Muon(1e-6, weight_decay=0.1, adam_weight_decay=0.1),
-    ),
+    "muon": ("hidden", lambda params: muon(params, ns_dtype="float32"), native_muon),
+    "muon-plain": ("hidden", lambda params: muon(params, ns_dtype="float32", fused=False), native_muon),
+    "muon-auto": ("hidden", lambda params: muon(params), native_muon),
 }
 
 
@@ -69,7 +78,7 @@ def variables(shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[Any]]:
 
 
 def stepper(
-    optimizer: Any, shapes: list[tuple[int, ...]], make: Any = None
+    optimizer: Any, shapes: list[tuple[int, ...]], make: Any = None, xla: bool = True
 ) -> tuple[Callable[[], None], list[Any]]:
     """Return a call that takes one compiled step and waits for it, and the variables that it steps."""
     params, grads = variables(shapes)
@@ -78,7 +87,7 @@ def stepper(
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(lambda grads: optimizer.apply(grads, params), jit_compile=True)
+        compiled = tf.function(lambda grads: optimizer.apply(grads, params), jit_compile=xla)
 
         def step() -> None:
             compiled(grads)
@@ -125,13 +134,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--rows", default=",".join(ROWS), help="rows to run, separated by commas")
+    parser.add_argument("--graph", action="store_true", help="on TensorFlow: without XLA")
     parser.add_argument("--json")
     args = parser.parse_args()
     rows, results = [], {}
     for name in args.rows.split(","):
         which, ours, theirs = ROWS[name]
-        mine, _ = stepper(ours, SETS[which], make=True)
-        other, _ = stepper(theirs, SETS[which])
+        mine, _ = stepper(ours, SETS[which], make=True, xla=not args.graph)
+        other, _ = stepper(theirs, SETS[which], xla=not args.graph)
         seconds = interleaved({"downslope": mine, "keras": other}, args.repeats)
         middle, relative = medians(seconds), ratio(seconds, "keras", "downslope")
         results[name] = {**middle, "downslope/keras": relative}
@@ -144,6 +154,7 @@ def main() -> None:
         theirs = singular_values(lambda _: native.Muon(1.0, weight_decay=None, adam_weight_decay=None))
         results["singular values"] = {"downslope": ours, "keras": theirs}
         low, high = zip(ours, theirs, strict=True)
+        print(f"Muon by default: {dk.Muon().engine}")
         print(
             f"singular values of a step: {low[0]:.2f} to {high[0]:.2f}; Keras's {low[1]:.2f} to {high[1]:.2f}"
         )

@@ -67,6 +67,7 @@ SESSIONS = (
             "tests/gradients/test_sources_jax.py",
             "tests/solvers/test_sharded_jax.py",
             "src/downslope/jax",
+            "src/downslope/native/jax.py",
             "src/downslope/grouping/jax",
             "src/downslope/diagnose/watch/jax",
         ),

@@ -37,6 +37,10 @@ def test_importing_loads_no_framework() -> None:
     assert loaded_after("import downslope.native.build, downslope.native.polar, downslope.native.tape") == []
 
 
+def test_what_is_compiled_for_jax_needs_no_optax() -> None:
+    assert loaded_after("import downslope.native.jax") == ["jax"]
+
+
 def test_a_numpy_user_loads_no_framework() -> None:
     use = "ds.orthogonalize(ops_for(np.eye(2)), np.eye(2))"
     statement = f"import numpy as np, downslope as ds; from downslope.ops import ops_for; {use}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import downslope.jax as dj
 from downslope.grouping.view import MatrixView
-from downslope.jax import polar
-from downslope.jax.polar import How, polars_of
+from downslope.native import jax as polar
+from downslope.native.jax import How, polars_of
 from downslope.ops.numpy import NumpyOps
 from downslope.rules.orthogonalize import (
     COEFFICIENT_SETS,
@@ -313,6 +315,38 @@ def test_parameters_spread_over_devices_step_as_whole_ones(kind: Any) -> None:
     assert_near(done, jax.jit(step)(tree(0), tree(1)))
     for name, leaf in done.items():
         assert leaf.sharding.is_equivalent_to(spread[name], leaf.ndim), name
+
+
+@compiled
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_devices_share_the_matrices(kind: Any, within: bool) -> None:
+    """Each takes as many, and all of them get all: to the bit what one device finds."""
+    mesh = jax.make_mesh((2, 2), ("some", "other"), axis_types=(kind, kind))
+    how, stacks = How("minimax", None, None), [random(3, 40, 24), random(2, 40, 24, seed=1)]
+    expected = jax.jit(lambda *stacks: polars_of(stacks, how))(*stacks)
+
+    def scanned(*stacks: jax.Array) -> Any:
+        return jax.lax.scan(lambda _, each: (None, polars_of(each, how)), None, stacks)[1]
+
+    def mapped(*stacks: jax.Array) -> Any:
+        return jax.vmap(lambda *each: polars_of(each, how), in_axes=2, out_axes=2)(*stacks)
+
+    together = [jnp.stack([s, 2 * s]) for s in stacks]
+    beside = [jnp.stack([s, 2 * s], axis=2) for s in stacks]
+    with jax.set_mesh(mesh) if within else nullcontext(), jax.numpy_dtype_promotion("strict"):
+        for function, given, each, take in (
+            (lambda *stacks: polars_of(stacks, how), stacks, 2, lambda a: a),
+            (scanned, together, 2, lambda a: a[0]),
+            (mapped, beside, 3, lambda a: a[:, :, 0]),
+        ):
+            whole = jax.device_put(given, NamedSharding(mesh, PartitionSpec()))
+            made = jax.jit(function).lower(*whole).compile()
+            shares = re.findall(r"= f32\[(\d+),40,24\]\S* custom-call", made.as_text())
+            assert shares == [str(each)], function  # of five or ten, by four
+            for done, wanted in zip(made(*whole), expected, strict=True):
+                assert done.sharding.is_fully_replicated
+                np.testing.assert_array_equal(take(np.asarray(done)), wanted)
 
 
 @compiled

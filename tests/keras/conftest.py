@@ -18,6 +18,7 @@ if CHOSEN in BACKENDS:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     if CHOSEN == "jax":  # compiling takes longer here than running
         flags = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+        flags += " --xla_force_host_platform_device_count=2"
         os.environ.setdefault("XLA_FLAGS", flags)
     pytest.importorskip("keras", reason="Keras is not installed")
     if CHOSEN == "tensorflow":

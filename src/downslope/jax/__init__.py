@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from downslope.grouping.jax import partition
 from downslope.jax.elementwise import adagrad, adam, adamw, rmsprop, sgd
 from downslope.jax.muon import muon
-from downslope.jax.polar import engine
+from downslope.native.jax import engine
 
 if TYPE_CHECKING:
     from downslope.diagnose.watch.jax import watch

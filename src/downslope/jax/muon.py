@@ -36,7 +36,7 @@ from downslope.jax.leaves import (
     widened,
 )
 from downslope.jax.plan import Item, lay, plan_of
-from downslope.jax.polar import How, dtype_named, polars_of
+from downslope.native.jax import How, dtype_named, polars_of
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 

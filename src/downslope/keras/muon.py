@@ -10,15 +10,13 @@ import keras
 from downslope import rules
 from downslope.grouping.partition import Assignment, Partition
 from downslope.grouping.view import MatrixView
-from downslope.keras.backend import BACKEND, name_of, native_dtype, operations
+from downslope.keras.backend import name_of, operations
 from downslope.keras.optimizer import RuleOptimizer
+from downslope.keras.polar import NS_DTYPES, engine_of, polars_of
 from downslope.keras.saved import same_place
 from downslope.keras.slots import Setting, Work
 from downslope.ops.protocol import Array
-from downslope.rules import orthogonalize
 from downslope.rules.checks import require, require_number, shown
-
-NS_DTYPES = ("auto", "bfloat16", "float32", "float64")
 
 
 @keras.saving.register_keras_serializable(package="downslope")
@@ -56,8 +54,8 @@ class Muon(RuleOptimizer):
         momentum_start: in [0, 1).
         heads: "fused", or "split" to see the projections of attention as one matrix a head.
         ns_dtype: what the iterations run in: "float32", "bfloat16", "float64", or "auto": bfloat16
-            on accelerators, and on the PyTorch backend wherever its matrix products are fast, which
-            some CPUs' are; the variable's precision, at least float32, elsewhere.
+            on accelerators and on CPUs that multiply it fast (on TensorFlow, where XLA does not compile
+            the step); the variable's precision, at least float32, elsewhere.
         betas: AdamW's.
         eps: AdamW's.
         l2: coefficient of the penalty (l2/2)‖p‖², for both rules.
@@ -68,6 +66,8 @@ class Muon(RuleOptimizer):
         max_stack_bytes: memory that gathering matrices may take at a time, on the PyTorch backend; None
             is 16 MiB on a CPU and 512 MiB elsewhere.
         on_nonfinite: "raise", "skip" or "ignore" when a gradient holds NaN or infinity.
+        fused: None uses code compiled for the CPU, on the JAX and PyTorch backends, and torch's fused
+            kernels; False neither. `engine` tells which it is.
         **kwargs: as in `downslope.keras.SGD`.
 
     Raises:
@@ -109,6 +109,7 @@ class Muon(RuleOptimizer):
         overrides: Mapping[str, Any] | None = None,
         max_stack_bytes: int | None = None,
         on_nonfinite: str = "raise",
+        fused: bool | None = None,
         **kwargs: Any,
     ) -> None:
         rule = rules.Muon(
@@ -127,6 +128,7 @@ class Muon(RuleOptimizer):
         require("ns_dtype", ns_dtype, ns_dtype in NS_DTYPES, "one of " + ", ".join(NS_DTYPES))
         fine = max_stack_bytes is None or max_stack_bytes > 0
         require("max_stack_bytes", max_stack_bytes, fine, "a positive number of bytes, or None")
+        require("fused", fused, fused is None or fused is False, "None or False")
         _check_by_role(by_role or {})
         given = _given(partition)
         require("heads", heads, heads in ("fused", "split"), "'fused' or 'split'")
@@ -141,6 +143,15 @@ class Muon(RuleOptimizer):
         self._muon = _Choices(adamw, given, dict(by_role or {}), dict(overrides or {}), heads)
         self.ns_dtype = ns_dtype
         self.max_stack_bytes = max_stack_bytes
+        self.fused = fused
+
+    @property
+    def engine(self) -> str:
+        """What orthogonalises hidden matrices, in words, and why where it is no compiled code."""
+        slots = [] if self._slots is None else self._slots.used
+        found = {slot.working for slot in slots if isinstance(slot.setting.rule, rules.Muon)}
+        every = sorted(found or {keras.config.floatx()})
+        return "; ".join(dict.fromkeys(engine_of(dtype, self.ns_dtype, self.fused) for dtype in every))
 
     @property
     def partition(self) -> Partition | None:
@@ -180,16 +191,10 @@ class Muon(RuleOptimizer):
         matrices = [w for w in work if isinstance(w.setting.rule, rules.Muon)]
         super()._directions([w for w in work if not isinstance(w.setting.rule, rules.Muon)], t)
         if matrices:
-            orthogonal_directions(matrices, self._ns_dtype, t)
-
-    @property
-    def _ns_dtype(self) -> str | None:
-        if self.ns_dtype != "auto":
-            return self.ns_dtype
-        return "bfloat16" if _on_accelerator() else None
+            orthogonal_directions(matrices, t, self.ns_dtype, self.fused)
 
     def _torch_options(self) -> dict[str, Any]:
-        return {"ns_dtype": self.ns_dtype, "max_stack_bytes": self.max_stack_bytes}
+        return {"ns_dtype": self.ns_dtype, "max_stack_bytes": self.max_stack_bytes, "fused": self.fused}
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again, without its state."""
@@ -204,6 +209,7 @@ class Muon(RuleOptimizer):
             "overrides": choices.overrides or None,
             "heads": choices.heads,
             "max_stack_bytes": self.max_stack_bytes,
+            "fused": self.fused,
         }
 
 
@@ -225,12 +231,12 @@ class _Choices:
         self.heads = heads
 
 
-def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) -> None:
+def orthogonal_directions(work: Sequence[Work], t: Array, ns_dtype: str, fused: bool | None) -> None:
     """Fill in the directions of Muon's variables: matrices of one shape make one stack.
 
     Keras's kernels, whose outputs are the last axis, are reshaped and never permuted.
     """
-    x, dtype = operations(work[0].p), None if ns_dtype is None else native_dtype(ns_dtype)
+    x = operations(work[0].p)
     pieces: list[list[Array]] = []
     places: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
     for i, w in enumerate(work):
@@ -242,13 +248,9 @@ def orthogonal_directions(work: Sequence[Work], ns_dtype: str | None, t: Array) 
         for j, stack in enumerate(stacks):
             places.setdefault((rule, u.dtype, stack.shape[1], stack.shape[2]), []).append((i, j))
     for (rule, *_), where in places.items():
-        parts = [pieces[i][j] for i, j in where]
-        whole = parts[0] if len(parts) == 1 else x.concat(parts, 0)
-        done = orthogonalize(x, whole, coefficients=rule.coefficients, steps=rule.ns_steps, dtype=dtype)
-        low = 0
-        for (i, j), part in zip(where, parts, strict=True):
-            pieces[i][j] = done if len(parts) == 1 else done[low : low + part.shape[0]]
-            low += part.shape[0]
+        polars = polars_of([pieces[i][j] for i, j in where], rule, ns_dtype, fused)
+        for (i, j), polar in zip(where, polars, strict=True):
+            pieces[i][j] = polar
     for w, stacks in zip(work, pieces, strict=True):
         w.direction = _laid_out(w).join(x, _scaled(w, stacks), tuple(w.slot.variable.shape))
 
@@ -321,15 +323,3 @@ def _check_by_role(by_role: Mapping[str, Mapping[str, float]]) -> None:
                 f"by_role[{role!r}]", key, key in ("weight_decay", "lr_ratio"), "'weight_decay' or 'lr_ratio'"
             )
             require_number(f"by_role[{role!r}][{key!r}]", value, 0.0)
-
-
-def _on_accelerator() -> bool:
-    if BACKEND == "jax":
-        import jax
-
-        return jax.default_backend() != "cpu"
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
-    return False

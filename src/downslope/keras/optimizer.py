@@ -290,7 +290,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             self._skipped.assign_add(keras.ops.cast(n, self._skipped.dtype))
 
     def _torch_options(self) -> dict[str, Any]:
-        return {"ns_dtype": "auto", "max_stack_bytes": None}
+        return {"ns_dtype": "auto", "max_stack_bytes": None, "fused": None}
 
     # -- the learning rate -------------------------------------------------------------------
 

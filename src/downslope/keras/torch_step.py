@@ -10,6 +10,7 @@ from torch._compile import _disable_dynamo
 
 from downslope.keras.slots import Work
 from downslope.rules.muon import Muon
+from downslope.rules.rule import Rule
 from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Engine, Write
 from downslope.torch.muon import NS_DTYPES
@@ -27,7 +28,13 @@ def as_it_is(update: Callable[..., None], *args: Any) -> None:
 
 
 def step_in_place(
-    work: Sequence[Work], t: Any, learning_rate: Any, *, ns_dtype: Any, max_stack_bytes: int | None
+    work: Sequence[Work],
+    t: Any,
+    learning_rate: Any,
+    *,
+    ns_dtype: str,
+    max_stack_bytes: int | None,
+    fused: bool | None,
 ) -> None:
     """Take the step of every variable; those of one setting and dtype share the work."""
     keep_freed_memory()
@@ -37,35 +44,50 @@ def step_in_place(
     t, lr = int(t), float(learning_rate)
     for group in alike.values():
         setting = group[0].setting
-        rate = lr * setting.lr_ratio
+        how = Write(lr * setting.lr_ratio, setting.weight_decay, setting.cautious, fused is not False)
         if isinstance(setting.rule, Muon):
-            items, asked, value = [_item(w) for w in group], NS_DTYPES[ns_dtype], group[0].value
-            dtype = fast_dtype(value) if asked is None else asked
+            items, value = [_item(w) for w in group], group[0].value
             step_stacks(
                 setting.rule,
                 items,
                 t=t,
-                how=Write(rate, setting.weight_decay, setting.cautious),
-                dtype=dtype,
+                how=how,
+                dtype=_asked(value, ns_dtype),
                 max_stack_bytes=stack_bytes(max_stack_bytes, value.device),
-                engine=Engine(native=_is_compiled(value, dtype)),
+                engine=Engine(native=not _plain_because(value, ns_dtype, fused)),
             )
         else:
-            _elementwise(group, t, rate)
+            _elementwise(setting.rule, group, t, how)
 
 
-def _is_compiled(value: Any, dtype: torch.dtype | None) -> bool:
-    """Whether Muon's step, iterated in a dtype or in the precision of a variable, is compiled for its CPU."""
-    own = torch.promote_types(value.dtype, torch.float32)
-    return value.device.type == "cpu" and not polar.reason(dtype or own)
+def engine_of(value: Any, ns_dtype: str, fused: bool | None) -> str:
+    """Return in words what orthogonalises matrices of the dtype and device of a tensor."""
+    if why := _plain_because(value, ns_dtype, fused):
+        return f"plain PyTorch ({why})"
+    dtype = _asked(value, ns_dtype) or torch.float32
+    return f"orthogonalised by code compiled for this CPU, in {str(dtype).removeprefix('torch.')}"
 
 
-def _elementwise(group: Sequence[Work], t: int, lr: float) -> None:
-    rule, decay, cautious = group[0].setting.rule, group[0].setting.weight_decay, group[0].setting.cautious
+def _asked(value: Any, ns_dtype: str) -> torch.dtype | None:
+    """Return the dtype that a variable's iterations run in, None for its own."""
+    asked: torch.dtype | None = NS_DTYPES[ns_dtype]
+    return fast_dtype(value) if asked is None else asked
+
+
+def _plain_because(value: Any, ns_dtype: str, fused: bool | None) -> str:
+    """Return why a variable's matrices are orthogonalised in plain PyTorch, "" where they are not."""
+    if fused is False:
+        return "fused=False"
+    if value.device.type != "cpu":
+        return f"nothing compiled for {value.device.type}"
+    return polar.reason(_asked(value, ns_dtype) or torch.promote_types(value.dtype, torch.float32))
+
+
+def _elementwise(rule: Rule, group: Sequence[Work], t: int, how: Write) -> None:
     params, grads = [w.value for w in group], [w.g for w in group]
     states = [[part for part in w.state if part is not None] for w in group]
     columns = [list(column) for column in zip(*states, strict=True)]
-    step_elementwise(rule, [params, grads, *columns], t, Write(lr, decay, cautious))
+    step_elementwise(rule, [params, grads, *columns], t, how)
 
 
 def _item(w: Work) -> Item:

@@ -37,3 +37,12 @@ def is_intel() -> bool:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     except OSError:
         return "Intel" in platform.processor()
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the processor says that it multiplies bfloat16, and faster than float32."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and not is_intel())

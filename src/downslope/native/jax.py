@@ -1,9 +1,10 @@
-"""The polar factors of Muon's stacks: compiled for this CPU where a program runs on it, plain JAX elsewhere.
+"""The polar factors of Muon's stacks in JAX: compiled for this CPU where a program runs on it, else plain.
 
 They are an operation of their own. What it becomes is chosen where a program is lowered: for a CPU a call of
-`polar_xla.cpp`, which shares the work among XLA's threads and gathers nothing; for other devices, in programs
-that are exported, where nothing could be compiled, and under differentiation what `orthogonalize` does. The
-code is compiled when a program first asks for it, in four seconds, and kept in the user's cache for the next.
+`polar_xla.cpp`, which shares the work among XLA's threads and gathers nothing, but where a program is spread
+over several devices, which then share the matrices; for other devices, in programs that are exported, where
+nothing could be compiled, and under differentiation what `orthogonalize` does. The code is compiled when a
+program first asks for it, in four seconds, and kept in the user's cache for the next.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +22,11 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
-from downslope.jax.leaves import OPS, exact
 from downslope.native import build
 from downslope.native import polar as native
 from downslope.native.build import BuildError, Made, Source
 from downslope.native.tape import program_of
+from downslope.ops.jax import JaxOps
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require
 from downslope.rules.orthogonalize import orthogonalize
@@ -83,7 +85,7 @@ def engine(dtype: Any = "float32", ns_dtype: Any = "auto", *, platform: str | No
     'plain JAX (nothing compiled for float64)'
 
     """
-    name, own = dtype_named(ns_dtype), exact(jnp.dtype(dtype)).name
+    name, own = dtype_named(ns_dtype), jnp.promote_types(dtype, jnp.float32).name
     platform = platform or jax.default_backend()
     if platform != "cpu":
         return f"plain JAX (nothing compiled for {platform})"
@@ -99,8 +101,8 @@ def _plain(*stacks: Array, coefficients: str, steps: int | None, dtype: str | No
     """Return polar factors found by plain JAX, of all stacks together."""
     whole = stacks[0] if len(stacks) == 1 else jnp.concatenate(stacks, axis=-3)
     ns_dtype = None if dtype in (None, "auto") else jnp.dtype(dtype)
-    done = orthogonalize(OPS, whole, coefficients=coefficients, steps=steps, dtype=ns_dtype)
-    ends = np.cumsum([s.shape[-3] for s in stacks])
+    done = orthogonalize(JaxOps(), whole, coefficients=coefficients, steps=steps, dtype=ns_dtype)
+    ends = accumulate(s.shape[-3] for s in stacks)
     return [done[..., end - s.shape[-3] : end, :, :] for s, end in zip(stacks, ends, strict=True)]
 
 
@@ -142,11 +144,42 @@ def _lower_for_cpu(context: Any, *stacks: Any, **how: Any) -> Any:
     exported = getattr(context.module_context.lowering_parameters, "for_export", False)
     if exported or _reason(half):
         return _lower_plain(context, *stacks, **how)
+    # Programs of several processes are to be the same, though one of them may have no compiler.
+    if jax.process_count() == 1 and (devices := _devices_of(context)) > 1:
+        return mlir.lower_fun(partial(_shared, devices), multiple_results=True)(context, *stacks, **how)
     shape = context.avals_in[0].shape[-2:]
     program, squares = program_of(*shape, how["coefficients"], how["steps"], half)
     call = jax.ffi.ffi_lowering(_target())
     words = np.frombuffer(bytes(program), np.int32)
     return call(context, *stacks, program=words, squares=np.int64(squares), half=half)
+
+
+def _devices_of(context: Any) -> int:
+    """Return over how many devices the compiler spreads a program, 1 where the user's `shard_map` has."""
+    devices: int = getattr(context.module_context.axis_context, "num_devices", 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    return devices if mesh.empty or mesh.size == devices else 1
+
+
+def _shared(devices: int, *stacks: Array, **how: Any) -> list[Array]:
+    """Let each device take its part of the matrices, and hand what it made of them to all."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        mesh = jax.sharding.AbstractMesh((devices,), ("devices",))
+
+    def own(*stacks: Array) -> list[Array]:
+        flat = [s.reshape(-1, *s.shape[-2:]) for s in stacks]
+        ends = list(accumulate(s.shape[0] for s in flat))
+        each = -(-ends[-1] // devices)
+        rest = jnp.zeros((each * devices - ends[-1], *flat[0].shape[1:]), flat[0].dtype)
+        first = each * jax.lax.axis_index(mesh.axis_names)
+        part = jax.lax.dynamic_slice_in_dim(jnp.concatenate([*flat, rest]), first, each)
+        (made,) = polars_p.bind(part, **how)
+        done = jnp.split(jax.lax.all_gather(made, mesh.axis_names, tiled=True)[: ends[-1]], ends[:-1])
+        return [polar.reshape(s.shape) for polar, s in zip(done, stacks, strict=True)]
+
+    whole: Any = jax.sharding.PartitionSpec  # untyped
+    return jax.shard_map(own, mesh=mesh, in_specs=whole(), out_specs=whole(), check_vma=False)(*stacks)
 
 
 _lower_plain = mlir.lower_fun(_plain, multiple_results=True)

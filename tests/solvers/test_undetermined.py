@@ -74,6 +74,17 @@ def test_so_beside_a_bound() -> None:
         assert (fit.x >= low).all()
 
 
+def test_a_jump_that_steps_end_at_is_no_success() -> None:
+    """Differences across it make the steps short: what a short one promises is little, whatever is left."""
+    for seed in range(4):
+        y, _ = data("a shift beside an amplitude", seed)
+        fit = ds.least_squares(
+            lambda b, y=y: b[0] * np.exp(b[1] * T) - y + 5.0 * (b[1] > 0.42), [0.7, 0.35], "central"
+        )
+        assert not fit.success, str(fit)
+        assert fit.offset > 0.1
+
+
 @pytest.mark.parametrize("loss", ["linear", "cauchy"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_slope_that_is_there_is_not_overlooked(name: str, loss: str) -> None:

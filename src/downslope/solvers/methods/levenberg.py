@@ -40,7 +40,6 @@ class LevenbergState(NamedTuple):
         shrink: what the radius is divided by if the next step is rejected.
         multiplier: of the last subproblem.
         step, length, fall: p, ‖D p‖, and what the model promises.
-        promised: the fall promised of this iterate's first trial.
         noise: the most that a trial very near was off the model.
         cut: rejections in a row.
         hidden: whether the last step's fall was lost in rounding.
@@ -61,7 +60,6 @@ class LevenbergState(NamedTuple):
     step: Array
     length: Number
     fall: Number
-    promised: Number
     noise: Number
     cut: Number
     hidden: Condition
@@ -109,7 +107,7 @@ class Levenberg:
         r, jacobian = evaluation.residuals, evaluation.jacobian
         state = LevenbergState(
             core, want, r, jacobian, scale, *self._decomposed(space, jacobian, scale, r), radius, 2 * one,
-            zero, 0.0 * x, zero, zero, zero, zero, space.full(one, 0), space.full(one, False),
+            zero, 0.0 * x, zero, zero, zero, space.full(one, 0), space.full(one, False),
         )  # fmt: skip
         core = core._replace(size=space.where(known, self._offset(space, problem, state), core.size))
         return self._trial(space, problem, state._replace(core=core))
@@ -162,7 +160,7 @@ class Levenberg:
             offset = self._offset(space, problem, made)
             # Where rounding hides the fall, only a smaller offset is progress.
             at_end = state.hidden & (offset > 0.5 * old.size)
-            # A step that was cut until nothing shows of it may have been promised much.
+            # Where a step was cut until nothing shows of it, much may be left.
             why = space.where(
                 self._rounded(space, state, state.noise), int(Status.ROUNDOFF), int(Status.STALLED)
             )
@@ -227,12 +225,14 @@ class Levenberg:
         return following
 
     def _rounded(self, space: Any, state: LevenbergState, noise: Number) -> Condition:
-        """Return whether what the whole step promised is lost in rounding or in noise.
+        """Return whether what the whole step promises is lost in rounding or in noise.
 
-        An offset promises its square as a share of the value: one that counts as a success is near enough.
+        An offset promises its square as a share of the value, whatever a short step does: one that counts as
+        a success is near enough.
         """
         little = max(100 * space.eps, COARSE**2)
-        return (state.promised <= little * state.core.value) | (state.promised <= 10 * noise)
+        whole = state.core.size * state.core.size * state.core.value
+        return whole <= space.maximum(little * state.core.value, 10 * noise)
 
     def _trial(self, space: Any, problem: Problem, state: LevenbergState) -> LevenbergState:
         """Return the state that asks for the value at the model's least point, within the bounds."""
@@ -249,10 +249,9 @@ class Levenberg:
         fall = -(space.dot(state.residuals, along) + 0.5 * space.dot(along, along))
         scaled = state.scale * step
         length = space.sqrt(space.dot(scaled, scaled))
-        promised = space.where(state.cut > 0, state.promised, fall)
         return state._replace(
             core=core._replace(ask=ask), want=space.full(fall, int(Want.VALUE)), multiplier=multiplier,
-            step=step, length=length, fall=fall, promised=promised,
+            step=step, length=length, fall=fall,
         )  # fmt: skip
 
     def _solved(

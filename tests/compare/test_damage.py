@@ -94,27 +94,24 @@ def test_every_entry_that_is_damaged_is_named(name, file, way, copy, capsys):
 @pytest.mark.parametrize(
     ("file", "at", "value", "words"),
     [
-        ("run.json", ("environment",), None, "environment is null: expected an object"),
-        ("run.json", ("task", "metric"), 3, "task.metric is 3: expected a text"),
+        ("run.json", ("environment",), None, "environment: expected `object`, got `null`"),
+        ("run.json", ("task", "metric"), 3, "task.metric: expected `str`, got `int`"),
         ("run.json", ("plan", "candidates"), [], "plan.candidates is empty"),
-        ("run.json", ("plan", "candidates", 0, "name"), "x", 'plan.candidates[0].name is "x": expected adag'),
+        ("run.json", ("plan", "candidates", 0, "name"), "x", "plan.candidates[0].name: expected one of adag"),
         ("run.json", ("plan", "steps"), -1, "plan: steps = -1: expected a whole number above 0"),
-        (
-            "run.json",
-            ("partition", "optimizer"),
-            "adam",
-            'partition.optimizer is "adam": expected muon or sgd',
-        ),
+        ("run.json", ("plan", "seeds"), [2**63], "plan.seeds[0]: expected `int` <= 9223372036854775807"),
+        ("run.json", ("partition", "optimizer"), "adam", "partition.optimizer: expected one of muon, sgd"),
         (
             "run.json",
             ("partition", "assignments", 1, "shape"),
             [2.5],
-            "assignments[1].shape[0] is 2.5: expect",
+            "assignments[1].shape[0]: expected `int`, got `float`",
         ),
-        ("trials.jsonl", ("curve", "loss", 0), "x", "line 3, is no record of a run (curve.loss[0] is "),
+        ("trials.jsonl", ("kind",), "tune\n", "(kind: expected one of final, tune)"),
+        ("trials.jsonl", ("curve", "loss", 0), "x", "line 3, is no record of a run (curve.loss[0]: "),
         ("trials.jsonl", ("curve", "loss"), [], "(curve: steps, seconds, loss are not of one length)"),
-        ("trials.jsonl", ("lr",), 0, "(lr is 0: expected a positive number)"),
-        ("trials.jsonl", ("seconds",), True, "(seconds is true: expected a number)"),
+        ("trials.jsonl", ("lr",), 0, "(lr: expected `float` > 0.0)"),
+        ("trials.jsonl", ("seconds",), True, "(seconds: expected `float`, got `bool`)"),
         ("trials.jsonl", ("optimizer",), "adam", "a run that is not in the plan of run.json (adam, tune 1,"),
         ("trials.jsonl", ("lr",), 1e9, "a run that is not in the plan of run.json (sgd, tune 1, lr 1e+09,"),
     ],
@@ -142,13 +139,14 @@ def test_what_is_damaged_is_told_by_report_and_before_a_run_goes_on(file, at, va
     ("text", "words"),
     [
         ('{"schema": NaN}', "NaN is no JSON"),
-        ('{"schema": 1,\n "identity"', "line 2 is no JSON"),
-        ("[" * 100_000, "it is nested too deep"),
+        ('{"schema": 1,\n "identity"', "line 2 column 12"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
         (b"\xff", "can't decode byte 0xff"),
         ('{"schema": ' + "9" * 5000 + "}", "Exceeds the limit"),
-        ("[]", "the whole is []: expected an object"),
-        ("{}", "schema is missing"),
-        ('{"schema": "1"}', 'schema is "1": expected a whole number'),
+        ("[]", "(expected `object`, got `array`)"),
+        ('{"schema": 1, "\\udcff": 1}', "surrogates not allowed"),
+        ("{}", "object missing required field `schema`"),
+        ('{"schema": "1"}', "schema: expected `int`, got `str`"),
     ],
 )
 def test_what_is_no_json_is_told(text, words, copy, capsys):
@@ -158,6 +156,31 @@ def test_what_is_no_json_is_told(text, words, copy, capsys):
     err = capsys.readouterr().err
     assert err.startswith("downslope: run/run.json is damaged (")
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "words"),
+    [
+        (("runs", 0, "curve", "value"), [], "runs[0].curve: evaluations, seconds, value, gradient are not"),
+        (("runs", 1, "path", "y"), [], "runs[1].path: x, y, value are not of one length"),
+        (("runs", 1, "path"), None, "runs[1].path is null, and there is a picture"),
+        (("runs", 0, "seconds"), "1e400", "runs[0].seconds: expected `float` <= 1.79"),
+        (("lowest",), 10**400, "lowest: number out of range"),
+        (("picture", "frame", 1), [0.0], "picture.frame[1]: expected `array` of length >= 2"),
+        (("picture", "field"), [[1.0, 2.0], [1.0]], "picture.field are not rows of one length"),
+        (("picture", "field"), [[], []], "picture.field are not rows of one length"),
+    ],
+)
+def test_numbers_and_lists_of_a_race_that_do_not_fit_are_named(at, value, words, copy, capsys):
+    file = copy("race") / "race.json"
+    whole = json.loads(file.read_text())
+    inner = whole
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = value
+    file.write_text(json.dumps(whole).replace('"1e400"', "1e400"))
+    assert run(["report", "race"]) == 2
+    assert f"race.json is damaged ({words}" in capsys.readouterr().err
 
 
 def test_a_grid_that_was_not_finished_has_no_page(copy, capsys):

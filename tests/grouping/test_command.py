@@ -168,11 +168,12 @@ def test_a_full_disk_leaves_the_saved_partition_whole(
 @pytest.mark.parametrize(
     ("part", "value", "words"),
     [
-        ("role", "nobody", 'assignments[0].role is "nobody": expected embedding, '),
-        ("rule", 3, "assignments[0].rule is 3: expected adamw, muon or none"),
-        ("shape", "x", 'assignments[0].shape is "x": expected a list'),
-        ("name", True, "assignments[0].name is true: expected a text"),
-        ("view", {}, "assignments[0].view.outputs is missing"),
+        ("role", "nobody", "assignments[0].role: expected one of embedding, "),
+        ("rule", 3, "assignments[0].rule: expected `str`, got `int`"),
+        ("rule", "x", "assignments[0].rule: expected one of adamw, muon, none"),
+        ("shape", "x", "assignments[0].shape: expected `array`, got `str`"),
+        ("name", True, "assignments[0].name: expected `str`, got `bool`"),
+        ("view", {}, "assignments[0].view: object missing required field `outputs`"),
     ],
 )
 def test_a_damaged_partition_is_one_line(

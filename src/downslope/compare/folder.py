@@ -22,7 +22,7 @@ from typing import Any
 
 from downslope.compare.plan import Plan, differences
 from downslope.compare.run import Record
-from downslope.compare.stored import RUN
+from downslope.compare.stored import Run, Schema
 from downslope.errors import UsageError
 from downslope.files import write_text
 from downslope.shapes import DamagedError, parsed, require
@@ -107,21 +107,21 @@ class RunFolder:
             )
         try:
             run: dict[str, Any] = parsed(read_bytes(self.run_file))
-            require(run, {"schema": int})
-            if run["schema"] == 1:
-                require(run, RUN)
+            schema = require(run, Schema)["schema"]
+            if schema == 1:
+                partition = require(run, Run)["partition"]
                 plan = Plan.from_dict(run["plan"])
                 names = {c.name for c in plan.candidates}
                 if not names:
                     raise DamagedError("plan.candidates is empty")
-                if run["partition"] is not None:
-                    require(run["partition"]["optimizer"], names, "partition.optimizer")
+                if partition is not None and partition["optimizer"] not in names:
+                    raise DamagedError(f"partition.optimizer: expected one of {', '.join(sorted(names))}")
         except UsageError as error:  # of the plan, whose numbers are out of range
             raise self.damaged(f"plan: {error}") from None
         except DamagedError as error:
             raise self.damaged(error) from None
-        if run["schema"] != 1:
-            raise UsageError(f"{self.run_file} has schema {run['schema']}: this version reads schema 1")
+        if schema != 1:
+            raise UsageError(f"{self.run_file} has schema {schema}: this version reads schema 1")
         return run
 
     def damaged(self, what: object) -> UsageError:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
+from downslope.compare import stored
 from downslope.compare.plan import Plan, RunSpec
-from downslope.compare.stored import RECORD
 from downslope.errors import UsageError
-from downslope.shapes import DamagedError, require
+from downslope.shapes import DamagedError, require, require_one_length
 from downslope.tasks import Task
 
 
@@ -88,13 +88,14 @@ class Record:
             DamagedError: it is no such record.
 
         """
-        require(d, RECORD)
-        c = d["curve"]
+        held = require(d, stored.Record)
+        c = held["curve"]
+        require_one_length(c, ("steps", "seconds", "loss"), "curve")
         if not c["loss"]:
             raise DamagedError("curve.loss is empty")
         curve = Curve(c["steps"], [float(v) for v in c["seconds"]], [*map(infinite, c["loss"])])
         values = {f.name: d[f.name] for f in fields(cls)}
-        return cls(**{**values, "final": infinite(d["final"]), "curve": curve})
+        return cls(**{**values, "final": infinite(held["final"]), "curve": curve})
 
 
 def finite(value: float) -> float | None:

@@ -13,7 +13,6 @@ from typing import Any
 from downslope.errors import UsageError, one_line
 from downslope.files import write_text
 from downslope.grouping.view import MatrixView
-from downslope.shapes import DamagedError, Positive, parsed, require
 from downslope.words import many
 
 
@@ -83,32 +82,6 @@ class Assignment:
         view = MatrixView.from_dict(d["view"]) if d["view"] else None
         shape = tuple(d["shape"])
         return cls(d["name"], shape, Role(d["role"]), d["rule"], view, d["reason"], d.get("warning", ""))
-
-
-SHAPE = {
-    "assignments": [
-        {
-            "name": str,
-            "shape": [int],
-            "role": frozenset(Role),
-            "rule": frozenset(RULES),
-            "view": (
-                {
-                    "outputs": [int],
-                    "inputs": [int],
-                    "batch": [int],
-                    "blocks": [int],
-                    "blocks_along": str,
-                    "repeats?": Positive(int),
-                },
-                None,
-            ),
-            "reason": str,
-            "warning?": str,
-        }
-    ]
-}
-"""Of a file that `save` wrote, version 1."""
 
 
 class Partition:
@@ -212,10 +185,13 @@ class Partition:
             UsageError: there is no such file, or it holds no partition.
 
         """
+        from downslope.grouping.stored import Saved
+        from downslope.shapes import DamagedError, parsed, require
+
         try:
             found = parsed(Path(path).read_bytes())
             if isinstance(found, dict) and found.get("version") == 1:
-                require(found, SHAPE)
+                require(found, Saved)
             return cls.from_dict(found)
         except OSError as error:
             raise UsageError(f"{path} cannot be read as a partition: {error.strerror}") from error

@@ -23,6 +23,7 @@ from downslope.compare.folder import (
     require_writable,
     write_file,
 )
+from downslope.compare.stored import Schema
 from downslope.errors import UsageError
 from downslope.report import page
 from downslope.report.numbers import number
@@ -202,9 +203,9 @@ def run_report(folders: list[Path], out: Path | None, *, as_json: bool) -> int:
     for folder in folders:
         try:
             found = parsed(read_bytes(folder / FILE))
-            require(found, {"schema": int})
-            if found["schema"] != SCHEMA:
-                raise UsageError(f"{folder / FILE} has schema {found['schema']}: this version reads {SCHEMA}")
+            schema = require(found, Schema)["schema"]
+            if schema != SCHEMA:
+                raise UsageError(f"{folder / FILE} has schema {schema}: this version reads {SCHEMA}")
             require_race(found)
         except DamagedError as error:
             raise UsageError(f"{folder / FILE} is damaged ({error}): run the race again") from None

@@ -544,7 +544,7 @@ def test_command_line_with_widths(tmp_path, capsys):
         (["--optimizer", "adamv"], "did you mean 'adam'"),
         (["--threads", "1000"], "--threads 1000"),
         (["--threads", "0", "--dry-run"], "--threads 0: expected 1 to"),
-        (["--seed", "-1", "--dry-run"], "--seed -1: expected a whole number of at least 0"),
+        (["--seed", "-1", "--dry-run"], "--seed -1: expected a whole number from 0"),
         (["--weight-decay", "-1", "--dry-run"], "--weight-decay -1: expected a number of at least 0"),
         (["--weight-decay", "nan", "--dry-run"], "--weight-decay nan: expected a number of at least 0"),
         (["--seeds", "0"], "--seeds 0"),

@@ -202,19 +202,3 @@ def test_a_long_name_stays_beneath_the_head_of_its_column(folder: Path, capsys: 
     assert run(["check", "named.py:f"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("  ") and len(line) <= 80 for line in lines[1:])
-
-
-def test_a_task_that_comes_along_needs_no_file(folder: Path, capsys: Any) -> None:
-    assert run(["check", "digits", "--directions", "1", "--evaluations", "50"]) in (0, 1)
-    assert "digits" in capsys.readouterr().out
-
-
-def test_a_task_without_batches_is_told(folder: Path, capsys: Any) -> None:
-    tiny = Path(__file__).parents[1] / "compare" / "tiny.py"
-    text = (
-        tiny.read_text()
-        + "\nempty = Task('empty', **{**parts, 'batches': lambda seed: iter(())}, steps=12)\n"
-    )
-    (folder / "tiny.py").write_text(text)
-    assert run(["check", "tiny.py:empty"]) == 2
-    assert "batches(seed) of task 'empty' is empty: expected batches" in capsys.readouterr().err

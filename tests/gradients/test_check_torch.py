@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import downslope as ds
+from downslope.cli import run
 from downslope.errors import UsageError
 from downslope.gradients.check import Reason, Verdict
 from downslope.gradients.check.torch_casts import Lifted
@@ -592,3 +594,21 @@ def test_a_function_that_jumps_all_around_is_told_by_its_name(operation: Any) ->
     assert report.verdict is Verdict.INCONCLUSIVE
     assert report.reason is Reason.JUMP
     assert "casts" not in str(report)
+
+
+def test_a_task_that_comes_along_needs_no_file(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["check", "digits", "--directions", "1"]) == 0
+    assert "PASS  The gradient of digits is right." in capsys.readouterr().out
+
+
+def test_a_task_without_batches_is_told(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = Path(__file__).parents[1] / "compare" / "tiny.py"
+    text = (
+        tiny.read_text()
+        + "\nempty = Task('empty', **{**parts, 'batches': lambda seed: iter(())}, steps=12)\n"
+    )
+    (tmp_path / "tiny.py").write_text(text)
+    assert run(["check", "tiny.py:empty"]) == 2
+    assert "batches(seed) of task 'empty' is empty: expected batches" in capsys.readouterr().err

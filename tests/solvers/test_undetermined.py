@@ -9,6 +9,7 @@ import pytest
 
 import downslope as ds
 from downslope.gradients import residuals as residuals_of
+from downslope.gradients.differences import Differences
 from downslope.solvers import losses, undetermined
 
 T = np.linspace(0, 3, 40)
@@ -72,6 +73,32 @@ def test_so_beside_a_bound() -> None:
         fit = ds.least_squares(lambda b, y=y: model(b) - y, start, bounds=(low, np.inf))
         assert fit.success, str(fit)
         assert (fit.x >= low).all()
+
+
+def test_so_where_a_bound_leaves_no_room_and_differences_are_coarse() -> None:
+    """Counts that grow: the shift ends close to its bound, and slopes are known to a few digits only."""
+    t = np.arange(150) * 0.1
+    for seed in range(8):
+        y = np.random.default_rng(seed).poisson(0.03 * np.exp(0.57 * t)).astype(float)
+
+        def residuals(b: np.ndarray, y: np.ndarray = y) -> np.ndarray:
+            return b[0] * np.exp(b[1] * (t - b[2])) - y
+
+        bounds = ([0.01, 0.0, 0.0], [np.inf, 10.0, 20.9])
+        fit = ds.least_squares(residuals, [0.01, 1.0, 5.0], bounds=bounds)
+        exact = ds.least_squares(residuals, [0.01, 1.0, 5.0], "cs", bounds=bounds)
+        assert fit.success, str(fit)
+        assert fit.cost == pytest.approx(exact.cost, rel=1e-9)
+
+
+@pytest.mark.parametrize(("room", "most"), [(1e-7, 1e-3), (1e-12, 1.0)])
+def test_a_slope_along_a_way_is_measured_within_the_bounds(room: float, most: float) -> None:
+    """Where next to nothing is left, by next to no step, which its error says; cut off, it would be half."""
+    x = np.array([1 - room, 0.5])
+    by = Differences(np.exp, "central", bounds=(np.zeros(2), np.ones(2)))
+    slope, error = by.along(x, np.exp(x), np.ones(2))
+    assert np.max(error) < most
+    assert (np.abs(slope - np.exp(x)) <= 3 * error).all()
 
 
 def test_a_jump_that_steps_end_at_is_no_success() -> None:

@@ -103,7 +103,7 @@ class Differences:
                     (np.asarray(self.function(self._inside(x + k * h * way)), np.float64) - value) / (k * h)
                     for k in (1.0, 2.0)
                 )
-                return 2 * near - far, np.abs(near - far) + 4 * self.noise / h
+                return near, np.abs(near - far) + 2 * self.noise / h
         else:
             h = min(h / float(np.max(np.abs(way) / scale)), self._room(x, way) / 2)
         one, two = (self._along(x, k * h * way) / (k * h) for k in (1.0, 2.0))

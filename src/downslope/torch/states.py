@@ -56,7 +56,6 @@ def in_words_of_here(state_dict: dict[str, Any]) -> dict[str, Any]:
                     f"expected {KELLER5[:]}, those of coefficients='keller5'"
                 )
             group |= {"coefficients": "keller5", "scale": group.pop("adjust_lr_fn", None) or "original"}
-            group.pop("eps", None)  # the least norm: a rule that gives every gradient a direction has none
             for key in group["params"]:
                 if key in slots:
                     slots[key] = {"step": 0, **slots[key]}  # it counts none, and needs none

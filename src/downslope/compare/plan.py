@@ -186,12 +186,17 @@ def points(space: Space, count: int, seed: int) -> tuple[tuple[float, float], ..
     return tuple((float(d["lr"]), choices[min(int(d["choice"] * len(choices)), last)]) for d in drawn)
 
 
+def require_seed(seed: int, said: str) -> None:
+    """Raise `UsageError` unless every framework's generators take a seed; `said` comes before it."""
+    if not 0 <= seed < MOST_SEED:
+        raise UsageError(f"{said} {seed}: expected a whole number from 0 to below {MOST_SEED}")
+
+
 def fresh_seeds(count: int, tuning_seed: int) -> tuple[int, ...]:
     """Return the seeds of the final runs: those that follow the tuning seed."""
     if count < 1:
         raise UsageError(f"seeds = {count}: expected a whole number above 0")
-    if not 0 <= tuning_seed < MOST_SEED:
-        raise UsageError(f"seed = {tuning_seed}: expected a whole number from 0 to below {MOST_SEED}")
+    require_seed(tuning_seed, "seed =")
     return tuple(range(tuning_seed + 1, tuning_seed + 1 + count))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from downslope.compare.command import print_json
 from downslope.compare.folder import plain_name, require_writable, write_file
 from downslope.compare.optimizers import Candidate, choose
-from downslope.compare.plan import MOST_SEED
+from downslope.compare.plan import require_seed
 from downslope.compare.session import cores, cpu_name
 from downslope.diagnose.rates import Rates
 from downslope.diagnose.rungs import (
@@ -65,8 +65,7 @@ def run_lr(
     for option, count in (("--seeds", seeds), ("--whole-seeds", whole_seeds)):
         if count < 1:
             raise UsageError(f"{option} {count}: expected at least 1")
-    if not 0 <= seed < MOST_SEED:
-        raise UsageError(f"--seed {seed}: expected a whole number from 0 to below {MOST_SEED}")
+    require_seed(seed, "--seed")
     if not 0 <= weight_decay < math.inf:
         raise UsageError(f"--weight-decay {weight_decay:g}: expected a number of at least 0")
     if not 0 <= warmup < 1:

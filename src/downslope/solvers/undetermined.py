@@ -42,9 +42,7 @@ def looked(
         coarse: the offset at which an ending at round-off is a success.
 
     """
-    if not isinstance(residuals, Residuals) or not np.isin(core.status, FAILED).any():
-        return core
-    if residuals.differences is None:
+    if not isinstance(residuals, Residuals) or residuals.differences is None:
         return core
     alone = residuals.structure.batch is None
     status, size, evaluations = (np.array(a) for a in (core.status, core.size, core.evaluations))

@@ -32,7 +32,8 @@ from downslope.shapes import DamagedError, parsed, require
 from downslope.solvers import Stop
 from downslope.solvers.methods import method_of
 from downslope.solvers.race.picture import picture
-from downslope.solvers.race.run import SCHEMA, check, race, require_race
+from downslope.solvers.race.run import SCHEMA, check, race
+from downslope.solvers.race.stored import require_race
 from downslope.solvers.race.target import target, vector
 
 FILE = "race.json"

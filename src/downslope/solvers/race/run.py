@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -17,98 +17,12 @@ from downslope.errors import UsageError
 from downslope.gradients.nest import leaves_of
 from downslope.report.numbers import counted, listed, number
 from downslope.report.race import kept
-from downslope.shapes import DamagedError, Number, Whole, require, require_one_length, two
 from downslope.solvers import Status, Stop, minimize
 from downslope.solvers.methods import SQUARES
 from downslope.solvers.race.target import Target
 from downslope.tasks.problems import Problem
 
 SCHEMA = 1
-
-
-class _Problem(TypedDict):
-    name: str
-    n: Whole
-    start: str
-    source: str
-    lowest: Number | None
-    gradient: str
-    about: str
-
-
-class _Curve(TypedDict):
-    evaluations: list[Whole]
-    seconds: list[Number]
-    value: list[Number | None]
-    gradient: list[Number | None]
-
-
-class _Path(TypedDict):
-    x: list[Number | None]
-    y: list[Number | None]
-    value: list[Number | None]
-
-
-class _Run(TypedDict):
-    method: str
-    value: Number | None
-    gradient: Number | None
-    steps: Whole
-    evaluations: Whole
-    seconds: Number
-    success: bool
-    ending: str
-    message: str
-    curve: _Curve
-    path: _Path | None
-
-
-_Pair = Annotated[list[Number], two]
-
-
-class _Picture(TypedDict):
-    frame: Annotated[list[_Pair], two]
-    field: list[list[Number | None]] | None
-    without: str
-    start: _Pair
-    minima: list[_Pair]
-    names: Annotated[list[str], two]
-
-
-class _Race(TypedDict):
-    """`race.json`, schema 1."""
-
-    problem: _Problem
-    runs: list[_Run]
-    lowest: Number
-    first: list[str]
-    tolerance: Number | None
-    sentence: str
-    notes: list[str]
-    command: str
-    where: dict[str, str]
-    picture: _Picture | None
-
-
-def require_race(found: Any) -> None:
-    """Hold a race that was read against its type; where there is a picture, every run has a path on it.
-
-    Raises:
-        DamagedError: it does not fit.
-
-    """
-    race = require(found, _Race)
-    picture = race["picture"]
-    for i, run in enumerate(race["runs"]):
-        require_one_length(run["curve"], ("evaluations", "seconds", "value", "gradient"), f"runs[{i}].curve")
-        if run["path"] is not None:
-            require_one_length(run["path"], ("x", "y", "value"), f"runs[{i}].path")
-        elif picture is not None:
-            raise DamagedError(f"runs[{i}].path is null, and there is a picture")
-    field = picture and picture["field"]
-    if field is not None and (len(field) < 2 or {len(row) for row in field} != {max(2, len(field[0]))}):
-        raise DamagedError("picture.field are not rows of one length")
-
 
 WORDS = {
     Status.GRADIENT: "converged",

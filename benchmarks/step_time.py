@@ -22,7 +22,7 @@ from torch import nn
 
 import downslope.torch as dt
 from downslope.grouping.view import MatrixView
-from downslope.native.tape import Kind, program_of
+from downslope.native.tape import Kind, Multiplier, program_of
 
 LAYER = [(2304, 768), (2304,), (768, 768), (768,), (3072, 768), (3072,), (768, 3072), (768,)] + [(768,)] * 4
 SETS = {
@@ -206,18 +206,23 @@ def muon_floor(set_name: str, rate: float, products: float) -> float:
         ((count, *sides),) = view_of(set_name, shape).matrices(shape)
         m, n = sorted(sides)
         half = {Kind.GRAM: m * n / 2, Kind.APPLY: m * n, Kind.SYMMETRIC: m * m / 2, Kind.WHOLE: m * m}
-        program = program_of(m, n, "minimax", None, True).instructions
+        program = program_of(m, n, "minimax", None, Multiplier.BFLOAT16).instructions
         work += count * m * sum(half[Kind(one.kind)] for one in program)
         elements += count * m * n
     return 2 * work / products + 20 * elements / rate  # reads g, m, p; writes m, p
 
 
 def matmul_rate() -> float:
-    """Return operations a second of a product of 1024³ in bfloat16, or in float32 where that is faster."""
-    a = torch.randn(1024, 1024)
-    half = a.bfloat16()
-    seconds = medians(interleaved({"float32": lambda: a @ a, "bfloat16": lambda: half @ half}, 15))
-    return 2 * 1024**3 / min(seconds.values())
+    """Return operations a second of the fastest product of 1024³ or 4096³, in bfloat16 or float32."""
+    rates = []
+    for side in (1024, 4096):
+        a = torch.randn(side, side)
+        half = a.bfloat16()
+        seconds = medians(
+            interleaved({"float32": partial(torch.mm, a, a), "bfloat16": partial(torch.mm, half, half)}, 9)
+        )
+        rates.append(2 * side**3 / min(seconds.values()))
+    return max(rates)
 
 
 def rows_of(seconds: dict[str, list[float]], floor: float | None) -> list[list[str]]:

@@ -148,10 +148,11 @@ def _lower_for_cpu(context: Any, *stacks: Any, **how: Any) -> Any:
     if jax.process_count() == 1 and (devices := _devices_of(context)) > 1:
         return mlir.lower_fun(partial(_shared, devices), multiple_results=True)(context, *stacks, **how)
     shape = context.avals_in[0].shape[-2:]
-    program, squares = program_of(*shape, how["coefficients"], how["steps"], half)
+    multiplier = native.multiplier(_library, half)
+    program, squares = program_of(*shape, how["coefficients"], how["steps"], multiplier)
     call = jax.ffi.ffi_lowering(_target())
     words = np.frombuffer(bytes(program), np.int32)
-    return call(context, *stacks, program=words, squares=np.int64(squares), half=half)
+    return call(context, *stacks, program=words, squares=np.int64(squares), multiplier=np.int32(multiplier))
 
 
 def _devices_of(context: Any) -> int:
@@ -192,7 +193,7 @@ def _in_half(dtype: str | None) -> bool:
     """Whether compiled iterations run in bfloat16: where they are asked to, or it is faster."""
     if dtype != "auto":
         return dtype == "bfloat16"
-    return not _reason(True) and not native.is_intel()
+    return native.prefers_half(_library)
 
 
 @cache

@@ -15,12 +15,14 @@
 
 #include "products.h"
 #include "sources.h"
+#include "tiles.h"
 
 namespace {
 
 enum Failure : int { NONE, NO_MEMORY, UNKNOWN };
 enum Kind : int32_t { GRAM, SYMMETRIC, WHOLE, APPLY, COMBINE, UNIT };
 enum Part : int { MOMENTUM, PRODUCTS, WRITE, PARTS };
+enum Multiplier : int { FLOAT32, BFLOAT16, TILES };
 
 }  // namespace
 
@@ -74,12 +76,14 @@ class Matrix {
           threads(threads),
           program(program),
           length(length) {
-        const long many =
-            squares * blocks * blocks + (2 * along + (threads == 1 ? TOGETHER : along)) * blocks;
+        const long square = blocks * blocks, rectangle = blocks * along;
+        const long spared = (threads == 1 ? TOGETHER : along) * blocks;
+        const long many = squares * square + (T::ALIKE ? 2 : 3) * rectangle + spared;
         memory.reset((uint32_t*)::operator new(many * WORDS<T> * 4, std::align_val_t(ALIGNED)));
-        by_rows = memory.get() + squares * blocks * blocks * WORDS<T>;
-        by_columns = by_rows + blocks * along * WORDS<T>;
-        spare = by_columns + blocks * along * WORDS<T>;
+        by_rows = memory.get() + squares * square * WORDS<T>;
+        across = T::ALIKE ? by_rows : by_rows + rectangle * WORDS<T>;
+        by_columns = across + rectangle * WORDS<T>;
+        spare = by_columns + rectangle * WORDS<T>;
         pieces = (rows * columns + PIECE - 1) / PIECE;
         sums.reset(new std::atomic<double>[pieces]);
     }
@@ -130,7 +134,9 @@ class Matrix {
     const Instruction* program;
     const long length;
     std::unique_ptr<uint32_t, Delete> memory;
-    uint32_t *by_rows, *by_columns, *spare;
+    // The matrix by rows and its transpose by columns, whose product GRAM is, and the matrix by columns, which
+    // APPLY multiplies; of a tall one the latter is the transpose by rows.
+    uint32_t *by_rows, *across, *by_columns, *spare;
     long pieces;
     std::unique_ptr<std::atomic<double>[]> sums;  // a late thread may read what it needs no more
     float divided = 1;
@@ -148,14 +154,18 @@ class Matrix {
         return memory.get() + ((which * blocks + panel) * blocks + block) * WORDS<T>;
     }
     uint32_t* rows_of(long i, long j) const { return by_rows + (i * along + j) * WORDS<T>; }
+    uint32_t* across_of(long i, long j) const { return across + (i * along + j) * WORDS<T>; }
     uint32_t* columns_of(long j, long i) const { return by_columns + (j * blocks + i) * WORDS<T>; }
     long steps(long k) const { return (k + T::STEP - 1) / T::STEP; }
     static int inside(long size, long block) { return int(std::min<long>(SIDE, size - block * SIDE)); }
 
     // A wide matrix is seen as it lies, a tall one as its transpose.
     void keep(const Number* block, long i, long j, uint32_t* column) {
-        pack_rows<T>(block, tall ? column : rows_of(i, j));
-        pack_columns<T>(block, tall ? rows_of(i, j) : column);
+        uint32_t *rows = rows_of(i, j), *other = across_of(i, j);
+        if (tall)
+            pack<T>(block, column, other, T::ALIKE ? nullptr : rows, nullptr);
+        else
+            pack<T>(block, rows, column, nullptr, T::ALIKE ? nullptr : other);
     }
 
     template <class Source>
@@ -194,7 +204,7 @@ class Matrix {
 
     void gram(const Instruction& now) {
         tiles(blocks, blocks, true,
-              [&](long i, long j) { product(now, rows_of(i, 0), rows_of(j, 0), i, j, steps(n), true); });
+              [&](long i, long j) { product(now, rows_of(i, 0), across_of(j, 0), i, j, steps(n), true); });
     }
 
     void product_of_squares(const Instruction& now, bool half) {
@@ -207,27 +217,23 @@ class Matrix {
                  bool half) {
         alignas(ALIGNED) float totals[SIDE * SIDE];
         multiply<T>(a, b, count, inside(m, i), inside(m, j), half && i == j, totals);
-        if (now.added >= 0 || now.alpha != 1) {
-            const uint32_t* term = now.added < 0 ? nullptr : square(now.added, j, i);
-            for (int r = 0; r < SIDE; r++)
-                for (int s = 0; s < SIDE; s += LANES) {
-                    Floats sum = load<Floats>(totals + r * SIDE + s) * now.alpha;
-                    if (term) sum += T::row(term, r, s) * now.beta;
-                    store(totals + r * SIDE + s, sum);
-                }
-        }
         if (half && i == j) mirror(totals);  // two sums of the same terms are not always added up alike
-        if (i == j)
-            for (int r = 0; r < inside(m, i); r++) totals[r * SIDE + r] += now.identity;
+        const uint32_t* term = now.added < 0 ? nullptr : square(now.added, j, i);
         alignas(ALIGNED) Number block[SIDE * SIDE];
-        round(totals, block);
-        if (half) {
-            pack_rows<T>(block, square(now.by_rows, i, j));
-            if (i != j) pack_columns<T>(block, square(now.by_rows, j, i));
-        } else {
-            if (now.by_rows >= 0) pack_rows<T>(block, square(now.by_rows, i, j));
-            if (now.by_columns >= 0) pack_columns<T>(block, square(now.by_columns, j, i));
-        }
+        for (int r = 0; r < SIDE; r++)
+            for (int s = 0; s < SIDE; s += LANES) {
+                Floats sum = load<Floats>(totals + r * SIDE + s) * now.alpha;
+                if (term) sum += T::row(term, r, s) * now.beta;
+                if (const int lane = r - s; i == j && lane >= 0 && lane < LANES && r < inside(m, i))
+                    sum[lane] += now.identity;
+                T::store_rounded(block + r * SIDE + s, sum);
+            }
+        const bool twice = half && i != j;
+        const auto place = [&](bool made, int which, long panel, long at) {
+            return made && which >= 0 ? square(which, panel, at) : nullptr;
+        };
+        pack<T>(block, place(true, now.by_rows, i, j), place(true, now.by_columns, j, i),
+                place(twice, now.by_rows, j, i), place(twice, now.by_columns, i, j));
     }
 
     static void round(const float* totals, Number* block) {
@@ -330,30 +336,33 @@ void orthogonalise(Team& team, F source, long count, long rows, long columns, co
     if (alone < count) together.reset(new Own(team, rows, columns, program, length, squares, threads));
     if (alone)
         team.run(hands, [&](long mine) {
+            const typename T::Unit unit;
             team.each(alone, [&](long i) { own[mine]->run(source(i), Watch(seconds, mine)); });
         });
     if (together)
         team.run(threads, [&](long mine) {
+            const typename T::Unit unit;
             for (long i = alone; i < count; i++) together->run(source(i), Watch(seconds, mine));
         });
 }
 
 template <class Team, class F>
-int orthogonalise_in(int half, Team& team, F source, long count, long rows, long columns,
+int orthogonalise_by(int multiplier, Team& team, F source, long count, long rows, long columns,
                      const Instruction* program, long length, long squares, long threads, double* seconds) {
     try {
-        if (!half) {
-            orthogonalise<Float32>(team, source, count, rows, columns, program, length, squares, threads,
-                                   seconds);
+        const auto with = [&](auto numbers) {
+            orthogonalise<decltype(numbers)>(team, source, count, rows, columns, program, length, squares,
+                                             threads, seconds);
             return NONE;
-        }
+        };
+        if (multiplier == FLOAT32) return with(Float32{});
 #ifdef __AVX512BF16__
-        orthogonalise<Bfloat16>(team, source, count, rows, columns, program, length, squares, threads,
-                                seconds);
-        return NONE;
-#else
-        return UNKNOWN;
+        if (multiplier == BFLOAT16) return with(Bfloat16{});
 #endif
+#ifdef HAS_TILES
+        if (multiplier == TILES && has_tiles()) return with(Tiles{});
+#endif
+        return UNKNOWN;
     } catch (const std::bad_alloc&) {
         return NO_MEMORY;
     }

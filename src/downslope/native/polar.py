@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downslope.native.build import BuildError
+from downslope.native.tape import Multiplier
 
-HEADERS = ("polar.h", "products.h", "sources.h")
+HEADERS = ("polar.h", "products.h", "sources.h", "tiles.h", "tiles_emulated.h")
 
 _LANES = 8
 """Numbers in a vector from which on the products here have been found faster than a framework's."""
@@ -29,6 +30,20 @@ def reason(library: Callable[[], ctypes.CDLL], half: bool) -> str:
     if half and not found.has_bfloat16():
         return "nothing compiled for this CPU: it does not multiply bfloat16"
     return ""
+
+
+def multiplier(library: Callable[[], ctypes.CDLL], half: bool) -> Multiplier:
+    """Return what multiplies in bfloat16 if `half`, else in float32."""
+    if not half:
+        return Multiplier.FLOAT32
+    return Multiplier.TILES if library().has_tiles() else Multiplier.BFLOAT16
+
+
+def prefers_half(library: Callable[[], ctypes.CDLL]) -> bool:
+    """Whether the compiled iterations are faster in bfloat16 than in float32."""
+    if reason(library, half=True):
+        return False
+    return multiplier(library, half=True) == Multiplier.TILES or not is_intel()
 
 
 def is_intel() -> bool:

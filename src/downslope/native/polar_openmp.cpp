@@ -31,10 +31,10 @@ struct Team {
 // between two matrices, `stride` between two rows.
 extern "C" int orthogonalise(float* x, const float* sizes, long step, long stride, long count, long rows,
                              long columns, const Instruction* program, long length, long squares,
-                             long threads, int half) {
+                             long threads, int multiplier) {
     Team team;
     const auto source = [=](long i) { return Stacked{x + i * step, stride, sizes[i]}; };
-    return orthogonalise_in(half, team, source, count, rows, columns, program, length, squares, threads,
+    return orthogonalise_by(multiplier, team, source, count, rows, columns, program, length, squares, threads,
                             nullptr);
 }
 
@@ -42,9 +42,9 @@ extern "C" int orthogonalise(float* x, const float* sizes, long step, long strid
 // `seconds`, unless it is null, is for the three parts of each thread's time.
 extern "C" int step(const float* const* g, float* const* m, float* const* p, long stride, const How* how,
                     double* seconds, long count, long rows, long columns, const Instruction* program,
-                    long length, long squares, long threads, int half) {
+                    long length, long squares, long threads, int multiplier) {
     Team team;
     const auto source = [=](long i) { return Stepped{g[i], m[i], p[i], columns, stride, how}; };
-    return orthogonalise_in(half, team, source, count, rows, columns, program, length, squares, threads,
+    return orthogonalise_by(multiplier, team, source, count, rows, columns, program, length, squares, threads,
                             seconds);
 }

@@ -87,7 +87,7 @@ thread_local uint64_t Team::part;
 
 // Whole stacks of matrices of one shape go in, and their polar factors out.
 ffi::Error polar_of(ffi::ThreadPool pool, ffi::RemainingArgs stacks, ffi::RemainingRets results,
-                    ffi::Span<const int32_t> program, int64_t squares, bool half) try {
+                    ffi::Span<const int32_t> program, int64_t squares, int32_t multiplier) try {
     std::vector<const float*> from;
     std::vector<float*> to;
     long rows = 0, columns = 0;
@@ -107,7 +107,7 @@ ffi::Error polar_of(ffi::ThreadPool pool, ffi::RemainingArgs stacks, ffi::Remain
     const auto source = [&](long i) { return Given{from[i], to[i], columns, {}}; };
     const long length = program.size() * sizeof(int32_t) / sizeof(Instruction);
     const long threads = std::max<long>(1, pool.num_threads());
-    if (orthogonalise_in(half, team, source, from.size(), rows, columns, (const Instruction*)program.begin(),
+    if (orthogonalise_by(multiplier, team, source, from.size(), rows, columns, (const Instruction*)program.begin(),
                          length, squares, threads, nullptr))
         throw std::bad_alloc();
     return ffi::Error::Success();
@@ -124,4 +124,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(polar, polar_of,
                                   .RemainingRets()
                                   .Attr<ffi::Span<const int32_t>>("program")
                                   .Attr<int64_t>("squares")
-                                  .Attr<bool>("half"));
+                                  .Attr<int32_t>("multiplier"));

@@ -74,10 +74,13 @@ inline void transpose(Words* v) {
     }
 }
 
-// What the iterations run in. `row` reads some numbers of a row of a block that is packed by columns.
+// What the iterations run in. `row` reads some numbers of a row of a block that is packed by columns. ALIKE: a
+// matrix by rows is its transpose by columns. A thread that multiplies holds a Unit.
 struct Float32 {
     typedef float Number;
+    struct Unit {};
     static constexpr int STEP = 1;
+    static constexpr bool ALIKE = true;
     static Floats add_product(Floats sum, uint32_t a, Words b) {
         float number;
         memcpy(&number, &a, sizeof number);
@@ -91,7 +94,9 @@ struct Float32 {
 #ifdef __AVX512BF16__
 struct Bfloat16 {
     typedef uint16_t Number;
+    struct Unit {};
     static constexpr int STEP = 2;
+    static constexpr bool ALIKE = true;
     static Floats add_product(Floats sum, uint32_t a, Words b) {
         return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
     }
@@ -136,6 +141,16 @@ void pack_rows(const typename T::Number* from, uint32_t* to) {
             transpose(v);
             for (int r = 0; r < LANES; r++) store(to + (step + r) * SIDE + i, v[r]);
         }
+}
+
+// Write a block, and its transpose, to where each is an operand, null for nowhere.
+template <class T>
+void pack(const typename T::Number* from, uint32_t* rows, uint32_t* columns, uint32_t* transpose_rows,
+          uint32_t* transpose_columns) {
+    if (rows) pack_rows<T>(from, rows);
+    if (columns) pack_columns<T>(from, columns);
+    if (transpose_rows) pack_columns<T>(from, transpose_rows);
+    if (transpose_columns) pack_rows<T>(from, transpose_columns);
 }
 
 // Replace what is above a block's diagonal by the mirror image of what is below.

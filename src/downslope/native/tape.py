@@ -29,6 +29,14 @@ class Kind(IntEnum):
     UNIT = 5
 
 
+class Multiplier(IntEnum):
+    """What the products are made of, as `polar.h` numbers it."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    TILES = 2  # of bfloat16, by matrix units
+
+
 class Instruction(ctypes.Structure):
     """One product, as `polar.h` reads it: `alpha left right + beta added + identity I`."""
 
@@ -163,7 +171,7 @@ class Tape:
 
 
 class Form(NamedTuple):
-    """A square as it is stored, by rows or by columns; a symmetric one is by rows either way."""
+    """A square as it is stored, by rows or by columns, which may be the same of a symmetric one."""
 
     square: Square
     by_columns: bool
@@ -178,16 +186,22 @@ class Placed(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def program_of(rows: int, columns: int, coefficients: str, steps: int | None, half: bool) -> Program:
-    """Return what `newton_schulz` does with a matrix of a shape, in bfloat16 if `half`, else in float32."""
+def program_of(
+    rows: int, columns: int, coefficients: str, steps: int | None, multiplier: Multiplier
+) -> Program:
+    """Return what `newton_schulz` does with a matrix of a shape."""
     tape = Tape()
+    half = multiplier != Multiplier.FLOAT32
     matrix = Rectangle((rows, columns), "bfloat16" if half else "float32")
     newton_schulz(cast(Any, tape), matrix, coefficients, steps)
-    return _laid_out(_in_forms(tape.rows, tall=rows > columns))
+    return _laid_out(_in_forms(tape.rows, rows > columns, alike=multiplier != Multiplier.TILES))
 
 
-def _in_forms(rows: Sequence[Row], tall: bool) -> list[Placed]:
-    """Return the instructions in the forms that later ones need, a combination once for each form."""
+def _in_forms(rows: Sequence[Row], tall: bool, alike: bool) -> list[Placed]:
+    """Return the instructions in the forms that later ones need, a combination once for each form.
+
+    Where a matrix by rows is its transpose by columns, `alike`, a symmetric one is stored once.
+    """
     needed: set[Form] = set()
     found: list[Placed] = []
     for row in reversed(rows):
@@ -197,20 +211,22 @@ def _in_forms(rows: Sequence[Row], tall: bool) -> list[Placed]:
             results = [form if form in needed else None for form in forms]
         if row.kind == Kind.COMBINE:
             made = [
-                Placed(row, _forms(row, 3 * (form.by_columns,)), [form, None]) for form in results if form
+                Placed(row, _forms(row, 3 * (form.by_columns,), alike), [form, None])
+                for form in results
+                if form
             ]
         else:  # of products the left operand is read by rows, but for a tall matrix, whose right it is
-            made = [Placed(row, _forms(row, (row.kind == Kind.APPLY and tall, True, True)), results)]
+            made = [Placed(row, _forms(row, (row.kind == Kind.APPLY and tall, True, True), alike), results)]
         needed.update(form for one in made for form in one.operands if form)
         found += made
     return found[::-1]
 
 
-def _forms(row: Row, by_columns: Sequence[bool]) -> list[Form | None]:
+def _forms(row: Row, by_columns: Sequence[bool], alike: bool) -> list[Form | None]:
     """Return the three operands of an instruction as they are read."""
     squares = (*row.operands, None, None, None)
     pairs = zip(squares, by_columns, strict=False)
-    return [None if s is None else Form(s, columns and not s.symmetric) for s, columns in pairs]
+    return [None if s is None else Form(s, columns and not (alike and s.symmetric)) for s, columns in pairs]
 
 
 def _laid_out(placed: Sequence[Placed]) -> Program:

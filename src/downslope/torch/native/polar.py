@@ -45,13 +45,15 @@ def compiled() -> ctypes.CDLL:
 def reason(dtype: torch.dtype) -> str:
     """Return why nothing is compiled for this CPU that iterates in a dtype, "" where it is.
 
-    Matrix units (AMX), which torch's products of bfloat16 run on, are not used here.
+    Where torch's products of bfloat16 run on matrix units (AMX), that is code which knows those too.
     """
     if dtype not in _DTYPES:
         return f"nothing compiled for {str(dtype).removeprefix('torch.')}"
-    if dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
-        return "torch's products in bfloat16 run on matrix units"
-    return native.reason(compiled, half=dtype == torch.bfloat16)
+    half = dtype == torch.bfloat16
+    why = native.reason(compiled, half)
+    if not why and half and torch.cpu._is_amx_tile_supported() and not compiled().has_tiles():
+        return "the compiler does not know the matrix units that torch's products in bfloat16 run on"
+    return why
 
 
 def fingerprint() -> bytes:
@@ -96,7 +98,7 @@ def run(
     steps: int | None,
 ) -> None:
     """Call a function of the library with its matrices' whereabouts and the program for their shape."""
-    half = dtype == torch.bfloat16
-    program, squares = program_of(*shape[1:], coefficients, steps, half)
-    if function(*where, *shape, program, len(program), squares, torch.get_num_threads(), half):
+    multiplier = native.multiplier(compiled, half=dtype == torch.bfloat16)
+    program, squares = program_of(*shape[1:], coefficients, steps, multiplier)
+    if function(*where, *shape, program, len(program), squares, torch.get_num_threads(), multiplier):
         raise MemoryError(f"no memory to orthogonalise matrices of {shape[1]} × {shape[2]}")

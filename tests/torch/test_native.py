@@ -299,8 +299,8 @@ def test_parameters_of_another_precision_are_stepped_too(dtype: torch.dtype, rou
 def test_tensors_made_of_others_are_stepped_too() -> None:
     g, start = random(8, 16), random(8, 16, seed=1)
     both, _ = once(TwoTensor(g, g.clone()), TwoTensor(start, start.clone()), ns_dtype="float32")
-    one, _ = once(g, start, ns_dtype="float32")
-    assert (both.a - one).norm() < 1e-3 * (one - start).norm()  # the one in plain PyTorch, as above
+    one, _ = once(g, start, ns_dtype="float32", fused=False)  # in plain PyTorch, as they are
+    torch.testing.assert_close(both.a, one, rtol=0, atol=1e-6)
     assert torch.equal(both.a, both.b)
 
 
@@ -453,17 +453,21 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> ctype
     return made
 
 
-@pytest.fixture
-def emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+@pytest.fixture(scope="module")
+def library_for_tiles(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library as it is for matrix units, whose instructions are functions here."""
     if why := polar.native.reason(polar.compiled, half=True):
         pytest.skip(why)
     text = "#define EMULATE_TILES\n" + polar.SOURCE.text + KEEPS
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(polar, "SOURCE", polar.SOURCE._replace(text=text))
-        library = built(tmp_path, patch, *build.FLAGS)
-    monkeypatch.setattr(polar, "compiled", lambda: library)
-    return library
+        return built(tmp_path_factory.mktemp("tiles"), patch, *build.FLAGS)
+
+
+@pytest.fixture
+def emulated(library_for_tiles: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
+    monkeypatch.setattr(polar, "compiled", lambda: library_for_tiles)
+    return library_for_tiles
 
 
 # Whether a thread's tiles have the shape that they had, once somebody else has used them; none is one too.
@@ -523,6 +527,20 @@ def test_a_compiler_that_knows_no_matrix_units_leaves_them_to_torch(monkeypatch:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert not why(torch.bfloat16)
     assert polar.native.multiplier(polar.compiled, half=True) == Multiplier.BFLOAT16
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "tiles", "intel", "prefers"),
+    [(0, 0, False, False), (1, 0, False, True), (1, 0, True, False), (1, 1, True, True)],
+)
+def test_half_precision_is_taken_where_it_is_faster(
+    bfloat16: int, tiles: int, intel: bool, prefers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Library:
+        lanes, has_bfloat16, has_tiles = (lambda _: 16), (lambda _: bfloat16), (lambda _: tiles)
+
+    monkeypatch.setattr(polar.native, "is_intel", lambda: intel)
+    assert polar.native.prefers_half(Library) == prefers
 
 
 @compiled

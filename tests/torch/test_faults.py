@@ -83,13 +83,28 @@ def test_parameters_that_are_not_real_floating(cls: Any, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+def test_frozen_parameters_of_integers_may_stand_among_others(cls: Any) -> None:
+    frozen = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
+    p = weight()
+    optimizer = cls([p, frozen])
+    optimizer.step()
+    assert same(frozen, torch.ones(4, 4, dtype=torch.int8))
+    assert "int8" not in repr(optimizer)
+    frozen = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64), requires_grad=False)
+    with pytest.raises(TypeError, match=r"dtype torch\.complex64: expected a real floating dtype"):
+        cls([p, frozen])
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_a_refused_group_leaves_the_optimizer_as_it_was(cls: Any) -> None:
     optimizer = cls([weight()])
     before = copy.deepcopy(optimizer.state_dict())
-    bad: list[tuple[dict[str, Any], type[Exception]]] = [
+    bad: list[tuple[Any, type[Exception]]] = [
         ({"params": [weight()], "lr": -1.0}, ValueError),
         ({"params": [torch.ones(3, dtype=torch.int32)]}, TypeError),
         ({"params": [weight()], "rule": "adamq"}, ValueError),
+        ({"params": [weight()], "maximize": True}, ValueError),
+        ([weight()], TypeError),
         ({"params": [weight()], "rule": "adagrad" if cls is not AdaGrad else "adam"}, ValueError),
         ({"params": [nn.Parameter(torch.ones(1, 4).expand(4, 4))]}, ValueError),
     ]
@@ -330,6 +345,27 @@ def test_a_state_made_with_an_option_that_is_not_here_is_refused(
     ours.load_state_dict(plain.state_dict())  # without it, and with foreach=None and the like
     theirs = other([q], foreach=False)
     ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize(("cls", "other", "option", "value"), OTHER_OPTIONS)
+def test_an_option_that_is_not_here_is_refused(cls: Any, other: Any, option: str, value: Any) -> None:
+    expected = rf"^{option} = {value}: expected (False|0), since the rules here have no such option"
+    with pytest.raises(ValueError, match=expected):
+        cls([weight()], **{option: value})
+    p = weight()
+    optimizer = cls([p])
+    optimizer.param_groups[0][option] = value
+    before = p.detach().clone()
+    with pytest.raises(ValueError, match=expected):
+        optimizer.step()
+    assert same(p.detach(), before)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'maximise'"):
+        cls([p], maximise=True)
+
+
+def test_what_is_no_state_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the state to load = \{\}: expected 'state' and 'param_groups'"):
+        SGD([weight()]).load_state_dict({})
 
 
 def test_a_partition_of_another_model() -> None:

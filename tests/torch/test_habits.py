@@ -334,6 +334,41 @@ def test_states_of_torch_sgd_which_counts_no_steps_can_be_loaded(options: dict[s
     again.load_state_dict(ours.state_dict())
 
 
+TORCH = {
+    SGD: (torch.optim.SGD, {"momentum": 0.9, "dampening": 0}),
+    AdaGrad: (torch.optim.Adagrad, {"lr_decay": 0}),
+    RMSProp: (torch.optim.RMSprop, {"momentum": 0.9, "centered": True}),
+    Adam: (torch.optim.Adam, {"amsgrad": True}),
+    AdamW: (torch.optim.AdamW, {"betas": np.array([0.8, 0.9])}),
+}
+
+
+@pytest.mark.parametrize("cls", TORCH, ids=lambda cls: cls.__name__)
+def test_the_import_may_change_and_change_back(cls: Any) -> None:
+    """The same arguments go to both, and a state goes from one to the other and back."""
+    other, options = TORCH[cls]
+    options = {"lr": 0.1, "foreach": True, "maximize": False, "differentiable": False, **options}
+    generator = torch.Generator().manual_seed(3)
+    p, q = (nn.Parameter(torch.linspace(-1, 1, 7, dtype=torch.float64)) for _ in range(2))
+    ours, theirs = cls([p], **options), other([q], **options)
+
+    def steps(*pairs: tuple[nn.Parameter, Any]) -> None:
+        for g in torch.randn(3, 7, generator=generator, dtype=torch.float64):
+            for parameter, optimizer in pairs:
+                parameter.grad = g.clone()
+                optimizer.step()
+
+    steps((p, ours))
+    q.data.copy_(p.data)
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    steps((p, ours), (q, theirs))
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)  # float64, a few operations a step
+    again = cls([p], **options)
+    again.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    steps((p, again), (q, theirs))
+    torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [None, "original", "match_rms_adamw"])
 def test_states_of_torch_muon_can_be_loaded(scale: str | None) -> None:
     """Which knows no step, and calls the scale and the polynomial otherwise."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from downslope.torch.groups import common_defaults
+from downslope.torch.groups import OfTorch, common_defaults
 from downslope.torch.optimizer import RuleOptimizer
 
 
@@ -29,6 +29,8 @@ class SGD(RuleOptimizer):
             neither.
         capturable: whether a step reads nothing from the device, so that a CUDA graph can record it;
             None: everywhere but on a CPU.
+        foreach: as in `torch.optim`; it changes nothing, as tensors are always stepped together.
+        maximize, differentiable, dampening: as in `torch.optim`; only False and 0 are taken.
 
     Raises:
         ValueError: a value outside its range.
@@ -51,12 +53,14 @@ class SGD(RuleOptimizer):
         momentum: float = 0.0,
         *,
         nesterov: bool = False,
+        dampening: float = 0.0,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         cautious: bool = False,
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        **of_torch: Unpack[OfTorch],
     ) -> None:
         defaults = common_defaults(
             "sgd",
@@ -67,8 +71,10 @@ class SGD(RuleOptimizer):
             on_nonfinite=on_nonfinite,
             fused=fused,
             capturable=capturable,
+            of_torch=of_torch,
         )
-        super().__init__(params, {**defaults, "momentum": momentum, "nesterov": nesterov})
+        own = {"momentum": momentum, "nesterov": nesterov, "dampening": dampening}
+        super().__init__(params, {**defaults, **own})
 
 
 class AdaGrad(RuleOptimizer):
@@ -80,10 +86,12 @@ class AdaGrad(RuleOptimizer):
     Args:
         params: parameters, named parameters or groups.
         lr: learning rate :math:`\eta`, at least 0.
+        lr_decay: as in `torch.optim.Adagrad`; only 0 is taken.
         initial_accumulator_value: where :math:`s` starts.
         eps: :math:`\epsilon`.
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.Adagrad`.
-        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`, and what is of
+            `torch.optim` alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -104,6 +112,7 @@ class AdaGrad(RuleOptimizer):
         params: Any,
         lr: float | Tensor = 1e-2,
         *,
+        lr_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         weight_decay: float = 0.0,
@@ -112,6 +121,7 @@ class AdaGrad(RuleOptimizer):
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        **of_torch: Unpack[OfTorch],
     ) -> None:
         defaults = common_defaults(
             "adagrad",
@@ -122,10 +132,10 @@ class AdaGrad(RuleOptimizer):
             on_nonfinite=on_nonfinite,
             fused=fused,
             capturable=capturable,
+            of_torch=of_torch,
         )
-        super().__init__(
-            params, {**defaults, "initial_accumulator_value": initial_accumulator_value, "eps": eps}
-        )
+        own = {"lr_decay": lr_decay, "initial_accumulator_value": initial_accumulator_value, "eps": eps}
+        super().__init__(params, {**defaults, **own})
 
 
 class RMSProp(RuleOptimizer):
@@ -143,7 +153,8 @@ class RMSProp(RuleOptimizer):
         centered: divide by the standard deviation.
         eps_inside_root: :math:`\sqrt{v + \epsilon}`, as Keras has it.
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.RMSprop`.
-        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`, and what is of
+            `torch.optim` alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -175,6 +186,7 @@ class RMSProp(RuleOptimizer):
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        **of_torch: Unpack[OfTorch],
     ) -> None:
         defaults = common_defaults(
             "rmsprop",
@@ -185,6 +197,7 @@ class RMSProp(RuleOptimizer):
             on_nonfinite=on_nonfinite,
             fused=fused,
             capturable=capturable,
+            of_torch=of_torch,
         )
         own = {
             "alpha": alpha,
@@ -210,7 +223,8 @@ class Adam(RuleOptimizer):
         weight_decay: penalty (weight_decay/2)‖p‖², as in `torch.optim.Adam`; `AdamW` decouples it.
         amsgrad: keep the largest second moment.
         bias_correction: correct both averages for their start at zero.
-        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`.
+        decoupled_weight_decay, cautious, on_nonfinite, fused, capturable: as in `SGD`, and what is of
+            `torch.optim` alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -243,6 +257,7 @@ class Adam(RuleOptimizer):
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        **of_torch: Unpack[OfTorch],
     ) -> None:
         defaults = common_defaults(
             self._name,
@@ -253,6 +268,7 @@ class Adam(RuleOptimizer):
             on_nonfinite=on_nonfinite,
             fused=fused,
             capturable=capturable,
+            of_torch=of_torch,
         )
         own = {"betas": betas, "eps": eps, "amsgrad": amsgrad, "bias_correction": bias_correction}
         super().__init__(params, {**defaults, **own})
@@ -272,7 +288,8 @@ class AdamW(Adam):
         weight_decay: :math:`\lambda`, at least 0.
         amsgrad: keep the largest second moment.
         bias_correction: correct both averages for their start at zero.
-        cautious, on_nonfinite, fused, capturable: as in `SGD`.
+        cautious, on_nonfinite, fused, capturable: as in `SGD`, and what is of
+            `torch.optim` alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -304,6 +321,7 @@ class AdamW(Adam):
         on_nonfinite: str = "raise",
         fused: bool | None = None,
         capturable: bool | None = None,
+        **of_torch: Unpack[OfTorch],
     ) -> None:
         super().__init__(
             params,
@@ -318,4 +336,5 @@ class AdamW(Adam):
             on_nonfinite=on_nonfinite,
             fused=fused,
             capturable=capturable,
+            **of_torch,
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from downslope import rules
-from downslope.rules.checks import require, require_number
+from downslope.errors import a_type
+from downslope.rules.checks import require, require_number, shown
 from downslope.rules.rule import Rule
 
 RULES: dict[str, type[Rule]] = {
@@ -26,10 +28,33 @@ RULES: dict[str, type[Rule]] = {
 _NOT_HERE = {"maximize": False, "differentiable": False, "dampening": 0, "lr_decay": 0}
 """Options of `torch.optim` that no rule here has, and the values with which they do nothing."""
 
+_INSTEAD = {
+    "maximize": ". Negate the loss",
+    "lr_decay": ". Give the rate a schedule of torch.optim.lr_scheduler",
+}
+
+
+class OfTorch(TypedDict, total=False):
+    """Arguments that every element-wise optimizer of `torch.optim` takes, and that change nothing here.
+
+    `foreach` chooses between ways that take the same steps; the others are refused unless they are False.
+    """
+
+    foreach: bool | None
+    maximize: bool
+    differentiable: bool
+
+
 _OPTIONS = ("rule", "on_nonfinite", "capturable", "ns_dtype")
 """Options of a group that are no part of its rule, and that are compared as they are."""
 
 ON_NONFINITE = ("raise", "skip", "ignore")
+
+
+def require_group(group: object) -> None:
+    """Raise TypeError for a parameter group that is no dict."""
+    if not isinstance(group, dict):
+        raise TypeError(f'a parameter group is {a_type(group)}: expected a dict, as {{"params": [...]}}')
 
 
 def require_known_rule(group: dict[str, Any], own: str) -> None:
@@ -62,6 +87,8 @@ def _own_hyperparameters(name: str) -> tuple[str, ...]:
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -88,8 +115,18 @@ def common_defaults(
     on_nonfinite: str,
     fused: bool | None,
     capturable: bool | None,
+    of_torch: OfTorch | None = None,
 ) -> dict[str, Any]:
-    """Return the group values that every optimizer here has."""
+    """Return the group values that every optimizer here has, with those that `torch.optim` looks for.
+
+    Raises:
+        TypeError: `of_torch` has an argument that is none of torch's.
+
+    """
+    given = dict(of_torch or {})
+    if unknown := given.keys() - OfTorch.__annotations__.keys():
+        raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}")
+    common = {"foreach": None, "maximize": False, "differentiable": False} if of_torch is not None else {}
     return {
         "rule": rule,
         "lr": lr,
@@ -99,6 +136,8 @@ def common_defaults(
         "on_nonfinite": on_nonfinite,
         "fused": fused,
         "capturable": capturable,
+        **common,
+        **given,
     }
 
 
@@ -106,6 +145,18 @@ def capturable_on(group: dict[str, Any], device: torch.device) -> bool:
     """Whether a group's step reads nothing from a device: by default everywhere but on a CPU."""
     asked = group["capturable"]
     return device.type != "cpu" if asked is None else bool(asked)
+
+
+def require_parameter(p: Tensor, name: Callable[[], str]) -> None:
+    """Raise if a parameter can never be stepped; one of integers that is frozen may stand among others."""
+    frozen = isinstance(p, nn.Parameter) and not p.requires_grad and not p.dtype.is_complex
+    if not p.is_floating_point() and not frozen:
+        raise TypeError(f"{name()} has dtype {p.dtype}: expected a real floating dtype")
+    if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
+        raise ValueError(
+            f"{name()} is expanded, entries of it share memory: expected one of its own, "
+            "as of nn.Parameter(p.clone())"
+        )
 
 
 def refuse_gradient(name: str, g: Tensor) -> NoReturn:
@@ -123,13 +174,13 @@ def refuse_gradient(name: str, g: Tensor) -> NoReturn:
     )
 
 
-def refuse_other_options(saved: dict[str, Any], i: int) -> None:
-    """Raise ValueError if group i of a state was made with an option that no rule here has."""
-    for option, nothing in _NOT_HERE.items():
-        if (value := saved.get(option, nothing)) != nothing:
+def refuse_other_options(group: dict[str, Any], where: str = "") -> None:
+    """Raise ValueError if a group, called `where`, has an option of `torch.optim` that no rule here has."""
+    for option, nothing in _NOT_HERE.items():  # also where they are written to later
+        if (value := group.get(option, nothing)) != nothing:
             raise ValueError(
-                f"group {i} of the state was made with {option} = {value}: expected {nothing}, "
-                "since the rules here have no such option"
+                f"{where}{option} = {shown(value)}: expected {nothing}, since the rules here have no such "
+                "option" + _INSTEAD.get(option, "")
             )
 
 

@@ -19,7 +19,7 @@ from downslope.torch import kernels
 from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
-from downslope.torch.groups import common_defaults, name_in
+from downslope.torch.groups import common_defaults, name_in, require_group
 from downslope.torch.native import polar
 from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import Job, RuleOptimizer
@@ -192,6 +192,7 @@ class Muon(RuleOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; beside the hyper-parameters it may hold "rule" and "view" or "views"."""
+        require_group(param_group)
         group = dict(param_group)
         views = group.pop("views", None)
         view = group.pop("view", None)
@@ -324,7 +325,7 @@ class Muon(RuleOptimizer):
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
         if not isinstance(rule, MuonRule):
             return super()._engine(group, rule)
-        params = group["params"]
+        params = [p for p in group["params"] if p.is_floating_point()]  # others are frozen
         shapes: dict[torch.dtype, set[tuple[int, ...]]] = {}
         engines: list[str] = []
         for p in params:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import TextWrapper
 from typing import Any, ClassVar, overload
 
@@ -29,7 +30,10 @@ from downslope.torch.groups import (
     name_in,
     options_of,
     refuse_gradient,
+    refuse_other_options,
+    require_group,
     require_known_rule,
+    require_parameter,
     rule_of,
 )
 from downslope.torch.kernel import HALF, first_state, state_fields
@@ -127,6 +131,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; a bad one raises and leaves the optimizer as it was."""
+        require_group(param_group)
         require_known_rule({**self.defaults, **param_group}, self.defaults["rule"])
         super().add_param_group(param_group)
         try:
@@ -140,18 +145,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule_of(group)
         self._check_options(group)
         for i, p in enumerate(group["params"]):
-            if not p.is_floating_point():
-                name = name_in(self.param_groups, number, i)
-                raise TypeError(f"{name} has dtype {p.dtype}: expected a real floating dtype")
-            if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
-                name = name_in(self.param_groups, number, i)
-                raise ValueError(
-                    f"{name} is expanded, entries of it share memory: expected one of its own, "
-                    "as of nn.Parameter(p.clone())"
-                )
+            require_parameter(p, partial(name_in, self.param_groups, number, i))
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError for an option that no rule checks; before every step, as groups are written to."""
+        refuse_other_options(group)
         require(
             "on_nonfinite",
             group["on_nonfinite"],
@@ -431,6 +429,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         return "\n".join([f"{type(self).__name__}(", *map(_WRAPPED.fill, lines), ")"])
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
-        params = [local(p) for p in group["params"]]
+        params = [local(p) for p in group["params"] if p.is_floating_point()]  # others are frozen
         capturable = any(capturable_on(group, p.device) for p in params)
         return engines_of(rule, params, self._how(group), capturable=capturable)

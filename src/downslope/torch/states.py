@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from downslope.rules.checks import require
 from downslope.rules.polynomials import KELLER5
 from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
@@ -22,14 +23,15 @@ def require_state(state_dict: dict[str, Any], groups: Sequence[dict[str, Any]], 
     """Raise ValueError unless a state is one of these groups; `shape_of` says which shape a part has."""
     saved_groups = state_dict["param_groups"]
     if len(saved_groups) != len(groups):
-        raise ValueError(f"the state has {len(saved_groups)} parameter groups, this optimizer {len(groups)}")
+        count = many(len(saved_groups), "parameter group")
+        raise ValueError(f"the state has {count}, this optimizer {len(groups)}")
     for i, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
         name = saved.get("rule", group["rule"])
         if RULES.get(name) is not RULES[group["rule"]]:
             raise ValueError(
                 f"group {i} of the state was made by rule {name!r}, this optimizer's is {group['rule']!r}"
             )
-        refuse_other_options(saved, i)
+        refuse_other_options(saved, f"group {i} of the state was made with ")
         if len(saved["params"]) != len(group["params"]):
             count = many(len(saved["params"]), "parameter")
             raise ValueError(f"group {i} of the state has {count}, this optimizer's {len(group['params'])}")
@@ -43,9 +45,11 @@ def in_words_of_here(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a state of `torch.optim.Muon` as the rule here would have made it, any other as it is.
 
     Raises:
-        ValueError: its polynomial is none of the rule's here.
+        ValueError: it is no state of an optimizer, or its polynomial is none of the rule's here.
 
     """
+    fine = {"state", "param_groups"} <= state_dict.keys()
+    require("the state to load", state_dict, fine, "'state' and 'param_groups', as state_dict() returns them")
     groups, slots = [], dict(state_dict["state"])
     for i, saved in enumerate(state_dict["param_groups"]):
         group = dict(saved)

@@ -16,7 +16,6 @@ from downslope.compare.verdict import (
     derive_target,
     estimate,
     first_reaching,
-    ranks,
     sensitivity,
 )
 
@@ -94,36 +93,6 @@ def test_interval_holds_the_median_and_scales_with_the_unit(values, unit):
 
 def e(low: float, median: float, high: float) -> Estimate:
     return Estimate(median, low, high, (low, median, high))
-
-
-def test_overlapping_intervals_share_a_rank_and_separate_ones_do_not():
-    assert ranks({"a": e(3, 4, 5), "b": e(1, 2, 2.9), "c": e(2.8, 3, 3.5)}) == {"b": 1, "c": 1, "a": 2}
-    assert ranks({"a": e(3, 4, 5), "b": e(1, 2, 2.9)}) == {"b": 1, "a": 2}
-
-
-def test_touching_intervals_overlap():
-    assert ranks({"a": e(1, 2, 3), "b": e(3, 4, 5)}) == {"a": 1, "b": 1}
-
-
-def test_rank_counts_who_is_better_for_certain():
-    assert ranks({"a": e(1, 1, 1), "b": e(2, 2, 2), "c": e(2, 2.1, 3), "d": e(4, 4, 4)}) == {
-        "a": 1,
-        "b": 2,
-        "c": 2,
-        "d": 4,
-    }
-
-
-def test_without_an_interval_nobody_is_better():
-    assert set(ranks({"a": estimate([1.0]), "b": estimate([5.0])}).values()) == {1}
-
-
-def test_who_diverged_is_behind_everyone_who_did_not():
-    # The interval of `bad` starts at 1 and so overlaps, but more than half of its runs diverged.
-    assert ranks({"bad": estimate([1.0, INF, INF]), "good": estimate([2.0, 3.0, 4.0])}) == {
-        "good": 1,
-        "bad": 2,
-    }
 
 
 def test_target_is_the_goal_or_else_where_the_second_best_ends():

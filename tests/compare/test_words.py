@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from downslope.compare.verdict import Sensitivity, estimate, ranks, sensitivity
+from downslope.compare.judge import behind, ranks
+from downslope.compare.verdict import Sensitivity, estimate, sensitivity
 from downslope.compare.words import Conditions, Standing, notes, sentence
 
 
 def standings(**values):
     """Return standings in order of rank, of optimizers with these final values."""
     estimates = {name: e for name, v in values.items() if (e := estimate(v))}
-    place = ranks(estimates)
+    place, p_values = ranks(estimates), behind(estimates)
     made = [
         Standing(
             name=name,
@@ -27,6 +28,7 @@ def standings(**values):
             sensitivity=Sensitivity(),
             range=(1e-4, 1e-1),
             steps_to_target=120.0,
+            p_value=p_values.get(name),
         )
         for name in place
     ]
@@ -45,16 +47,17 @@ def under(**changes):
     return Conditions(**{**plain, **changes})
 
 
-LOW, MIDDLE, HIGH = [1.0, 1.1, 1.2, 1.3, 1.4], [1.35, 1.5, 1.6, 1.7, 1.8], [3.0, 3.1, 3.2, 3.3, 3.4]
+LOW, MIDDLE, HIGH = [1.0, 1.1, 1.2, 1.3, 1.4], [1.05, 1.25, 1.35, 1.7, 1.8], [3.0, 3.1, 3.2, 3.3, 3.4]
 
 
-def test_is_best_only_where_the_interval_lies_apart():
+def test_is_best_only_where_chance_does_not_explain_it():
     said = verdict(a=LOW, b=HIGH)
     assert said.startswith("A is best: its validation loss ends at 1.20 [1.00, 1.40], below B's 3.20")
+    assert "3.40] (p=0.0079), and it" in said
     assert "reaches the target in 120 of 200 steps" in said
 
 
-def test_tied_where_intervals_overlap_and_who_is_behind():
+def test_tied_where_chance_may_explain_it_and_who_is_behind():
     said = verdict(a=LOW, b=MIDDLE, c=HIGH)
     assert said.startswith("A and B are tied")
     assert said.endswith("; C is behind.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from downslope.compare import words
 from downslope.compare.folder import RunFolder
+from downslope.compare.judge import behind, ranks
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import Plan, RunSpec
 from downslope.compare.run import Record, finite
@@ -22,7 +23,6 @@ from downslope.compare.verdict import (
     derive_target,
     estimate,
     first_reaching,
-    ranks,
     sensitivity,
 )
 from downslope.errors import UsageError, one_line
@@ -59,7 +59,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     plan = Plan.from_dict(run["plan"])
     finals = _finals(plan, records)
     estimates = {name: e for name, rs in finals.items() if (e := estimate([r.final for r in rs]))}
-    place = ranks(estimates)
+    place, p_values = ranks(estimates), behind(estimates)
     labels = {c.name: c.label for c in plan.candidates}
     target = derive_target(plan.goal, estimates, labels)
     total = plan.total_runs()
@@ -71,7 +71,9 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     entries, standings = [], []
     for c in order:
         rank = place.get(c.name, 1 + len(place))
-        standing, entry = _entry(c, rank, records, finals[c.name], estimates.get(c.name), target)
+        standing, entry = _entry(
+            c, rank, records, finals[c.name], estimates.get(c.name), p_values.get(c.name), target
+        )
         standings.append(standing)
         entries.append(entry)
     settled = [n for n, e in estimates.items() if place[n] == 1 and math.isfinite(e.median)]
@@ -185,6 +187,7 @@ def _entry(
     records: Sequence[Record],
     finals: Sequence[Record],
     final: Estimate | None,
+    p_value: float | None,
     target: tuple[float, str] | None,
 ) -> tuple[words.Standing, dict[str, Any]]:
     trials = sorted((r for r in records if r.kind == "tune" and r.optimizer == c.name), key=lambda r: r.index)
@@ -203,6 +206,7 @@ def _entry(
         sensitivity=shown,
         range=c.space.lr,
         steps_to_target=steps.median,
+        p_value=p_value,
     )
     rates = [r.seconds_per_step for r in finals or trials if not r.diverged]
     entry = {
@@ -212,6 +216,7 @@ def _entry(
         "best": best and {"lr": best.lr, "weight_decay": best.weight_decay},
         "settings": c.to_dict()["settings"],
         "final": _estimate(final),
+        "p_value": p_value,
         "steps_to_target": _reach_dict(steps),
         "seconds_to_target": _reach_dict(seconds),
         "seconds_per_step": sorted(rates)[len(rates) // 2] if rates else None,

@@ -1,9 +1,8 @@
-"""What may be said of the runs, and how sure one may be: intervals, ranks, targets, sensitivity.
+"""What may be said of the runs of one optimizer: intervals, targets, sensitivity.
 
-An optimizer is judged by the median over fresh seeds of the value its runs end with. The interval
-around it is a 95 % percentile bootstrap interval. One optimizer is better than another where the
-intervals lie apart, and they are tied where they overlap. A run that diverged counts as infinite,
-a run that does not reach the target as a miss; neither is left out.
+It is judged by the median over fresh seeds of the value its runs end with. The interval around it is
+a 95 % percentile bootstrap interval. A run that diverged counts as infinite, a run that does not
+reach the target as a miss; neither is left out.
 """
 
 from __future__ import annotations
@@ -28,12 +27,6 @@ class Estimate:
     low: float | None
     high: float | None
     values: tuple[float, ...]
-
-    def overlaps(self, other: Estimate) -> bool:
-        """Whether the intervals share a point; with no interval to go by, they do."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
-            return True
-        return self.low <= other.high and other.low <= self.high
 
 
 def estimate(values: Sequence[float], seed: int = 0) -> Estimate | None:
@@ -78,38 +71,6 @@ def coverage_of_range(count: int) -> float:
 
     """
     return 1 - 2 * 0.5**count
-
-
-def chance_apart(count: int) -> float:
-    """Return the chance that the ranges of `count` runs each of two equal optimizers share no point.
-
-    >>> round(chance_apart(2), 3)
-    0.333
-
-    """
-    return 2 / math.comb(2 * count, count)
-
-
-def ranks(estimates: Mapping[str, Estimate]) -> dict[str, int]:
-    """Return each name's rank, in order of rank and median: 1 + how many are better for certain.
-
-    Names whose intervals overlap the best one's share rank 1. A name whose median is infinite is
-    behind every name whose median is not.
-    """
-    best = min(estimates.values(), key=lambda e: e.median, default=None)
-    place = {}
-    for name, own in estimates.items():
-        tied_with_best = best is not None and not _better(best, own)
-        place[name] = 1 if tied_with_best else 1 + sum(_better(e, own) for e in estimates.values())
-    order = sorted(place, key=lambda n: (place[n], estimates[n].median, n))
-    return {name: place[name] for name in order}
-
-
-def _better(a: Estimate, b: Estimate) -> bool:
-    """Whether a is better than b for certain."""
-    if math.isinf(b.median):
-        return not math.isinf(a.median)
-    return a.median < b.median and not a.overlaps(b)
 
 
 @dataclass(frozen=True)

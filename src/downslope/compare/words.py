@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from downslope.compare.verdict import Estimate, Sensitivity, chance_apart, coverage_of_range
+from downslope.compare.judge import chance_apart
+from downslope.compare.verdict import Estimate, Sensitivity, coverage_of_range
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where an optimizer stands: what the sentence and the notes are made of."""
+    """Where an optimizer stands: what sentence and notes are made of. `p_value` is against the best."""
 
     name: str
     label: str
@@ -24,6 +25,7 @@ class Standing:
     sensitivity: Sensitivity
     range: tuple[float, float]
     steps_to_target: float | None = None
+    p_value: float | None = None
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -112,7 +114,7 @@ def _judged(ended: Sequence[Standing], winners: Sequence[str], what: str, steps:
         values = ", ".join(_interval_of(s) for s in tied)
         names, verb = listed([s.label for s in others]), "is" if len(others) == 1 else "are"
         behind = f"; {names} {verb} behind" if others else ""
-        tie = f"{listed([s.label for s in tied])} are tied: the intervals of their {what} overlap"
+        tie = f"{listed([s.label for s in tied])} are tied: the difference in their {what} may be chance"
         return f"{tie} ({values}){behind}."
     second = others[0]
     sooner = ""
@@ -120,13 +122,18 @@ def _judged(ended: Sequence[Standing], winners: Sequence[str], what: str, steps:
         sooner = f", and it reaches the target in {first.steps_to_target:.0f} of {steps} steps"
     return (
         f"{first.label} is best: its {what} ends at {own}, below {second.label}'s {_interval_of(second)}"
-        f"{sooner}."
+        f"{_chance(second)}{sooner}."
     )
 
 
 def _interval_of(s: Standing) -> str:
     assert s.final is not None
     return interval(s.final)
+
+
+def _chance(s: Standing) -> str:
+    """Return how probable it is that chance puts as much between an optimizer's runs and the best one's."""
+    return "" if s.p_value is None else f" (p={number(s.p_value, 2)})"
 
 
 def _tuning_only(standings: Sequence[Standing]) -> str:
@@ -190,8 +197,8 @@ def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
             )
     for s, t in _wide_before_low(standings):
         found.append(
-            f"{s.label} stands before {t.label}, whose median is lower, because its own interval is wide "
-            f"enough to reach {standings[0].label}'s: more --seeds would narrow it."
+            f"{s.label} stands before {t.label}, whose median is lower, because its own runs scatter too "
+            f"much to tell them from {standings[0].label}'s: more --seeds would tell."
         )
     if 1 < seeds < 5:
         chance = coverage_of_range(seeds)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from downslope.compare.judge import behind, ranks
+from downslope.compare.notes import Conditions, notes
 from downslope.compare.verdict import Sensitivity, estimate, sensitivity
-from downslope.compare.words import Conditions, Standing, notes, sentence
+from downslope.compare.words import Standing, sentence
 
 
 def standings(**values):

@@ -14,6 +14,7 @@ from typing import Any
 from downslope.compare import words
 from downslope.compare.folder import RunFolder
 from downslope.compare.judge import behind, ranks
+from downslope.compare.notes import Conditions, notes
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import Plan, RunSpec
 from downslope.compare.run import Record, finite
@@ -79,7 +80,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     settled = [n for n, e in estimates.items() if place[n] == 1 and math.isfinite(e.median)]
     winners = [n for n in place if n in settled]
     metric = run["task"]["metric"]
-    conditions = words.Conditions(
+    conditions = Conditions(
         seeds=len(plan.seeds),
         crews=len({(r.jobs, r.threads) for r in records}),
         most_jobs=max((r.jobs for r in records), default=1),
@@ -107,7 +108,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
             "runs_total": total,
         },
         "target": None if target is None else {"value": target[0], "origin": target[1]},
-        "notes": words.notes(standings, conditions),
+        "notes": notes(standings, conditions),
         "optimizers": entries,
         "partition": run["partition"],
     }

@@ -1,4 +1,4 @@
-"""The verdict in one sentence, and the notes a careful reader would ask for."""
+"""The verdict in one sentence, and the words that go with numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from downslope.compare.judge import chance_apart
-from downslope.compare.verdict import Estimate, Sensitivity, coverage_of_range
+from downslope.compare.verdict import Estimate, Sensitivity
 
 
 @dataclass(frozen=True)
@@ -142,96 +141,3 @@ def _tuning_only(standings: Sequence[Standing]) -> str:
         return "No trial has ended."
     best = listed([f"{number(s.best_lr)} for {s.label}" for s in tried if s.best_lr is not None])
     return f"No final run has ended; the best learning rates are {best}."
-
-
-def _wide_before_low(standings: Sequence[Standing]) -> list[tuple[Standing, Standing]]:
-    """Return pairs of an optimizer tied with the best and one behind that has a lower median."""
-    ended = [(s, s.final.median) for s in standings if s.final is not None]
-    return [(s, t) for s, a in ended if s.rank == 1 for t, b in ended if t.rank > 1 and b < a]
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which conditions the runs took place.
-
-    `crews` counts the settings of jobs and threads, `seedless` names whose seeds all gave the same run,
-    `untrained` whose runs end no lower than they began; `repeatable` is whether a seed twice gave the same.
-    """
-
-    seeds: int
-    crews: int
-    most_jobs: int
-    seconds: float
-    cpu_seconds: float
-    on_cpu: bool
-    no_matrices: str | None
-    seedless: Sequence[str] = ()
-    untrained: Sequence[str] = ()
-    repeatable: bool = True
-
-
-def notes(standings: Sequence[Standing], under: Conditions) -> list[str]:
-    """Return what a reader must know to judge the verdict."""
-    seeds = under.seeds
-    found = []
-    for s in standings:
-        if s.trials and s.trials_diverged == s.trials:
-            low, high = s.range
-            found.append(
-                f"{s.label}: all {s.trials} tuning trials diverged; try lower learning rates, "
-                f"--lr {s.name}={low / 1000:.2g}:{low:.2g}."
-            )
-        elif s.sensitivity.edge is not None and s.best_lr is not None:
-            low, high = s.range
-            if s.sensitivity.edge == "low":
-                word, low = "lowest", low / 10
-            else:
-                word, high = "highest", high * 10
-            found.append(
-                f"{s.label}: the best learning rate, {number(s.best_lr)}, is the {word} tried; "
-                f"a better one may lie beyond: --lr {s.name}={low:.2g}:{high:.2g}."
-            )
-        if s.finals_diverged:
-            found.append(
-                f"{s.label}: {s.finals_diverged} of {seeds} final runs diverged; they count as infinite."
-            )
-    for s, t in _wide_before_low(standings):
-        found.append(
-            f"{s.label} stands before {t.label}, whose median is lower, because its own runs scatter too "
-            f"much to tell them from {standings[0].label}'s: more --seeds would tell."
-        )
-    if 1 < seeds < 5:
-        chance = coverage_of_range(seeds)
-        found.append(
-            f"With {seeds} seeds an interval is at most the range of the runs, which holds the true "
-            f"median with a chance of {chance:.0%}, and two optimizers that are alike lie apart with one "
-            f"of {chance_apart(seeds):.0%}: five or more seeds are better."
-        )
-    if under.seedless:
-        found.append(
-            f"{listed(under.seedless)}: every seed gave the same run, so the interval is that of one run: "
-            "build(seed) and batches(seed) should draw from their seed."
-        )
-    if not under.repeatable:
-        found.append(
-            "One seed gave two different starts: build(seed) or batches(seed) draws from something else too, "
-            "so the optimizers began with different models or batches, and the runs cannot be repeated."
-        )
-    if under.untrained:
-        found.append(
-            f"{listed(under.untrained)}: the final runs end no lower than they began: training does not "
-            "help, or evaluate(model) returns more where the model is better, and lower is better here."
-        )
-    if under.crews > 1:
-        found.append("The runs were timed under different --jobs: compare their steps, not their seconds.")
-    if under.most_jobs > 1 and not under.on_cpu:
-        found.append("Runs shared a device: compare their steps, not their seconds, or use --jobs 1.")
-    if under.on_cpu and under.cpu_seconds < 0.8 * under.seconds:
-        share = under.cpu_seconds / under.seconds
-        found.append(
-            f"The runs had a processor only {share:.0%} of the time (other programs, or waiting for data): "
-            "compare their steps, not their seconds."
-        )
-    if under.no_matrices is not None:
-        found.append(f"{under.no_matrices} found no hidden matrix in this model: it is AdamW here.")
-    return found

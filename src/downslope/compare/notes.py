@@ -73,8 +73,8 @@ def _of_seeds(under: Conditions) -> Iterator[str]:
         chance = coverage_of_range(under.seeds)
         yield (
             f"With {under.seeds} seeds an interval is at most the range of the runs, which holds the true "
-            f"median with a chance of {chance:.0%}, and two optimizers that are alike are told apart with one "
-            f"of {chance_apart(under.seeds):.0%}: five or more seeds are better."
+            f"median with a chance of {chance:.0%}, and two optimizers that are alike are told apart with "
+            f"one of {chance_apart(under.seeds):.0%}: five or more seeds are better."
         )
     if under.seedless:
         yield (

@@ -20,9 +20,10 @@ from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
 from downslope.torch.groups import common_defaults, name_in, require_group
+from downslope.torch.job import Job
 from downslope.torch.native import polar
 from downslope.torch.nonfinite import has_values
-from downslope.torch.optimizer import Job, RuleOptimizer
+from downslope.torch.optimizer import RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
 from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas

@@ -8,7 +8,6 @@ share work. *Apply* runs the rule and writes the update, the only line that writ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from textwrap import TextWrapper
 from typing import Any, ClassVar, overload
@@ -20,9 +19,9 @@ from torch._compile import _disable_dynamo
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
-from downslope.torch import kernels
 from downslope.torch.element_step import engines_of, step_elementwise
 from downslope.torch.engine import Write
+from downslope.torch.gate import Gate
 from downslope.torch.groups import (
     ON_NONFINITE,
     capturable_on,
@@ -36,57 +35,19 @@ from downslope.torch.groups import (
     require_parameter,
     rule_of,
 )
+from downslope.torch.job import Job
 from downslope.torch.kernel import HALF, first_state, state_fields
 from downslope.torch.kernels.tables import Tables
-from downslope.torch.nonfinite import (
-    ELSEWHERE,
-    REMEDY,
-    Ledger,
-    flags,
-    has_values,
-    nonfinite,
-    recording,
-)
+from downslope.torch.nonfinite import Ledger, has_values, recording
 from downslope.torch.regions import region
-from downslope.torch.spread import gradient_of, groups_of, local, most
+from downslope.torch.spread import gradient_of, groups_of, local
 from downslope.torch.states import in_words_of_here, require_state
-from downslope.words import listed, many
+from downslope.words import many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
 
 _PLAIN = (Tensor, nn.Parameter)
 """Types whose tensors are not spread over processes."""
-
-
-@dataclass
-class Job:
-    """Parameters of one dtype, device and step count, with what the rule needs.
-
-    They are of one group; on a CPU, where no other process takes the step too, of all groups with the same
-    options, of which `group` is the first.
-
-    `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
-    order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
-    parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
-    its slots share and no others do, and where the bool `ok` there is False nothing changes. `ready` says
-    whether its slots hold all that the rule needs.
-    """
-
-    rule: Rule
-    group: dict[str, Any]
-    params: list[Tensor]
-    grads: list[Tensor]
-    slots: list[dict[str, Any]]
-    columns: list[list[Tensor]]
-    t: Any
-    capturable: bool = False
-    ready: bool = True
-    ok: Tensor | None = None
-
-
-def _asks(job: Job) -> bool:
-    """Whether a job's gradients are looked at."""
-    return job.group["on_nonfinite"] != "ignore" and has_values(job.grads[0])
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -187,8 +148,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         with region("check"):
             self._ledger.raise_late(self._name_of)
             jobs = self._collect()
-            fine = self._all_finite(jobs)
-        if fine:
+            gate = Gate(self._ledger, self._tables, self._name_of)
+            goes_on = gate.goes_on(jobs, self._together(), on_cpu=self._on_cpu())
+        if goes_on:
             for job in jobs:
                 with region(job.group["rule"]):
                     self._apply(job)
@@ -268,24 +230,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                 job.t = job.t.clone()
             shared.add(id(job.t))
 
-    def _all_finite(self, jobs: Sequence[Job]) -> bool:
-        """Whether to go on: look at the gradients as each group asks. Processes that share a step agree."""
-        bad: list[tuple[Job, int]] = []
-        for job in jobs:
-            if _asks(job) and not job.capturable:
-                compiled = job.group["fused"] is not False
-                bad += [(job, i) for i in nonfinite(job.grads, compiled=compiled)]
-        to_raise = [f"{self._name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
-        together = self._together()
-        level = 2 if to_raise else int(bool(bad))  # to raise, to leave the step out, to go on
-        if together and self._on_cpu():
-            level = int(most(torch.tensor(level), together))
-        if level == 2:
-            names = listed(to_raise) or ELSEWHERE
-            raise ValueError(f"the gradient of {names} holds NaN or infinity: nothing was changed. {REMEDY}")
-        self._ledger.skipped += level
-        return not level and self._let_devices_decide(jobs, together)
-
     def _together(self) -> list[dist.ProcessGroup]:
         """Return the groups of processes that take each step together."""
         return groups_of(p for group in self.param_groups for p in group["params"])
@@ -294,37 +238,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Whether it is the CPU on which processes exchange numbers: there the host may wait for them."""
         first = next((p for group in self.param_groups for p in group["params"]), None)
         return first is None or bool(first.device.type == "cpu")
-
-    def _let_devices_decide(self, jobs: Sequence[Job], together: Sequence[dist.ProcessGroup]) -> bool:
-        """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
-        found = []  # as on the host: to raise, to leave the step out, to go on
-        for job in jobs:
-            if _asks(job) and job.capturable:
-                bad, raises = self._flags(job), job.group["on_nonfinite"] == "raise"
-                found.append(bad.any() * 2 if raises and together else bad.any())
-                if raises:
-                    self._ledger.note(job.params, bad)
-        if not found:
-            return True
-        level = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).amax()
-        if together:
-            own, level = level, most(level, together)
-            self._ledger.note([None], ((level == 2) & (own < 2)).reshape(1))
-        any_bad = level.bool()
-        self._ledger.count(any_bad)
-        for job in jobs:
-            if job.capturable:
-                job.ok = any_bad.logical_not().to(job.params[0].device, non_blocking=True)
-        return all(job.capturable for job in jobs) or not bool(any_bad)
-
-    def _flags(self, job: Job) -> Tensor:
-        """Return one bool a gradient, on its device: whether it holds NaN or infinity."""
-        found = None
-        if job.group["fused"] is not False and kernels.available(job.grads[0].device):
-            from downslope.torch.kernels import steps
-
-            found = steps.flags(job.grads, self._tables)
-        return flags(job.grads) if found is None else found
 
     def _apply(self, job: Job) -> None:
         if not job.ready:  # first steps, options switched on since, parameters of another dtype than before

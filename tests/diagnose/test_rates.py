@@ -20,7 +20,8 @@ from downslope.diagnose.rates import search, steepest
 from downslope.diagnose.rates_command import plan_line
 from downslope.diagnose.rates_table import text
 from downslope.diagnose.rungs import Seeds, room_for_more, sweep_steps
-from downslope.diagnose.torch.rates import Replay, TaskBench, find_lr, grown, of_task, schedule_of
+from downslope.diagnose.torch.batches import Replay
+from downslope.diagnose.torch.rates import TaskBench, find_lr, grown, of_task, schedule_of
 from downslope.diagnose.valley import Outcome, Run, optimum, safe_range
 from downslope.diagnose.widths import check
 from downslope.errors import UsageError

@@ -5,6 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("downslope.torch needs PyTorch: pip install 'downslope[torch]'") from error
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from downslope.grouping.torch import partition
@@ -14,9 +15,10 @@ from downslope.torch.elementwise import SGD, AdaGrad, Adam, AdamW, RMSProp
 from downslope.torch.muon import Muon
 
 if TYPE_CHECKING:
+    from downslope.diagnose.torch.batches import Replay
     from downslope.diagnose.torch.health import Diagnostics
     from downslope.diagnose.torch.profile import profile
-    from downslope.diagnose.torch.rates import Replay, find_lr
+    from downslope.diagnose.torch.rates import find_lr
     from downslope.diagnose.watch.torch import watch
 
 __all__ = [
@@ -38,22 +40,17 @@ __all__ = [
 ]
 
 
+# What measures optimizers stands above them, and is loaded only when it is asked for.
+_ABOVE = {
+    "Diagnostics": "downslope.diagnose.torch.health",
+    "Replay": "downslope.diagnose.torch.batches",
+    "find_lr": "downslope.diagnose.torch.rates",
+    "profile": "downslope.diagnose.torch.profile",
+    "watch": "downslope.diagnose.watch.torch",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # What measures optimizers stands above them, and is loaded only when it is asked for.
-    if name == "Diagnostics":
-        from downslope.diagnose.torch.health import Diagnostics
-
-        return Diagnostics
-    if name == "profile":
-        from downslope.diagnose.torch.profile import profile
-
-        return profile
-    if name in ("Replay", "find_lr"):
-        from downslope.diagnose.torch import rates
-
-        return getattr(rates, name)
-    if name == "watch":
-        from downslope.diagnose.watch.torch import watch
-
-        return watch
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ABOVE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ABOVE[name]), name)

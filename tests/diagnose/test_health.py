@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from downslope.diagnose.health import GroupRecord, Judge, NoiseScale, Record, TrainingWarning, Trouble
+from downslope.diagnose.torch.health import _effective_rank
 from downslope.errors import UsageError
 from downslope.torch import Diagnostics, Muon
 
@@ -265,6 +266,29 @@ def test_sparse_gradients_give_the_numbers_of_dense_ones() -> None:
         assert (b.noise_scale or 0) == pytest.approx(a.noise_scale or 0, rel=1e-3)
 
 
+def test_complex_numbers_give_the_numbers_of_their_parts() -> None:
+    found: list[Diagnostics] = []
+    for is_complex in (False, True):
+        pairs = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(1))
+        w = nn.Parameter(torch.view_as_complex(pairs) if is_complex else pairs)
+        optimizer = torch.optim.SGD([w], lr=0.1)  # no momentum, whose rank is another one
+        found.append(Diagnostics(optimizer, every=2, on_trouble="collect"))
+        for i in range(13):
+            optimizer.zero_grad()
+            generator = torch.Generator().manual_seed(i)
+            target = torch.randn(6, 4, 2, generator=generator)
+            loss = ((torch.view_as_real(w) if is_complex else w) - target).square().sum()
+            loss.backward()
+            found[-1](loss)
+            optimizer.step()
+    for a, b in zip(*(d.records for d in found), strict=True):
+        one, other = (asdict(r.groups["group 0"]) for r in (a, b))
+        assert one.pop("effective_rank") is other.pop("effective_rank") is None
+        assert other == pytest.approx(one, rel=1e-5)
+        assert (b.loss, b.cosine) == pytest.approx((a.loss, a.cosine), rel=1e-5)
+    assert found[1].records[-1].groups["group 0"].sign_flips > 0.1
+
+
 def test_it_stands_beside_an_optimizer_of_sparse_gradients() -> None:
     table = nn.Embedding(50, 4, sparse=True)
     optimizer = torch.optim.SparseAdam(table.parameters())
@@ -294,6 +318,8 @@ def test_effective_rank_of_a_known_momentum() -> None:
     run.steps(2)
     (group,) = run.diagnostics.records[0].groups.values()
     assert group.effective_rank == pytest.approx(1, rel=1e-3)  # an orthogonal matrix has full rank
+    unitary = torch.linalg.qr(torch.randn(8, 4, dtype=torch.complex64)).Q
+    assert float(_effective_rank(unitary)) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,19 @@ def test_a_kernel_that_a_style_scales_is_a_kernel(demodulate):
     assert (found["kernel"].role.value, found["kernel"].to_dict()["matrices"]) == ("hidden", "16×72")
 
 
+def test_complex_matrices_go_to_adamw():
+    def part(p, x):  # a Fourier neural operator
+        waves = torch.fft.rfft(x.transpose(1, 2))
+        mixed = torch.einsum("bim,iom->bom", waves, p.w)
+        return torch.fft.irfft(mixed, n=x.shape[1]).transpose(1, 2)
+
+    model = Between(part)
+    model.w = nn.Parameter(torch.randn(16, 16, 3, dtype=torch.complex64))
+    found = partition(model, torch.arange(10).reshape(2, 5))["w"]
+    assert (found.role.value, found.rule) == ("hidden", "adamw")
+    assert found.reason.endswith("of complex numbers, whose parts AdamW steps")
+
+
 def test_a_weight_of_pairs_of_numbers_that_are_read_as_complex():
     def part(p, x):  # a Fourier neural operator
         waves = torch.fft.rfft(x.transpose(1, 2))

@@ -76,7 +76,7 @@ def test_a_model_with_nothing_to_optimize() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool], ids=str)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
 def test_parameters_that_are_not_real_floating(cls: Any, dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=r"w has dtype .*: expected a real floating dtype"):
         cls([("w", torch.ones(4, 4, dtype=dtype))])
@@ -90,9 +90,25 @@ def test_frozen_parameters_of_integers_may_stand_among_others(cls: Any) -> None:
     optimizer.step()
     assert same(frozen, torch.ones(4, 4, dtype=torch.int8))
     assert "int8" not in repr(optimizer)
-    frozen = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64), requires_grad=False)
-    with pytest.raises(TypeError, match=r"dtype torch\.complex64: expected a real floating dtype"):
-        cls([p, frozen])
+
+
+def test_muon_steps_no_complex_matrices() -> None:
+    p = nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
+    with pytest.raises(
+        TypeError, match=r'w has .* expected a real floating dtype, or a group with "rule": "adamw"'
+    ):
+        Muon([("w", p)])
+    Muon([{"params": [("w", p)], "rule": "adamw"}])
+
+
+@pytest.mark.parametrize("cls", [SGD, AdaGrad, RMSProp, Adam, AdamW])
+def test_gradients_of_complex_parameters_are_looked_at(cls: Any) -> None:
+    p = nn.Parameter(torch.ones(4, dtype=torch.complex64))
+    p.grad = torch.tensor([1.0, 2.0, complex(0.0, torch.nan), 3.0])
+    optimizer = cls([("w", p)])
+    with pytest.raises(ValueError, match="the gradient of w holds NaN"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(4, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -79,13 +79,14 @@ class Use:
 
 @dataclass(frozen=True)
 class ParameterFacts:
-    """A parameter, its other names, and every use the trace saw."""
+    """A parameter, its other names, every use the trace saw, and whether its numbers are complex."""
 
     name: str
     shape: tuple[int, ...]
     uses: tuple[Use, ...] = ()
     trainable: bool = True
     aliases: tuple[str, ...] = field(default=())
+    complex: bool = False
 
 
 @dataclass(frozen=True)

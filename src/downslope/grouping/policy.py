@@ -13,7 +13,7 @@
 4. What is only added or multiplied element by element is a **vector**.
 
 A weight that is used in different ways, or under two names, gets the strictest of its roles:
-embedding, then output, input, router, vector, hidden. Only hidden matrices go to Muon: its
+embedding, then output, input, router, vector, hidden. Only hidden matrices of real numbers go to Muon: its
 update gives every direction of a matrix the same length, which asks that the matrix maps one
 learned space to another. A table's rows are met one at a time, and the axes of raw data and of
 the model's outputs have scales of their own.
@@ -75,7 +75,10 @@ def _assignment(p: ParameterFacts, depth: int, split_heads: bool) -> Assignment:
         reason += f"; also {' and '.join(sorted(_also(v) for v in verdicts[1:] if v.role in others))}"
     if p.aliases:
         reason += f"; shared with {', '.join(p.aliases)}"
-    return Assignment(p.name, p.shape, first.role, first.role.rule, view, reason, _warning(p, first))
+    rule = first.role.rule
+    if p.complex and rule == "muon":
+        rule, reason = "adamw", f"{reason}; of complex numbers, whose parts AdamW steps"
+    return Assignment(p.name, p.shape, first.role, rule, view, reason, _warning(p, first))
 
 
 def _strictness(role: Role) -> int:

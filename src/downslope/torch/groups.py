@@ -147,16 +147,22 @@ def capturable_on(group: dict[str, Any], device: torch.device) -> bool:
     return device.type != "cpu" if asked is None else bool(asked)
 
 
-def require_parameter(p: Tensor, name: Callable[[], str]) -> None:
-    """Raise if a parameter can never be stepped; one of integers that is frozen may stand among others."""
-    frozen = isinstance(p, nn.Parameter) and not p.requires_grad and not p.dtype.is_complex
-    if not p.is_floating_point() and not frozen:
-        raise TypeError(f"{name()} has dtype {p.dtype}: expected a real floating dtype")
+def require_parameter(p: Tensor, rule: str, name: Callable[[], str]) -> None:
+    """Raise if a rule can never step a parameter; one of integers that is frozen may stand among others."""
+    frozen = isinstance(p, nn.Parameter) and not p.requires_grad
+    if not frozen and not p.is_floating_point() and (rule == "muon" or not p.is_complex()):
+        instead = ', or a group with "rule": "adamw"' if p.is_complex() else ""
+        raise TypeError(f"{name()} has dtype {p.dtype}: expected a real floating dtype{instead}")
     if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
         raise ValueError(
             f"{name()} is expanded, entries of it share memory: expected one of its own, "
             "as of nn.Parameter(p.clone())"
         )
+
+
+def steppable(params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the parameters of a group that may have a gradient: none of integers."""
+    return [p for p in params if p.is_floating_point() or p.is_complex()]
 
 
 def refuse_gradient(name: str, g: Tensor) -> NoReturn:
@@ -167,7 +173,7 @@ def refuse_gradient(name: str, g: Tensor) -> NoReturn:
             "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
         )
     if not g.dtype.is_floating_point:
-        raise TypeError(f"the gradient of {name} has dtype {g.dtype}: expected a real floating dtype")
+        raise TypeError(f"the gradient of {name} has dtype {g.dtype}: expected a floating dtype as its own")
     raise ValueError(
         f"the gradient of {name} has shape {tuple(g.shape)}: the parameter was resized since; "
         "compute it again"

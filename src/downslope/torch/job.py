@@ -18,10 +18,10 @@ class Job:
     options, of which `group` is the first.
 
     `columns` holds the parts of the rule's state, each a list with one tensor a parameter, in the
-    order of `state_fields(rule)`. Of what is spread over processes, gradients and columns are this one's
-    parts. `t` is the number of this step, from 1. Of a capturable job it is a tensor on the device, which
-    its slots share and no others do, and where the bool `ok` there is False nothing changes. `ready` says
-    whether its slots hold all that the rule needs.
+    order of `state_fields(rule)`. Gradients and columns are this process's parts of what is spread over
+    several, and pairs of real numbers of what is complex. `t` is the number of this step, from 1. Of a
+    capturable job it is a tensor on the device, which its slots share and no others do, and where the bool
+    `ok` there is False nothing changes. `ready` says whether its slots hold all that the rule needs.
     """
 
     rule: Rule

@@ -41,6 +41,11 @@ def state_fields(rule: Rule) -> tuple[str, ...]:
     return tuple(k for k, v in rule.init(OPS, torch.empty(0))._asdict().items() if v is not None)
 
 
+def in_parts(t: Tensor) -> Tensor:
+    """Return a tensor as rules see it, in the same memory: complex numbers as pairs of real ones."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
 def first_state(
     rule: Rule, p: Tensor, shape_of: Callable[[str, Tensor], tuple[int, ...]] | None = None
 ) -> dict[str, Tensor]:
@@ -48,6 +53,9 @@ def first_state(
 
     `shape_of` says which shape a part has, the parameter's by default; another one starts at zero.
     """
+    if p.is_complex():
+        pairs = first_state(rule, torch.view_as_real(p.detach()))
+        return {name: torch.view_as_complex(part) for name, part in pairs.items()}
     like = torch.empty_like(p, dtype=torch.float32) if p.dtype in HALF else p.detach()
     parts = rule.init(OPS, like)._asdict()
     made = {}

@@ -19,7 +19,7 @@ from downslope.torch import kernels
 from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
-from downslope.torch.groups import common_defaults, name_in, require_group
+from downslope.torch.groups import common_defaults, name_in, require_group, steppable
 from downslope.torch.job import Job
 from downslope.torch.native import polar
 from downslope.torch.nonfinite import has_values
@@ -326,7 +326,7 @@ class Muon(RuleOptimizer):
     def _engine(self, group: dict[str, Any], rule: Any) -> str:
         if not isinstance(rule, MuonRule):
             return super()._engine(group, rule)
-        params = [p for p in group["params"] if p.is_floating_point()]  # others are frozen
+        params = steppable(group["params"])
         shapes: dict[torch.dtype, set[tuple[int, ...]]] = {}
         engines: list[str] = []
         for p in params:

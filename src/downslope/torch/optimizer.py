@@ -34,9 +34,10 @@ from downslope.torch.groups import (
     require_known_rule,
     require_parameter,
     rule_of,
+    steppable,
 )
 from downslope.torch.job import Job
-from downslope.torch.kernel import HALF, first_state, state_fields
+from downslope.torch.kernel import HALF, first_state, in_parts, state_fields
 from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import Ledger, has_values, recording
 from downslope.torch.regions import region
@@ -106,7 +107,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule_of(group)
         self._check_options(group)
         for i, p in enumerate(group["params"]):
-            require_parameter(p, partial(name_in, self.param_groups, number, i))
+            require_parameter(p, group["rule"], partial(name_in, self.param_groups, number, i))
 
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError for an option that no rule checks; before every step, as groups are written to."""
@@ -170,7 +171,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                     resting.add(id((self.state.get(p) or {}).get("step")))
                     continue
                 shape, dtype, device = p.shape, p.dtype, p.device  # asked once: that is what takes long
-                if g.layout is not torch.strided or not g.dtype.is_floating_point or g.shape != shape:
+                fits = g.dtype.is_complex if dtype.is_complex else g.dtype.is_floating_point
+                if g.layout is not torch.strided or not fits or g.shape != shape:
                     refuse_gradient(name_in(self.param_groups, number, i), g)
                 slot = self.state.get(p) or {}
                 ready = bool(slot) and self._is_ready(fields, p, shape, dtype, slot)
@@ -187,7 +189,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                     capturable = capturable_on(group, device)
                     job = alike[key] = Job(rule, group, [], [], [], [], t, capturable, ready)
                 job.params.append(p)
-                job.grads.append(g if type(g) is Tensor and plain else gradient_of(p, g))
+                g = g if type(g) is Tensor and plain else gradient_of(p, g)
+                job.grads.append(in_parts(g.resolve_conj()) if dtype.is_complex else g)
                 job.slots.append(slot)
         jobs = [job for alike in found.values() for job in alike.values()]
         self._part_counts(jobs, resting)
@@ -252,7 +255,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             job.t.add_(1 if job.ok is None else job.ok)
         for slot in job.slots:
             slot["step"] = job.t
-        job.columns = [[local(slot[field]) for slot in job.slots] for field in state_fields(job.rule)]
+        fields = state_fields(job.rule)
+        job.columns = [[in_parts(local(slot[field])) for slot in job.slots] for field in fields]
         self._update(job)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
@@ -261,7 +265,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        columns = [[local(p) for p in job.params], job.grads, *job.columns]
+        columns = [[in_parts(local(p)) for p in job.params], job.grads, *job.columns]
         step_elementwise(job.rule, columns, job.t, self._how(job.group), job.ok)
 
     @staticmethod
@@ -342,6 +346,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         return "\n".join([f"{type(self).__name__}(", *map(_WRAPPED.fill, lines), ")"])
 
     def _engine(self, group: dict[str, Any], rule: Rule) -> str:
-        params = [local(p) for p in group["params"] if p.is_floating_point()]  # others are frozen
+        params = [in_parts(local(p)) for p in steppable(group["params"])]
         capturable = any(capturable_on(group, p.device) for p in params)
         return engines_of(rule, params, self._how(group), capturable=capturable)

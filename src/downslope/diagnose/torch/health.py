@@ -27,6 +27,7 @@ from downslope.diagnose.health import (
     sink,
 )
 from downslope.errors import UsageError, a_type, one_line
+from downslope.torch.kernel import in_parts
 from downslope.words import listed
 
 _MOMENTA = ("momentum_buffer", "exp_avg")
@@ -337,8 +338,13 @@ def _norm(tensors: list[Tensor]) -> Tensor:
 
 
 def _coalesced(t: Tensor) -> Tensor:
-    """Return a gradient as it can be multiplied with another: a sparse one with each entry once."""
-    return t if t.layout is torch.strided else t.to_sparse(layout=torch.sparse_coo).coalesce()
+    """Return a gradient as it can be multiplied with another, entry by entry.
+
+    A sparse one has each entry once, complex numbers are pairs of real ones.
+    """
+    if t.layout is not torch.strided:
+        return t.to_sparse(layout=torch.sparse_coo).coalesce()
+    return in_parts(t.resolve_conj())
 
 
 def _stored(t: Tensor) -> Tensor:
@@ -382,9 +388,9 @@ def _momentum(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> Tensor 
 
 def _effective_rank(m: Tensor) -> Tensor:
     """Return (Σσ²)²/Σσ⁴ over min(m.shape): 1 where all singular values are equal."""
-    m = m.float()
+    m = m.to(torch.complex64 if m.is_complex() else torch.float32)
     m = m / torch.linalg.vector_norm(m).clamp_min(torch.finfo(torch.float32).tiny)
-    gram = m @ m.mT if m.shape[0] <= m.shape[1] else m.mT @ m
+    gram = m @ m.mH if m.shape[0] <= m.shape[1] else m.mH @ m
     fourth = torch.linalg.vector_norm(gram).square()
     return torch.where(fourth > 0, 1 / (fourth * min(m.shape)), torch.zeros_like(fourth))
 

@@ -238,7 +238,8 @@ def _facts(model: nn.Module, own: Mapping[str, nn.Parameter], record: Record, de
     found = []
     for k, (name, p) in enumerate(own.items()):
         aliases = tuple(n for n in names[id(p)] if n != clean(name))
-        found.append(ParameterFacts(clean(name), tuple(p.shape), record.of(k), p.requires_grad, aliases))
+        known = (clean(name), tuple(p.shape), record.of(k), p.requires_grad, aliases, p.is_complex())
+        found.append(ParameterFacts(*known))
     return ModelFacts(tuple(found), depth)
 
 

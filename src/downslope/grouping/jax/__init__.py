@@ -103,15 +103,8 @@ def facts(fun: Callable[..., Any], params: Any, *args: Any, **kwargs: Any) -> Mo
     except Exception as error:
         shown = ", ".join(["params", *map(_brief, args), *(f"{k}={_brief(v)}" for k, v in kwargs.items())])
         raise UsageError(f"fun({shown}) cannot be traced: {one_line(error)}") from error
-    found = (
-        ParameterFacts(n, uses.shapes[k], uses.of(k), complex=_is_complex(leaves[k]))
-        for k, n in enumerate(names)
-    )
+    found = (ParameterFacts(n, uses.shapes[k], uses.of(k)) for k, n in enumerate(names))
     return ModelFacts(tuple(found), depth)
-
-
-def _is_complex(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.complexfloating))
 
 
 def require_function(fun: Any) -> None:

@@ -51,7 +51,7 @@ def partition(
             f"{type(module).__name__} could not be traced with {n} inputs: {one_line(error)}"
         ) from error
     parameters = tuple(
-        ParameterFacts(name, tuple(v.shape), uses.of(k), v.trainable, complex=v.dtype.is_complex)
+        ParameterFacts(name, tuple(v.shape), uses.of(k), v.trainable)
         for k, (name, v) in enumerate(named.items())
     )
     found = assign(ModelFacts(parameters, depth), split_heads=heads == "split")

@@ -101,6 +101,14 @@ def test_muon_steps_no_complex_matrices() -> None:
     Muon([{"params": [("w", p)], "rule": "adamw"}])
 
 
+def test_a_gradient_of_another_kind_of_number_is_refused() -> None:
+    p = nn.Parameter(torch.ones(4))
+    p.grad = torch.ones(4)
+    p.data = p.data.to(torch.complex64)
+    with pytest.raises(TypeError, match=r"w has dtype torch\.float32, the parameter torch\.complex64"):
+        SGD([("w", p)]).step()
+
+
 @pytest.mark.parametrize("cls", [SGD, AdaGrad, RMSProp, Adam, AdamW])
 def test_gradients_of_complex_parameters_are_looked_at(cls: Any) -> None:
     p = nn.Parameter(torch.ones(4, dtype=torch.complex64))

@@ -165,19 +165,19 @@ def steppable(params: Sequence[Tensor]) -> list[Tensor]:
     return [p for p in params if p.is_floating_point() or p.is_complex()]
 
 
-def refuse_gradient(name: str, g: Tensor) -> NoReturn:
+def refuse_gradient(name: str, p: Tensor, g: Tensor) -> NoReturn:
     """Raise for the gradient of a parameter, by name, that no rule here can step."""
     if g.layout is not torch.strided:
         raise ValueError(
             f"the gradient of {name} is sparse: no rule here takes one. "
             "Make it dense (nn.Embedding(..., sparse=False)), or use torch.optim.SparseAdam for it"
         )
-    if not g.dtype.is_floating_point:
-        raise TypeError(f"the gradient of {name} has dtype {g.dtype}: expected a floating dtype as its own")
-    raise ValueError(
-        f"the gradient of {name} has shape {tuple(g.shape)}: the parameter was resized since; "
-        "compute it again"
-    )
+    if g.shape != p.shape:
+        raise ValueError(
+            f"the gradient of {name} has shape {tuple(g.shape)}: the parameter was resized since; "
+            "compute it again"
+        )
+    raise TypeError(f"the gradient of {name} has dtype {g.dtype}, the parameter {p.dtype}: compute it again")
 
 
 def refuse_other_options(group: dict[str, Any], where: str = "") -> None:

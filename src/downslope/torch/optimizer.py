@@ -173,7 +173,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 shape, dtype, device = p.shape, p.dtype, p.device  # asked once: that is what takes long
                 fits = g.dtype.is_complex if dtype.is_complex else g.dtype.is_floating_point
                 if g.layout is not torch.strided or not fits or g.shape != shape:
-                    refuse_gradient(name_in(self.param_groups, number, i), g)
+                    refuse_gradient(name_in(self.param_groups, number, i), p, g)
                 slot = self.state.get(p) or {}
                 ready = bool(slot) and self._is_ready(fields, p, shape, dtype, slot)
                 count = slot.get("step", 0)

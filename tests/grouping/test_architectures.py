@@ -144,6 +144,39 @@ def test_a_kernel_that_a_style_scales_is_a_kernel(demodulate):
     assert (found["kernel"].role.value, found["kernel"].to_dict()["matrices"]) == ("hidden", "16×72")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_whose_scores_a_function_changes(biased):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def part(p, x):
+        q, k, v = F.linear(x, p.qkv).view(2, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        if biased:
+            out = flex_attention(q, k, v, score_mod=lambda score, b, h, i, j: score + p.biases[h, j])
+        else:
+            causal = create_block_mask(lambda b, h, i, j: i >= j, None, None, 5, 5, device="cpu")
+            out = flex_attention(q, k, v, block_mask=causal)
+        return F.linear(out.transpose(1, 2).flatten(2), p.out)
+
+    shapes = {"qkv": (48, 16), "out": (16, 16)} | ({"biases": (2, 5)} if biased else {})
+    found = seen(part, **shapes)
+    assert found["qkv"] == ("hidden", "3 × 16×16")
+    assert found["out"] == ("hidden", "16×16")
+    split = partition(Between(part, **shapes), torch.arange(10).reshape(2, 5), heads="split")
+    assert split["qkv"].to_dict()["matrices"] == "6 × 8×16"
+    if biased:
+        assert (split["biases"].role.value, split["biases"].reason) == ("embedding", "rows are looked up")
+
+
+def test_branches_are_run_unseen_and_that_is_said():
+    def part(p, x):
+        return torch.cond(x.sum() > 0, lambda x, w: x @ w, lambda x, w: x @ w.T, (x, p.w))
+
+    found = partition(Between(part, w=(16, 16)), torch.arange(10).reshape(2, 5))["w"]
+    assert (found.role.value, found.rule) == ("unclear", "adamw")
+    assert "meets the data in cond" in found.warning
+
+
 def test_complex_matrices_go_to_adamw():
     def part(p, x):  # a Fourier neural operator
         waves = torch.fft.rfft(x.transpose(1, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,11 +94,15 @@ def bilinear(record: Record, a: dict[str, Any], out: torch.Tensor) -> None:
 
 def attention(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
     """Label the result of a fused attention kernel: heads run side by side before the last two axes."""
-    given = [a[k] for k in ("query", "key", "value")]
+    note_heads(record, [a[k] for k in ("query", "key", "value")])
+    anything(record, name, tensors(a), out)
+
+
+def note_heads(record: Record, given: Sequence[torch.Tensor]) -> None:
+    """Enter that queries, keys and values have heads before their last two axes."""
     letters = [*range(given[0].dim() - 2), "l", "e"]
     for t in given:
         record.note_heads(record.get(t), letters, letters[:-2], letters[:-2])
-    anything(record, name, tensors(a), out)
 
 
 ATTENTION = {

@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -77,12 +79,16 @@ HANDLERS = _handlers()
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Let every operation run, and enter what it did."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, record: Record, protect: Callable[[torch.Tensor], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record, self.protect = record, protect
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._holding_functions(func, args, kwargs)
         named = _named(func, args, kwargs)
         changed = [
             named[a.name]
@@ -94,6 +100,17 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.protect(t)
         out = func(*args, **kwargs)
         self._enter(func, named, args, kwargs, changed, out)
+        return out
+
+    def _holding_functions(self, operator: HigherOrderOperator, args: Any, kwargs: Any) -> Any:
+        """Run an operator that holds functions of its own; of attention, watch what those do."""
+        name = str(operator)
+        if name == "flex_attention":
+            contract.note_heads(self.record, args[:3])
+            with self:
+                return operator.py_kernels[DispatchKey.CompositeExplicitAutograd](*args, **kwargs)
+        out = operator(*args, **kwargs)
+        pointwise.anything(self.record, name, pointwise.tensors((*args, *kwargs.values())), out)
         return out
 
     def _enter(

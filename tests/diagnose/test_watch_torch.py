@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.checkpoint import checkpoint
 
 from downslope.diagnose.watch import Ailment, Finding, HealthWarning, NonFiniteError
@@ -563,6 +564,47 @@ def test_threads_that_train_are_found_healthy(models: int) -> None:
     assert sum(doctor.passes for doctor in doctors) == 60
     for doctor in doctors:
         assert str(doctor).startswith("nothing found")
+        doctor.close()
+
+
+class Attention(nn.Module):
+    """Attention whose scores a function changes, which PyTorch compiles by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.biases = nn.Linear(4, 12), nn.Parameter(torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 1, 4)).permute(2, 0, 3, 1, 4)
+        return flex_attention(q, k, v, score_mod=lambda score, b, h, i, j: score + self.biases[j])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_an_operator_that_holds_functions_is_one_operation() -> None:
+    model, x = Attention(), torch.randn(2, 5, 4)
+    stance = torch._dynamo.eval_frame._stance
+    with torch.no_grad(), watch(model, on_finding="collect") as doctor:  # on CPUs it has no backward pass
+        first = model(x)
+        assert not doctor.findings
+        model.biases[2] = math.nan
+        model(x)
+    assert [(f.ailment, f.operation) for f in doctor.findings] == [(Ailment.FORWARD, "flex_attention")]
+    assert torch._dynamo.eval_frame._stance is stance
+    model.biases.data.zero_()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), first)
+
+
+def test_passes_of_several_threads_leave_the_compiler_as_it_was() -> None:
+    stance = torch._dynamo.eval_frame._stance
+    nets = [Tail(torch.tanh) for _ in range(2)]
+    doctors = [watch(net, on_finding="raise") for net in nets]
+    both = Barrier(2)  # within the passes: the second begins before the first ends
+    for net in nets:
+        net.head.register_forward_hook(lambda *_: (both.wait(), None)[1])
+    at_once(*(lambda net=net: net(batch()) for net in nets))
+    assert torch._dynamo.eval_frame._stance is stance
+    for doctor in doctors:
         doctor.close()
 
 

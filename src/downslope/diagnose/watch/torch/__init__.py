@@ -24,6 +24,7 @@ from downslope.diagnose.watch.finding import (
     likely_cause,
 )
 from downslope.diagnose.watch.origin import maker
+from downslope.diagnose.watch.torch import eager
 from downslope.diagnose.watch.torch.backward import Backward, Passed, leaves_of
 from downslope.diagnose.watch.torch.forward import Observed, Seen, Watcher
 from downslope.diagnose.watch.torch.gradients import Gradients
@@ -104,6 +105,8 @@ class Doctor:
         parameters = self._parameters if model is self._model else _of_replica(model)
         here.watcher = Watcher(parameters.items(), self._calls)
         here.watcher.outside([*parameters.values(), *model.buffers()], _tensors((args, kwargs)))
+        if not torch.compiler.is_compiling():
+            eager.begin()
         here.watcher.__enter__()  # type: ignore[no-untyped-call]
 
     def _end(self, model: nn.Module, args: Any, out: Any) -> None:
@@ -112,6 +115,8 @@ class Doctor:
         if watcher is None:
             return
         watcher.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if not torch.compiler.is_compiling():
+            eager.end()
         results = [t for t in _tensors(out) if t.is_floating_point() or t.is_complex()]
         self._backward.label(results, "", watcher.seen)
         self._backward.outputs(results, "", watcher.seen)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -64,7 +65,12 @@ class Seen:
 
 
 class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation of its thread between the start and the end of a forward pass."""
+    """Sees every operation of its thread between the start and the end of a forward pass.
+
+    One that holds functions of its own, as `flex_attention`, is one operation.
+    """
+
+    supports_higher_order_operators = True
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], number: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,7 +88,8 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation, and keep what it gave."""
         kwargs = kwargs or {}
-        name = func._schema.name.partition("::")[2]
+        whole = isinstance(func, HigherOrderOperator)
+        name = str(func) if whole else func._schema.name.partition("::")[2]
         leaves = tree_leaves((args, kwargs))
         given = [t for t in leaves if isinstance(t, Tensor)]
         sources = tuple(self.number(t) for t in given)
@@ -90,7 +97,7 @@ class Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if name == "detach":
             self._detached[id(out)] = weakref.ref(out), self.module
-        if not func.is_view:
+        if whole or not func.is_view:
             made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
             number = len(self.operations)
             op = self._operation(name, sources, made)

@@ -339,3 +339,25 @@ def test_a_model_that_maps_over_its_batch_is_followed():
     model.forward = torch.func.vmap(lambda x: model.head(torch.tanh(model.inner(torch.tanh(model.read(x))))))
     expected = {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
     assert roles(partition(model, torch.randn(4, 3))) == expected
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_of_every_layer_and_direction_are_cut_in_packed_sequences_too(kind):
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(20, 16), nn.Linear(24, 5)
+            self.cells = getattr(nn, kind)(16, 12, 2, bidirectional=True, batch_first=True)
+
+        def forward(self, ids, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.table(ids), lengths, batch_first=True, enforce_sorted=False
+            )
+            return self.head(nn.utils.rnn.pad_packed_sequence(self.cells(packed)[0], batch_first=True)[0])
+
+    found = partition(Tagger(), torch.arange(12).reshape(3, 4), torch.tensor([4, 2, 3]))
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    for a in found:
+        if a.name.startswith("cells.weight"):
+            assert a.role.value == "hidden"
+            assert a.to_dict()["matrices"] == f"{gates} × 12×{a.shape[1]}"
+
+

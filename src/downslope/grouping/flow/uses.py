@@ -137,7 +137,7 @@ class Uses:
         """Say that this tensor goes into a weighted contraction."""
         for number in info.writers:
             self.uses[number].feeds = True
-        self._fed.update(t.event for t in info.results)
+        self._fed.update(t.event for t in info.results if t.event >= 0)
         self.note_whole(info)
 
     def fresh(self, info: Info) -> bool:

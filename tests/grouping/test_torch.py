@@ -361,3 +361,23 @@ def test_gates_of_every_layer_and_direction_are_cut_in_packed_sequences_too(kind
             assert a.to_dict()["matrices"] == f"{gates} × 12×{a.shape[1]}"
 
 
+class Slope(nn.Module):
+    """The derivative along raw data that a layer reads beside what another has made of some."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.inner, self.head = nn.Linear(3, 16), nn.Linear(20, 24), nn.Linear(24, 8)
+
+    def forward(self, x, context):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = torch.tanh(self.inner(torch.cat([x, torch.tanh(self.read(context))], -1)))
+            return torch.autograd.grad(self.head(y).square().sum(), x, create_graph=True)[0]
+
+
+def test_a_layer_that_a_derivative_passes_last_is_what_it_is_on_the_way_forward():
+    found = partition(Slope(), torch.randn(5, 4), torch.randn(5, 3))
+    assert roles(found) == {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
+    assert found["inner.weight"].view.matrices((24, 20)) == [(1, 24, 20)]
+
+

@@ -48,11 +48,16 @@ class Uses:
         """Say what leaves the model; return the depth of the deepest output."""
         depth = 0
         for info in outputs:
-            for number in info.writers:
-                self.uses[number].last = True
+            self.leave([info])
             self.absorb(info, Kind.JOIN, "returned", RAW)
             depth = max(depth, info.depth)
         return depth
+
+    def leave(self, outputs: Iterable[Info]) -> None:
+        """Say that these are results of the model."""
+        for info in outputs:
+            for number in info.writers:
+                self.uses[number].last = True
 
     def open(self, writers: Iterable[int]) -> frozenset[int]:
         """Return the uses that may still turn out to be the model's last."""

@@ -95,3 +95,25 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
     for t in tensors(out if isinstance(out, (list, tuple)) else (out,)):
         flags = {"shifting": name in SHIFTING, "mixing": name in MIXING}
         record.set(t, flow.anything(record, parts, tuple(t.shape), **flags))
+
+
+def nested(record: Record, name: str, a: dict[str, Any], results: Sequence[torch.Tensor]) -> None:
+    """Label what is made of tensors of tensors, whose shapes cannot be asked for: where axes lie is lost."""
+    infos = [record.get(t) for t in tensors(a)]
+    whole = record.merged(infos)
+    if name == "embedding":
+        record.absorb(infos[0], Kind.LOOKUP, name, whole)
+        whole = replace(whole, depth=max(whole.depth, 1))
+    else:
+        flow.absorb_unknown(record, name, infos)
+    for t in results:
+        record.set(t, replace(whole, results=()))
+
+
+def derivative(record: Record, inputs: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
+    """Label what a backward pass computes: it meets each weight again, and that is no use of its own."""
+    infos = [record.get(t) for t in inputs]
+    known = any(i.data or i.weights for i in infos)
+    whole = record.merged([*infos, *([Info(data=True)] if known else [])])
+    for t in results:
+        record.set(t, replace(whole, weights=(), results=()))

@@ -211,6 +211,11 @@ def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
     assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
+class Signs(Mixer):
+    def mix(self, x, ids):
+        return self.decode(torch.where(self.code(x) > 0, 1.0, -1.0)).tanh()
+
+
 class Mixed(Mixer):
     def mix(self, x, ids):
         rows = self.project(x).unflatten(-1, (16, 4)).flatten(0, 1)  # 16 channels of 4 places
@@ -276,6 +281,19 @@ class Hashed(Mixer):
         y = torch.stack([x @ w for w in self.experts], -2)
         y = y.gather(-2, which[..., None].expand(*which.shape, x.shape[-1]))
         return (y * weights[..., None]).sum(-2)
+
+
+def test_a_product_and_a_sum_in_one_are_a_product_and_a_sum():
+    way = nn.Parameter(torch.rand(8, 32))
+    found = partition(Shifted(project=nn.Linear(32, 64), back=nn.Linear(32, 32), way=way), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+    assert found["way"].reason == "multiplies the data element by element"
+
+
+class Shifted(Mixer):
+    def mix(self, x, ids):
+        shift, scale = self.project(x).chunk(2, -1)
+        return self.back(torch.addcmul(shift, torch.lerp(x, x.roll(1, 1), self.way), 1 + scale).tanh())
 
 
 def test_a_gate_of_experts_that_a_table_chooses_is_a_router():

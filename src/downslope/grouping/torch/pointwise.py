@@ -32,16 +32,37 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def elementwise(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label sums, products and choices between tensors."""
     kind = Kind.SCALING if name in SCALE else Kind.ADDITION
-    # A mask takes part in no arithmetic: it has no depth of its own here.
-    parts = [(_arithmetic(record.get(t), t), tuple(t.shape)) for t in tensors(a)]
-    infos = [i for i, _ in parts]
+    given = {key: tensors(value) for key, value in a.items()}
+    parts = {key: [(record.get(t), tuple(t.shape)) for t in found] for key, found in given.items()}
+    everything = [part for found in parts.values() for part in found]
+    infos = [i for i, _ in everything]
     if any(i.choices for i in infos):
         record.note_routes(infos)
-    record.set(out, flow.combine(record, kind, name.strip("_"), parts, tuple(out.shape)))
+    shape, name = tuple(out.shape), name.strip("_")
+
+    def met(kind: Kind, these: Sequence[flow.Part]) -> flow.Part:
+        return flow.combine(record, kind, name, these, shape), shape
+
+    if name in ("addcmul", "addcdiv"):  # a product first, then the sum
+        product = met(Kind.SCALING, [*parts["tensor1"], *parts["tensor2"]])
+        info = met(Kind.ADDITION, [*parts["self"], product])[0]
+    elif name == "lerp" and given["weight"]:
+        way = met(Kind.ADDITION, [*parts["self"], *parts["end"]])
+        info = met(Kind.ADDITION, [*parts["self"], met(Kind.SCALING, [way, *parts["weight"]])])[0]
+    else:
+        info = met(kind, _without_masks([t for found in given.values() for t in found], everything))[0]
+    record.set(out, info)
 
 
-def _arithmetic(info: Info, t: torch.Tensor) -> Info:
-    return info if t.dtype.is_floating_point or t.dtype.is_complex else replace(info, depth=0)
+def _without_masks(given: Sequence[torch.Tensor], parts: Sequence[flow.Part]) -> list[flow.Part]:
+    """Return values without the depth of masks, which take part in no arithmetic, if there is other data."""
+    numbers = [t.dtype.is_floating_point or t.dtype.is_complex for t in given]
+    if not any(number and info.data for number, (info, _) in zip(numbers, parts, strict=True)):
+        return list(parts)
+    return [
+        (info if number else replace(info, depth=0), own)
+        for number, (info, own) in zip(numbers, parts, strict=True)
+    ]
 
 
 def norm(record: Record, name: str, a: dict[str, Any], out: Any) -> None:

@@ -290,16 +290,31 @@ def test_a_product_and_a_sum_in_one_are_a_product_and_a_sum():
     assert found["way"].reason == "multiplies the data element by element"
 
 
-class Shifted(Mixer):
+class Spline(Mixer):
     def mix(self, x, ids):
-        shift, scale = self.project(x).chunk(2, -1)
-        return self.back(torch.addcmul(shift, torch.lerp(x, x.roll(1, 1), self.way), 1 + scale).tanh())
+        widths, heights = self.knots(x).unflatten(-1, (32, 8)).chunk(2, -1)
+        places = widths.softmax(-1).cumsum(-1)
+        which = torch.searchsorted(places, x.sigmoid()[..., None]).clamp(max=3)
+        return x * heights.gather(-1, which)[..., 0]
 
 
-def test_a_gate_of_experts_that_a_table_chooses_is_a_router():
-    model = Hashed(gate=nn.Linear(32, 4), experts=nn.Parameter(torch.randn(4, 32, 32)))
-    found = partition(model, torch.arange(12).reshape(2, 6))
-    assert found["gate.weight"].role.value == "router"
+def test_knots_that_are_picked_by_where_they_lie_route_nothing():
+    found = partition(Spline(knots=nn.Linear(32, 256)), IDS)
+    assert found["knots.weight"].role.value == "hidden"
+
+
+class Soft(Mixer):
+    def mix(self, x, ids):
+        scores = torch.einsum("btd,esd->btes", x, self.slots)
+        places = torch.einsum("btd,btes->ebsd", x, scores.softmax(1))
+        y = torch.stack([torch.tanh(p @ w) for p, w in zip(places, self.experts, strict=True)], 1)
+        return torch.einsum("bsd,bts->btd", y.flatten(1, 2), scores.flatten(2).softmax(-1))
+
+
+def test_slots_that_weigh_the_results_of_experts_are_a_router():
+    slots, experts = nn.Parameter(torch.randn(4, 3, 32)), nn.Parameter(torch.randn(4, 32, 32))
+    found = partition(Soft(slots=slots, experts=experts), IDS)
+    assert found["slots"].role.value == "router"
     assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
 
 

@@ -195,8 +195,12 @@ class Uses:
                         self.uses[use].routes = True
 
     def note_picked(self, info: Info, axes: Sequence[int], index: Sequence[Info]) -> None:
-        """Say that data picks single entries of a result along its outputs, as weights of others."""
-        for trace in info.results if any(i.data for i in index) else ():
+        """Say that data picks single entries of a result along its outputs, as weights of others.
+
+        Places that weights have found, such as the knots of a spline, are no choice of other weights.
+        """
+        raw = any(i.data for i in index) and not any(i.depth for i in index)
+        for trace in info.results if raw else ():
             along = axes_of([trace.dims[k] for k in axes if k < len(trace.dims)])
             if along & self.uses[trace.origin].outputs:
                 self.uses[trace.origin].picked = True
@@ -219,7 +223,8 @@ class Uses:
                     if i >= len(g.dims) or j >= len(m.dims) or g.origin == m.origin:
                         continue
                     own = axes_of((g.dims[i],)) & self.uses[g.origin].outputs
-                    stacked = bool(m.dims[j]) and all(f.axis in batch for f in m.dims[j])
+                    at = m.dims[j]  # the others side by side, each perhaps with places of its own
+                    stacked = bool(at) and at[0].axis in batch and all(f.axis in {None, *batch} for f in at)
                     shown = prod(f.size for f in factors(g.dims))
                     whole = size_of(g.dims[i]) == shown  # one weight for each of the others, nothing else
                     if not g.linear and own and stacked and whole:

@@ -211,6 +211,21 @@ def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
     assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
+def test_each_of_a_stack_of_codebooks_is_an_embedding():
+    books = nn.Parameter(torch.randn(4, 20, 8))
+    found = partition(Codebooks(code=nn.Linear(32, 32), decode=nn.Linear(32, 32), books=books), IDS)
+    assert found["books"].role.value == "embedding"
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
+
+
+class Codebooks(Mixer):
+    def mix(self, x, ids):
+        h = self.code(x).unflatten(-1, (4, 8)).movedim(-2, 0).flatten(1, 2)  # four codes of a token
+        nearest = torch.cdist(h, self.books).argmin(-1)
+        rows = self.books.gather(1, nearest[..., None].expand(*nearest.shape, 8))
+        return self.decode((h + (rows - h).detach()).movedim(0, -2).reshape(x.shape)).tanh()
+
+
 class Signs(Mixer):
     def mix(self, x, ids):
         return self.decode(torch.where(self.code(x) > 0, 1.0, -1.0)).tanh()
@@ -348,6 +363,16 @@ class Energy(nn.Module):
             return torch.autograd.grad(self.energy(x), x, create_graph=self.training)[0]
         if self.way == "backward":
             x = x.detach().requires_grad_()
+def test_a_determinant_is_no_use_of_a_matrix():
+    found = partition(Invertible(turn=nn.Linear(32, 32)), IDS)
+    assert found["turn.weight"].role.value == "hidden"
+
+
+class Invertible(Mixer):
+    def mix(self, x, ids):
+        return torch.tanh(self.turn(x)) * torch.linalg.slogdet(self.turn.weight)[1]
+
+
             self.energy(x).backward()
             return x.grad
         return torch.func.vmap(torch.func.grad(self.energy))(x)

@@ -141,6 +141,12 @@ def _fit(dims: Dims, own: Shape, shape: Shape) -> Dims:
     return broadcast(dims, own, shape)
 
 
+def _reshaped(trace: Trace, own: Shape, shape: Shape) -> Trace:
+    """Return a weight after an operation of any arithmetic: axes that are gone count as summed away."""
+    dims = _fit(trace.dims, own, shape)
+    return replace(trace, dims=dims, inner=trace.inner | (axes_of(trace.dims) - axes_of(dims)))
+
+
 def fitted(info: Info, own: Shape, shape: Shape) -> Info:
     """Return weights as they are stretched to a shape."""
     return replace(info, weights=tuple(replace(t, dims=_fit(t.dims, own, shape)) for t in info.weights))
@@ -256,7 +262,7 @@ def anything(
     infos = [i for i, _ in parts]
     whole = uses.merged(infos)
     if not whole.data:
-        weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
+        weights = tuple(_reshaped(w, own, shape) for i, own in parts for w in i.weights)
         return replace(uses.merged([Info(weights=weights)]), choices=whole.choices)
     results = tuple(
         replace(r, linear=r.linear and shifting, mixed=r.mixed or mixing)

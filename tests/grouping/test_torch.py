@@ -283,6 +283,18 @@ class Grouped(Mixer):
         parts = x.reshape(-1, 4, 8).transpose(0, 1)
         return (parts @ self.narrow.weight.view(4, -1, 8).mT).transpose(0, 1).reshape(x.shape)
 
+def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
+    found = partition(Passed(project=nn.Linear(32, 64)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+
+
+class Passed(Mixer):
+    def mix(self, x, ids):
+        keys, values = self.project(x).chunk(2, -1)
+        keys, values = torch.stack([keys, values]).roll(1, 1).unbind(0)  # passed on together
+        return (x @ keys.mT).softmax(-1) @ values
+
+
 
 def test_a_linear_layer_in_groups_is_one_matrix_a_group():
     found = partition(Grouped(narrow=nn.Linear(8, 32, bias=False)), torch.arange(12).reshape(2, 6))

@@ -161,11 +161,21 @@ class Uses:
     def note_cut(self, info: Info, dim: int, start: int, stop: int, step: int = 1) -> None:
         """Say that a part of a result was taken by itself."""
         for trace in info.results:
+            if stop == start + 1 and [f.axis for f in trace.dims[dim]] == [MEMBERS]:
+                self._apart(trace)
             if not trace.mixed and stop > start and (cut := cut_of(trace, dim, start, stop, step)):
                 met = self.uses[trace.origin]
                 cut = replace(cut, bent=not trace.linear)
                 if cut not in met.cuts:
                     met.cuts.append(cut)
+
+    def _apart(self, trace: Trace) -> None:
+        """Say that what had been put beside others is taken from there again: it was no part of one."""
+        met = self.uses[trace.origin]
+        for axis in axes_of(trace.dims):
+            own = [f for f in factors(trace.dims) if f.axis == axis]
+            at, end = sum(f.start for f in own), sum(f.start for f in own) + prod(f.size for f in own)
+            met.joined = {j for j in met.joined if j[:2] != (axis, at) or j[2] < end}
 
     def note_join(self, infos: Sequence[Info], *, beside: bool = False) -> None:
         """Say that these were added or put side by side: parts of one result that meet so are one."""

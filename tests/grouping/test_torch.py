@@ -211,13 +211,6 @@ def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
     assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
-def test_each_of_a_stack_of_codebooks_is_an_embedding():
-    books = nn.Parameter(torch.randn(4, 20, 8))
-    found = partition(Codebooks(code=nn.Linear(32, 32), decode=nn.Linear(32, 32), books=books), IDS)
-    assert found["books"].role.value == "embedding"
-    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
-
-
 class Codebooks(Mixer):
     def mix(self, x, ids):
         h = self.code(x).unflatten(-1, (4, 8)).movedim(-2, 0).flatten(1, 2)  # four codes of a token
@@ -226,9 +219,21 @@ class Codebooks(Mixer):
         return self.decode((h + (rows - h).detach()).movedim(0, -2).reshape(x.shape)).tanh()
 
 
+def test_each_of_a_stack_of_codebooks_is_an_embedding():
+    books = nn.Parameter(torch.randn(4, 20, 8))
+    found = partition(Codebooks(code=nn.Linear(32, 32), decode=nn.Linear(32, 32), books=books), IDS)
+    assert found["books"].role.value == "embedding"
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
+
+
 class Signs(Mixer):
     def mix(self, x, ids):
         return self.decode(torch.where(self.code(x) > 0, 1.0, -1.0)).tanh()
+
+
+def test_what_reads_the_signs_of_a_result_does_not_read_raw_data():
+    found = partition(Signs(code=nn.Linear(32, 12), decode=nn.Linear(12, 32)), IDS)
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
 class Mixed(Mixer):
@@ -278,14 +283,17 @@ def test_parts_that_go_to_tokens_of_their_own_are_projections():
     assert found["project.weight"].to_dict()["matrices"] == "4 × 32×32"
 
 
-class Grouped(Mixer):
+class Shifted(Mixer):
     def mix(self, x, ids):
-        parts = x.reshape(-1, 4, 8).transpose(0, 1)
-        return (parts @ self.narrow.weight.view(4, -1, 8).mT).transpose(0, 1).reshape(x.shape)
+        shift, scale = self.project(x).chunk(2, -1)
+        return self.back(torch.addcmul(shift, torch.lerp(x, x.roll(1, 1), self.way), 1 + scale).tanh())
 
-def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
-    found = partition(Passed(project=nn.Linear(32, 64)), IDS)
+
+def test_a_product_and_a_sum_in_one_are_a_product_and_a_sum():
+    way = nn.Parameter(torch.rand(8, 32))
+    found = partition(Shifted(project=nn.Linear(32, 64), back=nn.Linear(32, 32), way=way), IDS)
     assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+    assert found["way"].reason == "multiplies the data element by element"
 
 
 class Passed(Mixer):
@@ -294,6 +302,16 @@ class Passed(Mixer):
         keys, values = torch.stack([keys, values]).roll(1, 1).unbind(0)  # passed on together
         return (x @ keys.mT).softmax(-1) @ values
 
+
+def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
+    found = partition(Passed(project=nn.Linear(32, 64)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+
+
+class Grouped(Mixer):
+    def mix(self, x, ids):
+        parts = x.reshape(-1, 4, 8).transpose(0, 1)
+        return (parts @ self.narrow.weight.view(4, -1, 8).mT).transpose(0, 1).reshape(x.shape)
 
 
 def test_a_linear_layer_in_groups_is_one_matrix_a_group():
@@ -310,11 +328,11 @@ class Hashed(Mixer):
         return (y * weights[..., None]).sum(-2)
 
 
-def test_a_product_and_a_sum_in_one_are_a_product_and_a_sum():
-    way = nn.Parameter(torch.rand(8, 32))
-    found = partition(Shifted(project=nn.Linear(32, 64), back=nn.Linear(32, 32), way=way), IDS)
-    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
-    assert found["way"].reason == "multiplies the data element by element"
+def test_a_gate_of_experts_that_a_table_chooses_is_a_router():
+    model = Hashed(gate=nn.Linear(32, 4), experts=nn.Parameter(torch.randn(4, 32, 32)))
+    found = partition(model, torch.arange(12).reshape(2, 6))
+    assert found["gate.weight"].role.value == "router"
+    assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
 
 
 class Spline(Mixer):
@@ -343,6 +361,16 @@ def test_slots_that_weigh_the_results_of_experts_are_a_router():
     found = partition(Soft(slots=slots, experts=experts), IDS)
     assert found["slots"].role.value == "router"
     assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
+
+
+class Invertible(Mixer):
+    def mix(self, x, ids):
+        return torch.tanh(self.turn(x)) * torch.linalg.slogdet(self.turn.weight)[1]
+
+
+def test_a_determinant_is_no_use_of_a_matrix():
+    found = partition(Invertible(turn=nn.Linear(32, 32)), IDS)
+    assert found["turn.weight"].role.value == "hidden"
 
 
 class Gated(Mixer):
@@ -375,16 +403,6 @@ class Energy(nn.Module):
             return torch.autograd.grad(self.energy(x), x, create_graph=self.training)[0]
         if self.way == "backward":
             x = x.detach().requires_grad_()
-def test_a_determinant_is_no_use_of_a_matrix():
-    found = partition(Invertible(turn=nn.Linear(32, 32)), IDS)
-    assert found["turn.weight"].role.value == "hidden"
-
-
-class Invertible(Mixer):
-    def mix(self, x, ids):
-        return torch.tanh(self.turn(x)) * torch.linalg.slogdet(self.turn.weight)[1]
-
-
             self.energy(x).backward()
             return x.grad
         return torch.func.vmap(torch.func.grad(self.energy))(x)
@@ -409,26 +427,6 @@ def test_a_model_that_maps_over_its_batch_is_followed():
     model.forward = torch.func.vmap(lambda x: model.head(torch.tanh(model.inner(torch.tanh(model.read(x))))))
     expected = {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
     assert roles(partition(model, torch.randn(4, 3))) == expected
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_gates_of_every_layer_and_direction_are_cut_in_packed_sequences_too(kind):
-    class Tagger(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = nn.Embedding(20, 16), nn.Linear(24, 5)
-            self.cells = getattr(nn, kind)(16, 12, 2, bidirectional=True, batch_first=True)
-
-        def forward(self, ids, lengths):
-            packed = nn.utils.rnn.pack_padded_sequence(
-                self.table(ids), lengths, batch_first=True, enforce_sorted=False
-            )
-            return self.head(nn.utils.rnn.pad_packed_sequence(self.cells(packed)[0], batch_first=True)[0])
-
-    found = partition(Tagger(), torch.arange(12).reshape(3, 4), torch.tensor([4, 2, 3]))
-    gates = {"LSTM": 4, "GRU": 3}[kind]
-    for a in found:
-        if a.name.startswith("cells.weight"):
-            assert a.role.value == "hidden"
-            assert a.to_dict()["matrices"] == f"{gates} × 12×{a.shape[1]}"
 
 
 class Slope(nn.Module):
@@ -451,3 +449,38 @@ def test_a_layer_that_a_derivative_passes_last_is_what_it_is_on_the_way_forward(
     assert found["inner.weight"].view.matrices((24, 20)) == [(1, 24, 20)]
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_of_every_layer_and_direction_are_cut_in_packed_sequences_too(kind):
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(20, 16), nn.Linear(24, 5)
+            self.cells = getattr(nn, kind)(16, 12, 2, bidirectional=True, batch_first=True)
+
+        def forward(self, ids, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.table(ids), lengths, batch_first=True, enforce_sorted=False
+            )
+            return self.head(nn.utils.rnn.pad_packed_sequence(self.cells(packed)[0], batch_first=True)[0])
+
+    found = partition(Tagger(), torch.arange(12).reshape(3, 4), torch.tensor([4, 2, 3]))
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    for a in found:
+        if a.name.startswith("cells.weight"):
+            assert a.role.value == "hidden"
+            assert a.to_dict()["matrices"] == f"{gates} × 12×{a.shape[1]}"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided], ids=["jagged", "strided"])
+def test_nested_tensors_are_followed_through_linear_layers(layout):
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    batch = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)], layout=layout)
+    assert list(roles(partition(model, batch)).values()) == ["input", "hidden", "output"]
+
+
+def test_nested_tensors_look_up_rows():
+    model = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+    ids = [torch.tensor([1, 2, 3]), torch.tensor([4, 5])]
+    found = partition(model, torch.nested.nested_tensor(ids, layout=torch.jagged))
+    assert list(roles(found).values()) == ["embedding", "hidden", "output"]

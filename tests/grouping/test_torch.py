@@ -308,6 +308,20 @@ def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
     assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
 
 
+def test_a_part_of_each_projection_is_one_where_it_is_used_alone():
+    found = partition(Halves(project=nn.Linear(32, 96)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "6 × 16×32"
+
+
+class Halves(Mixer):
+    def mix(self, x, ids):
+        made = []
+        for half in self.project(x).unflatten(-1, (3, 32)).split(16, -1):
+            queries, keys, values = half.unbind(-2)
+            made.append((queries @ keys.mT).softmax(-1) @ values)
+        return torch.cat(made, -1)
+
+
 class Grouped(Mixer):
     def mix(self, x, ids):
         parts = x.reshape(-1, 4, 8).transpose(0, 1)

@@ -148,6 +148,9 @@ def cut_of(trace: Trace, dim: int, start: int, stop: int, step: int) -> Cut | No
         return Cut(axis, step * first.step, start * first.step, (start + 1) * first.step)
     else:
         return None
+    if stop - start == inner:  # one position: as much as there is of what lies below it
+        within = [f for f in factors(trace.dims) if f.axis == axis and f.step < first.step]
+        high = low + sum((f.size - 1) * f.step for f in within) + 1
     outer = [f for f in factors(trace.dims) if f.axis == axis and f.step >= period]
     if not outer:  # a part of a part, or of the whole: count from the start of the axis
         base = sum(f.start for f in factors(trace.dims) if f.axis == axis)

@@ -308,11 +308,6 @@ def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
     assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
 
 
-def test_a_part_of_each_projection_is_one_where_it_is_used_alone():
-    found = partition(Halves(project=nn.Linear(32, 96)), IDS)
-    assert found["project.weight"].to_dict()["matrices"] == "6 × 16×32"
-
-
 class Halves(Mixer):
     def mix(self, x, ids):
         made = []
@@ -320,6 +315,11 @@ class Halves(Mixer):
             queries, keys, values = half.unbind(-2)
             made.append((queries @ keys.mT).softmax(-1) @ values)
         return torch.cat(made, -1)
+
+
+def test_a_part_of_each_projection_is_one_where_it_is_used_alone():
+    found = partition(Halves(project=nn.Linear(32, 96)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "6 × 16×32"
 
 
 class Grouped(Mixer):
@@ -385,6 +385,20 @@ class Invertible(Mixer):
 def test_a_determinant_is_no_use_of_a_matrix():
     found = partition(Invertible(turn=nn.Linear(32, 32)), IDS)
     assert found["turn.weight"].role.value == "hidden"
+
+
+class Turned(Mixer):
+    def mix(self, x, ids):
+        skew = x.new_zeros(4, 8, 8)
+        rows, columns = torch.triu_indices(8, 8, 1)
+        skew[:, rows, columns] = self.angles
+        turns = torch.matrix_exp(skew - skew.mT)
+        return torch.einsum("btgi,gij->btgj", x.unflatten(-1, (4, 8)), turns).flatten(-2).tanh()
+
+
+def test_entries_that_are_written_into_matrices_one_by_one_are_no_matrix():
+    found = partition(Turned(angles=nn.Parameter(torch.randn(4, 28))), IDS)
+    assert found["angles"].role.value == "vector"
 
 
 class Gated(Mixer):

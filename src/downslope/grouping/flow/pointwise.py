@@ -172,9 +172,7 @@ def join(
     infos = [i for i, _ in parts]
     if any(i.choices for i in infos):
         uses.note_routes(infos)
-    weights = tuple(
-        replace(t, dims=_side_by_side(t.dims, shape, at, new)) for i in infos if not i.data for t in i.weights
-    )
+    weights = tuple(_written(t, shape, at, new) for i in infos if not i.data for t in i.weights)
     if not any(i.data for i in infos):
         return uses.merged([Info(weights=weights)])
     whole = uses.merged(infos)
@@ -187,6 +185,19 @@ def join(
     info = uses.merged(infos, tuple(distinct(results))[:MOST_RESULTS])
     has_parameter = any(i.weights and not i.data for i in infos)
     return replace(info, depth=max(info.depth, 1)) if has_parameter and shape else info
+
+
+def _written(trace: Trace, shape: Shape, at: int | None, new: bool) -> Trace:
+    """Return a weight that is put beside others or, entry by entry, into them.
+
+    Entries that are given places of their own, as those of a triangle, have no axis there.
+    """
+    own = tuple(map(size_of, trace.dims))
+    if at is not None or len(own) == len(shape) or own == shape[len(shape) - len(own) :]:
+        return replace(trace, dims=_side_by_side(trace.dims, shape, at, new))
+    padded = (*trace.dims, *map(foreign, shape[len(own) :]))[: len(shape)]
+    dims = tuple(d if size_of(d) == n else foreign(n) for d, n in zip(padded, shape, strict=True))
+    return replace(trace, dims=dims, inner=trace.inner | (axes_of(trace.dims) - axes_of(dims)))
 
 
 def _side_by_side(dims: Dims, shape: Shape, at: int | None, new: bool) -> Dims:

@@ -387,6 +387,29 @@ def test_a_determinant_is_no_use_of_a_matrix():
     assert found["turn.weight"].role.value == "hidden"
 
 
+class Sampled(Mixer):
+    def mix(self, x, ids):
+        deviation = F.softplus(self.spread) * torch.randn_like(self.spread)
+        return torch.tanh(x @ (self.mean + deviation).mT)
+
+
+def test_a_weight_that_noise_is_added_to_is_a_weight():
+    mean, spread = nn.Parameter(torch.randn(32, 32)), nn.Parameter(torch.randn(32, 32))
+    found = partition(Sampled(mean=mean, spread=spread), IDS)
+    assert found["mean"].role.value == "hidden"
+    assert found["spread"].role.value == "vector"
+
+
+class Circular(Mixer):
+    def mix(self, x, ids):
+        return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(self.filter), n=x.shape[-1])
+
+
+def test_a_filter_that_is_met_in_frequencies_is_used():
+    found = partition(Circular(filter=nn.Parameter(torch.randn(32))), IDS)
+    assert found["filter"].role.value == "vector"
+
+
 class Turned(Mixer):
     def mix(self, x, ids):
         skew = x.new_zeros(4, 8, 8)

@@ -47,7 +47,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is known of a value."""
+    """What is known of a value; `noise` is data that was drawn at random, and nothing but that."""
 
     weights: tuple[Trace, ...] = ()
     data: bool = False
@@ -55,6 +55,7 @@ class Info:
     writers: frozenset[int] = NONE
     results: tuple[Trace, ...] = ()
     choices: frozenset[int] = NONE
+    noise: bool = False
 
     def moved(self, move: Callable[[Dims], Dims]) -> Info:
         """Return the info of a rearrangement, where `move` maps the labels of one to the other's."""
@@ -67,6 +68,7 @@ class Info:
 
 CONSTANT = Info()
 RAW = Info(data=True)
+NOISE = Info(data=True, noise=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.flow.info import MOST_RESULTS, NONE, Info, Trace
+from downslope.grouping.flow.info import CONSTANT, MOST_RESULTS, NONE, Info, Trace
 from downslope.grouping.flow.uses import Uses
 from downslope.grouping.labels import (
     MEMBERS,
@@ -30,6 +30,7 @@ Part = tuple[Info, Shape]
 
 def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape: Shape) -> Info:
     """Return what a sum, a product or a choice of these is, element by element."""
+    parts = _without_noise(parts, shape) if kind is Kind.ADDITION else parts
     infos = [info for info, _ in parts]
     if not any(i.data for i in infos):
         return uses.merged([fitted(i, own, shape) for i, own in parts])
@@ -56,6 +57,14 @@ def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape
         return uses.merged(infos, products)  # a residual stream: no single projection to be cut
     results = [t for k in range(len(parts)) for t in _kept(parts, k, kind, shape)]
     return uses.merged(infos, (*distinct(results), *products))
+
+
+def _without_noise(parts: Sequence[Part], shape: Shape) -> Sequence[Part]:
+    """Return weights that noise of their own shape is added to as weights: noise is a constant there."""
+    given = [(info, own) for info, own in parts if info.weights and not info.data]
+    if not given or any(own != shape for _, own in given) or not all(i.noise for i, _ in parts if i.data):
+        return parts
+    return [(CONSTANT if info.noise else info, own) for info, own in parts]
 
 
 def _lacking(parts: Sequence[Part], shape: Shape) -> list[int]:
@@ -142,9 +151,10 @@ def _fit(dims: Dims, own: Shape, shape: Shape) -> Dims:
 
 
 def _reshaped(trace: Trace, own: Shape, shape: Shape) -> Trace:
-    """Return a weight after an operation of any arithmetic: axes that are gone count as summed away."""
+    """Return a weight after an operation of any arithmetic; where axes are fewer, some were summed away."""
     dims = _fit(trace.dims, own, shape)
-    return replace(trace, dims=dims, inner=trace.inner | (axes_of(trace.dims) - axes_of(dims)))
+    gone = axes_of(trace.dims) - axes_of(dims) if len(shape) < len(own) else NONE
+    return replace(trace, dims=dims, inner=trace.inner | gone)
 
 
 def fitted(info: Info, own: Shape, shape: Shape) -> Info:

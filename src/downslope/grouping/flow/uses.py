@@ -286,4 +286,5 @@ class Uses:
             writers=self.open(frozenset().union(*(i.writers for i in infos))),
             results=results if len(results) <= MOST_RESULTS else (),
             choices=frozenset().union(*(i.choices for i in infos)),
+            noise=all(i.noise for i in infos if i.data),
         )

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.flow.info import CONSTANT, RAW, Info
+from downslope.grouping.flow.info import CONSTANT, NOISE, Info
 from downslope.grouping.torch import contract, lookup, names, pointwise, recurrent, views
 from downslope.grouping.torch.record import Record
 
@@ -126,7 +126,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = [record.get(t) for target in changed for t in pointwise.tensors((target,))]
         known = func._schema.name.startswith(("aten::", "prims::"))
         if name in RANDOM:
-            _mark(record, results, RAW)
+            _mark(record, results, NOISE)
         elif name in names.FACTORIES or (not inputs and name not in RANDOM):
             _mark(record, results, CONSTANT)
         elif _differentiating():

@@ -31,37 +31,41 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def elementwise(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label sums, products and choices between tensors."""
-    kind = Kind.SCALING if name in SCALE else Kind.ADDITION
-    given = {key: tensors(value) for key, value in a.items()}
-    parts = {key: [(record.get(t), tuple(t.shape)) for t in found] for key, found in given.items()}
-    everything = [part for found in parts.values() for part in found]
-    infos = [i for i, _ in everything]
+    kind, given = Kind.SCALING if name in SCALE else Kind.ADDITION, tensors(a)
+    parts = [(record.get(t), tuple(t.shape)) for t in given]
+    infos = [i for i, _ in parts]
     if any(i.choices for i in infos):
         record.note_routes(infos)
-    shape, name = tuple(out.shape), name.strip("_")
-
-    def met(kind: Kind, these: Sequence[flow.Part]) -> flow.Part:
-        return flow.combine(record, kind, name, these, shape), shape
-
-    if name in ("addcmul", "addcdiv"):  # a product first, then the sum
-        product = met(Kind.SCALING, [*parts["tensor1"], *parts["tensor2"]])
-        info = met(Kind.ADDITION, [*parts["self"], product])[0]
-    elif name == "lerp" and given["weight"]:
-        way = met(Kind.ADDITION, [*parts["self"], *parts["end"]])
-        info = met(Kind.ADDITION, [*parts["self"], met(Kind.SCALING, [way, *parts["weight"]])])[0]
+    name, shape = name.strip("_"), tuple(out.shape)
+    if name in ("addcmul", "addcdiv"):
+        info = _sum_and_product(record, a, shape)
+    elif name == "lerp" and isinstance(a["weight"], torch.Tensor):
+        info = _way_between(record, a, shape)
     else:
-        info = met(kind, _without_masks([t for found in given.values() for t in found], everything))[0]
+        info = flow.combine(record, kind, name, _without_masks(given, parts), shape)
     record.set(out, info)
 
 
-def _without_masks(given: Sequence[torch.Tensor], parts: Sequence[flow.Part]) -> list[flow.Part]:
+def _sum_and_product(record: Record, a: dict[str, Any], shape: flow.Shape) -> Info:
+    first, x, y = ((record.get(a[k]), tuple(a[k].shape)) for k in ("self", "tensor1", "tensor2"))
+    product = flow.combine(record, Kind.SCALING, "mul", [x, y], shape), shape
+    return flow.combine(record, Kind.ADDITION, "add", [first, product], shape)
+
+
+def _way_between(record: Record, a: dict[str, Any], shape: flow.Shape) -> Info:
+    start, end, weight = ((record.get(a[k]), tuple(a[k].shape)) for k in ("self", "end", "weight"))
+    way = flow.combine(record, Kind.ADDITION, "sub", [end, start], shape), shape
+    product = flow.combine(record, Kind.SCALING, "mul", [way, weight], shape), shape
+    return flow.combine(record, Kind.ADDITION, "add", [start, product], shape)
+
+
+def _without_masks(given: Sequence[torch.Tensor], parts: list[flow.Part]) -> list[flow.Part]:
     """Return values without the depth of masks, which take part in no arithmetic, if there is other data."""
     numbers = [t.dtype.is_floating_point or t.dtype.is_complex for t in given]
-    if not any(number and info.data for number, (info, _) in zip(numbers, parts, strict=True)):
-        return list(parts)
+    if all(numbers) or not any(n and info.data for n, (info, _) in zip(numbers, parts, strict=True)):
+        return parts
     return [
-        (info if number else replace(info, depth=0), own)
-        for number, (info, own) in zip(numbers, parts, strict=True)
+        (info if n else replace(info, depth=0), own) for n, (info, own) in zip(numbers, parts, strict=True)
     ]
 
 

@@ -410,6 +410,24 @@ def test_a_filter_that_is_met_in_frequencies_is_used():
     assert found["filter"].role.value == "vector"
 
 
+class Merged(Mixer):
+    def mix(self, x, ids):
+        shares = self.gate(x.mean(1)).softmax(-1)
+        expert = torch.einsum("be,eoi->boi", shares, self.experts)
+        kernels = torch.einsum("be,eoik->boik", shares, self.kernels)
+        y = torch.tanh(torch.einsum("bti,boi->bot", x, expert))
+        z = F.conv1d(y.flatten(0, 1)[None], kernels.flatten(0, 1), padding=1, groups=len(x))
+        return z.view(x.mT.shape).mT
+
+
+def test_experts_that_are_merged_before_they_meet_the_data_are_a_stack_and_their_gate_routes():
+    experts, kernels = nn.Parameter(torch.randn(4, 24, 32)), nn.Parameter(torch.randn(4, 32, 24, 3))
+    found = partition(Merged(gate=nn.Linear(32, 4), experts=experts, kernels=kernels), IDS)
+    assert found["gate.weight"].role.value == "router"
+    assert found["experts"].to_dict()["matrices"] == "4 × 24×32"
+    assert found["kernels"].to_dict()["matrices"] == "4 × 32×72"
+
+
 class Turned(Mixer):
     def mix(self, x, ids):
         skew = x.new_zeros(4, 8, 8)

@@ -107,6 +107,7 @@ class Met:
     gates: int = 1
     stretched: frozenset[int] = NONE  # of a product element by element: axes that the data lacked
     summed: bool = False  # of such a product: a sum has made it a contraction
+    mixer: int | None = None  # the use whose result weighs the matrices of this one, if it is a softmax
     groups: int = 1
     along: Literal["outputs", "inputs"] = "outputs"
 

@@ -240,6 +240,22 @@ class Uses:
                     if not g.linear and own and stacked and whole:
                         self.uses[g.origin].routes = True
 
+    def note_mixer(self, number: int, data: Info, axes: Sequence[int]) -> None:
+        """Say whose softmax weighs a stack of matrices: they may be mixed before they meet other data."""
+        met = self.uses[number]
+        for g in data.results if len(axes) == 1 and len(met.inputs) == 1 and len(met.outputs) > 1 else ():
+            own = axes_of(g.dims[axes[0] : axes[0] + 1]) & self.uses[g.origin].outputs
+            whole = size_of(g.dims[axes[0]]) == prod(f.size for f in factors(g.dims)) if own else False
+            if g.mixed and g.event >= 0 and whole:
+                met.mixer = g.origin
+
+    def note_mixed(self, trace: Trace, outputs: frozenset[int], inputs: frozenset[int]) -> None:
+        """Say that what was mixed from a stack is contracted with data over axes of its own: a matrix."""
+        met = self.uses[trace.origin]
+        if met.mixer is not None and outputs and inputs and outputs | inputs <= met.outputs:
+            met.outputs, met.inputs, met.batch = outputs, inputs, met.batch | met.inputs
+            self.uses[met.mixer].routes = True
+
     def note_heads(self, info: Info, own: Letters, other: Letters, kept: Letters) -> None:
         """Say how much of a result one head takes: what is left of its axes beside another's."""
         for trace in info.results:

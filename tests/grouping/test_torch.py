@@ -211,6 +211,31 @@ def test_a_codebook_that_ranks_its_own_rows_is_an_embedding():
     assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
 
 
+class Codebooks(Mixer):
+    def mix(self, x, ids):
+        h = self.code(x).unflatten(-1, (4, 8)).movedim(-2, 0).flatten(1, 2)  # four codes of a token
+        nearest = torch.cdist(h, self.books).argmin(-1)
+        rows = self.books.gather(1, nearest[..., None].expand(*nearest.shape, 8))
+        return self.decode((h + (rows - h).detach()).movedim(0, -2).reshape(x.shape)).tanh()
+
+
+def test_each_of_a_stack_of_codebooks_is_an_embedding():
+    books = nn.Parameter(torch.randn(4, 20, 8))
+    found = partition(Codebooks(code=nn.Linear(32, 32), decode=nn.Linear(32, 32), books=books), IDS)
+    assert found["books"].role.value == "embedding"
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
+
+
+class Signs(Mixer):
+    def mix(self, x, ids):
+        return self.decode(torch.where(self.code(x) > 0, 1.0, -1.0)).tanh()
+
+
+def test_what_reads_the_signs_of_a_result_does_not_read_raw_data():
+    found = partition(Signs(code=nn.Linear(32, 12), decode=nn.Linear(12, 32)), IDS)
+    assert {found[f"{name}.weight"].role.value for name in ("code", "decode")} == {"hidden"}
+
+
 class Mixed(Mixer):
     def mix(self, x, ids):
         rows = self.project(x).unflatten(-1, (16, 4)).flatten(0, 1)  # 16 channels of 4 places
@@ -258,6 +283,45 @@ def test_parts_that_go_to_tokens_of_their_own_are_projections():
     assert found["project.weight"].to_dict()["matrices"] == "4 × 32×32"
 
 
+class Shifted(Mixer):
+    def mix(self, x, ids):
+        shift, scale = self.project(x).chunk(2, -1)
+        return self.back(torch.addcmul(shift, torch.lerp(x, x.roll(1, 1), self.way), 1 + scale).tanh())
+
+
+def test_a_product_and_a_sum_in_one_are_a_product_and_a_sum():
+    way = nn.Parameter(torch.rand(8, 32))
+    found = partition(Shifted(project=nn.Linear(32, 64), back=nn.Linear(32, 32), way=way), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+    assert found["way"].reason == "multiplies the data element by element"
+
+
+class Passed(Mixer):
+    def mix(self, x, ids):
+        keys, values = self.project(x).chunk(2, -1)
+        keys, values = torch.stack([keys, values]).roll(1, 1).unbind(0)  # passed on together
+        return (x @ keys.mT).softmax(-1) @ values
+
+
+def test_what_is_stacked_on_its_way_and_taken_apart_again_is_fused():
+    found = partition(Passed(project=nn.Linear(32, 64)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "2 × 32×32"
+
+
+class Halves(Mixer):
+    def mix(self, x, ids):
+        made = []
+        for half in self.project(x).unflatten(-1, (3, 32)).split(16, -1):
+            queries, keys, values = half.unbind(-2)
+            made.append((queries @ keys.mT).softmax(-1) @ values)
+        return torch.cat(made, -1)
+
+
+def test_a_part_of_each_projection_is_one_where_it_is_used_alone():
+    found = partition(Halves(project=nn.Linear(32, 96)), IDS)
+    assert found["project.weight"].to_dict()["matrices"] == "6 × 16×32"
+
+
 class Grouped(Mixer):
     def mix(self, x, ids):
         parts = x.reshape(-1, 4, 8).transpose(0, 1)
@@ -283,6 +347,99 @@ def test_a_gate_of_experts_that_a_table_chooses_is_a_router():
     found = partition(model, torch.arange(12).reshape(2, 6))
     assert found["gate.weight"].role.value == "router"
     assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
+
+
+class Spline(Mixer):
+    def mix(self, x, ids):
+        widths, heights = self.knots(x).unflatten(-1, (32, 8)).chunk(2, -1)
+        places = widths.softmax(-1).cumsum(-1)
+        which = torch.searchsorted(places, x.sigmoid()[..., None]).clamp(max=3)
+        return x * heights.gather(-1, which)[..., 0]
+
+
+def test_knots_that_are_picked_by_where_they_lie_route_nothing():
+    found = partition(Spline(knots=nn.Linear(32, 256)), IDS)
+    assert found["knots.weight"].role.value == "hidden"
+
+
+class Soft(Mixer):
+    def mix(self, x, ids):
+        scores = torch.einsum("btd,esd->btes", x, self.slots)
+        places = torch.einsum("btd,btes->ebsd", x, scores.softmax(1))
+        y = torch.stack([torch.tanh(p @ w) for p, w in zip(places, self.experts, strict=True)], 1)
+        return torch.einsum("bsd,bts->btd", y.flatten(1, 2), scores.flatten(2).softmax(-1))
+
+
+def test_slots_that_weigh_the_results_of_experts_are_a_router():
+    slots, experts = nn.Parameter(torch.randn(4, 3, 32)), nn.Parameter(torch.randn(4, 32, 32))
+    found = partition(Soft(slots=slots, experts=experts), IDS)
+    assert found["slots"].role.value == "router"
+    assert found["experts"].to_dict()["matrices"] == "4 × 32×32"
+
+
+class Invertible(Mixer):
+    def mix(self, x, ids):
+        return torch.tanh(self.turn(x)) * torch.linalg.slogdet(self.turn.weight)[1]
+
+
+def test_a_determinant_is_no_use_of_a_matrix():
+    found = partition(Invertible(turn=nn.Linear(32, 32)), IDS)
+    assert found["turn.weight"].role.value == "hidden"
+
+
+class Sampled(Mixer):
+    def mix(self, x, ids):
+        deviation = F.softplus(self.spread) * torch.randn_like(self.spread)
+        return torch.tanh(x @ (self.mean + deviation).mT)
+
+
+def test_a_weight_that_noise_is_added_to_is_a_weight():
+    mean, spread = nn.Parameter(torch.randn(32, 32)), nn.Parameter(torch.randn(32, 32))
+    found = partition(Sampled(mean=mean, spread=spread), IDS)
+    assert found["mean"].role.value == "hidden"
+    assert found["spread"].role.value == "vector"
+
+
+class Circular(Mixer):
+    def mix(self, x, ids):
+        return torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(self.filter), n=x.shape[-1])
+
+
+def test_a_filter_that_is_met_in_frequencies_is_used():
+    found = partition(Circular(filter=nn.Parameter(torch.randn(32))), IDS)
+    assert found["filter"].role.value == "vector"
+
+
+class Merged(Mixer):
+    def mix(self, x, ids):
+        shares = self.gate(x.mean(1)).softmax(-1)
+        expert = torch.einsum("be,eoi->boi", shares, self.experts)
+        kernels = torch.einsum("be,eoik->boik", shares, self.kernels)
+        y = torch.tanh(torch.einsum("bti,boi->bot", x, expert))
+        z = F.conv1d(y.flatten(0, 1)[None], kernels.flatten(0, 1), padding=1, groups=len(x))
+        return z.view(x.mT.shape).mT
+
+
+def test_experts_that_are_merged_before_they_meet_the_data_are_a_stack_and_their_gate_routes():
+    experts, kernels = nn.Parameter(torch.randn(4, 24, 32)), nn.Parameter(torch.randn(4, 32, 24, 3))
+    found = partition(Merged(gate=nn.Linear(32, 4), experts=experts, kernels=kernels), IDS)
+    assert found["gate.weight"].role.value == "router"
+    assert found["experts"].to_dict()["matrices"] == "4 × 24×32"
+    assert found["kernels"].to_dict()["matrices"] == "4 × 32×72"
+
+
+class Turned(Mixer):
+    def mix(self, x, ids):
+        skew = x.new_zeros(4, 8, 8)
+        rows, columns = torch.triu_indices(8, 8, 1)
+        skew[:, rows, columns] = self.angles
+        turns = torch.matrix_exp(skew - skew.mT)
+        return torch.einsum("btgi,gij->btgj", x.unflatten(-1, (4, 8)), turns).flatten(-2).tanh()
+
+
+def test_entries_that_are_written_into_matrices_one_by_one_are_no_matrix():
+    found = partition(Turned(angles=nn.Parameter(torch.randn(4, 28))), IDS)
+    assert found["angles"].role.value == "vector"
 
 
 class Gated(Mixer):
@@ -339,3 +496,60 @@ def test_a_model_that_maps_over_its_batch_is_followed():
     model.forward = torch.func.vmap(lambda x: model.head(torch.tanh(model.inner(torch.tanh(model.read(x))))))
     expected = {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
     assert roles(partition(model, torch.randn(4, 3))) == expected
+
+
+class Slope(nn.Module):
+    """The derivative along raw data that a layer reads beside what another has made of some."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.inner, self.head = nn.Linear(3, 16), nn.Linear(20, 24), nn.Linear(24, 8)
+
+    def forward(self, x, context):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = torch.tanh(self.inner(torch.cat([x, torch.tanh(self.read(context))], -1)))
+            return torch.autograd.grad(self.head(y).square().sum(), x, create_graph=True)[0]
+
+
+def test_a_layer_that_a_derivative_passes_last_is_what_it_is_on_the_way_forward():
+    found = partition(Slope(), torch.randn(5, 4), torch.randn(5, 3))
+    assert roles(found) == {"read.weight": "input", "inner.weight": "hidden", "head.weight": "output"}
+    assert found["inner.weight"].view.matrices((24, 20)) == [(1, 24, 20)]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_of_every_layer_and_direction_are_cut_in_packed_sequences_too(kind):
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(20, 16), nn.Linear(24, 5)
+            self.cells = getattr(nn, kind)(16, 12, 2, bidirectional=True, batch_first=True)
+
+        def forward(self, ids, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(
+                self.table(ids), lengths, batch_first=True, enforce_sorted=False
+            )
+            return self.head(nn.utils.rnn.pad_packed_sequence(self.cells(packed)[0], batch_first=True)[0])
+
+    found = partition(Tagger(), torch.arange(12).reshape(3, 4), torch.tensor([4, 2, 3]))
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    for a in found:
+        if a.name.startswith("cells.weight"):
+            assert a.role.value == "hidden"
+            assert a.to_dict()["matrices"] == f"{gates} × 12×{a.shape[1]}"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided], ids=["jagged", "strided"])
+def test_nested_tensors_are_followed_through_linear_layers(layout):
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    batch = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)], layout=layout)
+    assert list(roles(partition(model, batch)).values()) == ["input", "hidden", "output"]
+
+
+def test_nested_tensors_look_up_rows():
+    model = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 4))
+    ids = [torch.tensor([1, 2, 3]), torch.tensor([4, 5])]
+    found = partition(model, torch.nested.nested_tensor(ids, layout=torch.jagged))
+    assert list(roles(found).values()) == ["embedding", "hidden", "output"]

@@ -102,6 +102,7 @@ def _weighted(
             continue
         number = uses.meet(trace, Kind.CONTRACTION, name, data, **axes)
         beside = set(other) & set(kept)
+        uses.note_mixer(number, data, [k for k, c in enumerate(other) if c in own and c not in kept])
         uses.note_groups(number, tuple(d for c, d in zip(own, trace.dims, strict=True) if c in beside))
         writers.add(number)
         results.append(uses.result(number, _placed(trace.dims, own, kept, sizes)))
@@ -120,6 +121,7 @@ def _scaled(
         if len(t.dims) > max((*outputs, *inputs), default=0):
             summed = axes_of([t.dims[k] for k in inputs])
             stays = axes_of([t.dims[k] for k in outputs]) - summed
+            uses.note_mixed(t, stays, summed)
             made.append(uses.summed(info, t, kind, name, stays, summed))
     return [number for number in made if number is not None]
 

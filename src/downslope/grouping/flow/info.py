@@ -47,7 +47,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What is known of a value."""
+    """What is known of a value; `noise` is data that was drawn at random, and nothing but that."""
 
     weights: tuple[Trace, ...] = ()
     data: bool = False
@@ -55,6 +55,7 @@ class Info:
     writers: frozenset[int] = NONE
     results: tuple[Trace, ...] = ()
     choices: frozenset[int] = NONE
+    noise: bool = False
 
     def moved(self, move: Callable[[Dims], Dims]) -> Info:
         """Return the info of a rearrangement, where `move` maps the labels of one to the other's."""
@@ -67,6 +68,7 @@ class Info:
 
 CONSTANT = Info()
 RAW = Info(data=True)
+NOISE = Info(data=True, noise=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Met:
     gates: int = 1
     stretched: frozenset[int] = NONE  # of a product element by element: axes that the data lacked
     summed: bool = False  # of such a product: a sum has made it a contraction
+    mixer: int | None = None  # the use whose result weighs the matrices of this one, if it is a softmax
     groups: int = 1
     along: Literal["outputs", "inputs"] = "outputs"
 
@@ -148,6 +151,9 @@ def cut_of(trace: Trace, dim: int, start: int, stop: int, step: int) -> Cut | No
         return Cut(axis, step * first.step, start * first.step, (start + 1) * first.step)
     else:
         return None
+    if stop - start == inner:  # one position: as much as there is of what lies below it
+        within = [f for f in factors(trace.dims) if f.axis == axis and f.step < first.step]
+        high = low + sum((f.size - 1) * f.step for f in within) + 1
     outer = [f for f in factors(trace.dims) if f.axis == axis and f.step >= period]
     if not outer:  # a part of a part, or of the whole: count from the start of the axis
         base = sum(f.start for f in factors(trace.dims) if f.axis == axis)

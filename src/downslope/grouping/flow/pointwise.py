@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Any
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.flow.info import MOST_RESULTS, NONE, Info, Trace
+from downslope.grouping.flow.info import CONSTANT, MOST_RESULTS, NONE, Info, Trace
 from downslope.grouping.flow.uses import Uses
 from downslope.grouping.labels import (
     MEMBERS,
@@ -30,6 +30,7 @@ Part = tuple[Info, Shape]
 
 def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape: Shape) -> Info:
     """Return what a sum, a product or a choice of these is, element by element."""
+    parts = _without_noise(parts, shape) if kind is Kind.ADDITION else parts
     infos = [info for info, _ in parts]
     if not any(i.data for i in infos):
         return uses.merged([fitted(i, own, shape) for i, own in parts])
@@ -56,6 +57,14 @@ def combine(uses: Uses, kind: Kind, operation: str, parts: Sequence[Part], shape
         return uses.merged(infos, products)  # a residual stream: no single projection to be cut
     results = [t for k in range(len(parts)) for t in _kept(parts, k, kind, shape)]
     return uses.merged(infos, (*distinct(results), *products))
+
+
+def _without_noise(parts: Sequence[Part], shape: Shape) -> Sequence[Part]:
+    """Return weights that noise of their own shape is added to as weights: noise is a constant there."""
+    given = [(info, own) for info, own in parts if info.weights and not info.data]
+    if not given or any(own != shape for _, own in given) or not all(i.noise for i, _ in parts if i.data):
+        return parts
+    return [(CONSTANT if info.noise else info, own) for info, own in parts]
 
 
 def _lacking(parts: Sequence[Part], shape: Shape) -> list[int]:
@@ -141,6 +150,13 @@ def _fit(dims: Dims, own: Shape, shape: Shape) -> Dims:
     return broadcast(dims, own, shape)
 
 
+def _reshaped(trace: Trace, own: Shape, shape: Shape) -> Trace:
+    """Return a weight after an operation of any arithmetic; where axes are fewer, some were summed away."""
+    dims = _fit(trace.dims, own, shape)
+    gone = axes_of(trace.dims) - axes_of(dims) if len(shape) < len(own) else NONE
+    return replace(trace, dims=dims, inner=trace.inner | gone)
+
+
 def fitted(info: Info, own: Shape, shape: Shape) -> Info:
     """Return weights as they are stretched to a shape."""
     return replace(info, weights=tuple(replace(t, dims=_fit(t.dims, own, shape)) for t in info.weights))
@@ -166,9 +182,7 @@ def join(
     infos = [i for i, _ in parts]
     if any(i.choices for i in infos):
         uses.note_routes(infos)
-    weights = tuple(
-        replace(t, dims=_side_by_side(t.dims, shape, at, new)) for i in infos if not i.data for t in i.weights
-    )
+    weights = tuple(_written(t, shape, at, new) for i in infos if not i.data for t in i.weights)
     if not any(i.data for i in infos):
         return uses.merged([Info(weights=weights)])
     whole = uses.merged(infos)
@@ -181,6 +195,19 @@ def join(
     info = uses.merged(infos, tuple(distinct(results))[:MOST_RESULTS])
     has_parameter = any(i.weights and not i.data for i in infos)
     return replace(info, depth=max(info.depth, 1)) if has_parameter and shape else info
+
+
+def _written(trace: Trace, shape: Shape, at: int | None, new: bool) -> Trace:
+    """Return a weight that is put beside others or, entry by entry, into them.
+
+    Entries that are given places of their own, as those of a triangle, have no axis there.
+    """
+    own = tuple(map(size_of, trace.dims))
+    if at is not None or len(own) == len(shape) or own == shape[len(shape) - len(own) :]:
+        return replace(trace, dims=_side_by_side(trace.dims, shape, at, new))
+    padded = (*trace.dims, *map(foreign, shape[len(own) :]))[: len(shape)]
+    dims = tuple(d if size_of(d) == n else foreign(n) for d, n in zip(padded, shape, strict=True))
+    return replace(trace, dims=dims, inner=trace.inner | (axes_of(trace.dims) - axes_of(dims)))
 
 
 def _side_by_side(dims: Dims, shape: Shape, at: int | None, new: bool) -> Dims:
@@ -256,7 +283,7 @@ def anything(
     infos = [i for i, _ in parts]
     whole = uses.merged(infos)
     if not whole.data:
-        weights = tuple(replace(w, dims=_fit(w.dims, own, shape)) for i, own in parts for w in i.weights)
+        weights = tuple(_reshaped(w, own, shape) for i, own in parts for w in i.weights)
         return replace(uses.merged([Info(weights=weights)]), choices=whole.choices)
     results = tuple(
         replace(r, linear=r.linear and shifting, mixed=r.mixed or mixing)

@@ -48,11 +48,16 @@ class Uses:
         """Say what leaves the model; return the depth of the deepest output."""
         depth = 0
         for info in outputs:
-            for number in info.writers:
-                self.uses[number].last = True
+            self.leave([info])
             self.absorb(info, Kind.JOIN, "returned", RAW)
             depth = max(depth, info.depth)
         return depth
+
+    def leave(self, outputs: Iterable[Info]) -> None:
+        """Say that these are results of the model."""
+        for info in outputs:
+            for number in info.writers:
+                self.uses[number].last = True
 
     def open(self, writers: Iterable[int]) -> frozenset[int]:
         """Return the uses that may still turn out to be the model's last."""
@@ -137,7 +142,7 @@ class Uses:
         """Say that this tensor goes into a weighted contraction."""
         for number in info.writers:
             self.uses[number].feeds = True
-        self._fed.update(t.event for t in info.results)
+        self._fed.update(t.event for t in info.results if t.event >= 0)
         self.note_whole(info)
 
     def fresh(self, info: Info) -> bool:
@@ -156,11 +161,21 @@ class Uses:
     def note_cut(self, info: Info, dim: int, start: int, stop: int, step: int = 1) -> None:
         """Say that a part of a result was taken by itself."""
         for trace in info.results:
+            if stop == start + 1 and [f.axis for f in trace.dims[dim]] == [MEMBERS]:
+                self._apart(trace)
             if not trace.mixed and stop > start and (cut := cut_of(trace, dim, start, stop, step)):
                 met = self.uses[trace.origin]
                 cut = replace(cut, bent=not trace.linear)
                 if cut not in met.cuts:
                     met.cuts.append(cut)
+
+    def _apart(self, trace: Trace) -> None:
+        """Say that what had been put beside others is taken from there again: it was no part of one."""
+        met = self.uses[trace.origin]
+        for axis in axes_of(trace.dims):
+            own = [f for f in factors(trace.dims) if f.axis == axis]
+            at, end = sum(f.start for f in own), sum(f.start for f in own) + prod(f.size for f in own)
+            met.joined = {j for j in met.joined if j[:2] != (axis, at) or j[2] < end}
 
     def note_join(self, infos: Sequence[Info], *, beside: bool = False) -> None:
         """Say that these were added or put side by side: parts of one result that meet so are one."""
@@ -190,8 +205,12 @@ class Uses:
                         self.uses[use].routes = True
 
     def note_picked(self, info: Info, axes: Sequence[int], index: Sequence[Info]) -> None:
-        """Say that data picks single entries of a result along its outputs, as weights of others."""
-        for trace in info.results if any(i.data for i in index) else ():
+        """Say that data picks single entries of a result along its outputs, as weights of others.
+
+        Places that weights have found, such as the knots of a spline, are no choice of other weights.
+        """
+        raw = any(i.data for i in index) and not any(i.depth for i in index)
+        for trace in info.results if raw else ():
             along = axes_of([trace.dims[k] for k in axes if k < len(trace.dims)])
             if along & self.uses[trace.origin].outputs:
                 self.uses[trace.origin].picked = True
@@ -214,11 +233,28 @@ class Uses:
                     if i >= len(g.dims) or j >= len(m.dims) or g.origin == m.origin:
                         continue
                     own = axes_of((g.dims[i],)) & self.uses[g.origin].outputs
-                    stacked = bool(m.dims[j]) and all(f.axis in batch for f in m.dims[j])
+                    at = m.dims[j]  # the others side by side, each perhaps with places of its own
+                    stacked = bool(at) and at[0].axis in batch and all(f.axis in {None, *batch} for f in at)
                     shown = prod(f.size for f in factors(g.dims))
                     whole = size_of(g.dims[i]) == shown  # one weight for each of the others, nothing else
                     if not g.linear and own and stacked and whole:
                         self.uses[g.origin].routes = True
+
+    def note_mixer(self, number: int, data: Info, axes: Sequence[int]) -> None:
+        """Say whose softmax weighs a stack of matrices: they may be mixed before they meet other data."""
+        met = self.uses[number]
+        for g in data.results if len(axes) == 1 and len(met.inputs) == 1 and len(met.outputs) > 1 else ():
+            own = axes_of(g.dims[axes[0] : axes[0] + 1]) & self.uses[g.origin].outputs
+            whole = size_of(g.dims[axes[0]]) == prod(f.size for f in factors(g.dims)) if own else False
+            if g.mixed and g.event >= 0 and whole:
+                met.mixer = g.origin
+
+    def note_mixed(self, trace: Trace, outputs: frozenset[int], inputs: frozenset[int]) -> None:
+        """Say that what was mixed from a stack is contracted with data over axes of its own: a matrix."""
+        met = self.uses[trace.origin]
+        if met.mixer is not None and outputs and inputs and outputs | inputs <= met.outputs:
+            met.outputs, met.inputs, met.batch = outputs, inputs, met.batch | met.inputs
+            self.uses[met.mixer].routes = True
 
     def note_heads(self, info: Info, own: Letters, other: Letters, kept: Letters) -> None:
         """Say how much of a result one head takes: what is left of its axes beside another's."""
@@ -266,4 +302,5 @@ class Uses:
             writers=self.open(frozenset().union(*(i.writers for i in infos))),
             results=results if len(results) <= MOST_RESULTS else (),
             choices=frozenset().union(*(i.choices for i in infos)),
+            noise=all(i.noise for i in infos if i.data),
         )

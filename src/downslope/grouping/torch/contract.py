@@ -53,6 +53,18 @@ def contract(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) ->
     record.set(out, info)
 
 
+def nested(record: Record, name: str, a: dict[str, Any], results: Sequence[torch.Tensor]) -> None:
+    """Label a linear layer of tensors of tensors, whose last axis is all that is known of them."""
+    data, weight = record.get(a["input"]), record.get(a["weight"])
+    info = flow.product(
+        record, name, data, weight, "k", "jk", "j", dict(zip("jk", a["weight"].shape, strict=True))
+    )
+    if a.get("bias") is not None:
+        record.absorb(record.get(a["bias"]), Kind.ADDITION, "bias", info)
+    for t in results:
+        record.set(t, replace(info, results=()))
+
+
 def _grouped(left: int, right: int) -> str:
     """Return the letters of a grouped product: a side without a group axis has its groups in a row."""
     return f"{'gik'[3 - left :]},{'gkj'[3 - right :]}->{'gij' if left == right else 'ij'}"

@@ -15,7 +15,7 @@ import torch
 from downslope.grouping.facts import Kind
 from downslope.grouping.flow.info import NONE, Info, Trace
 from downslope.grouping.flow.pointwise import ranked
-from downslope.grouping.labels import Dims, axes_of, blurred, cut, size_of
+from downslope.grouping.labels import Dims, axes_of, blurred, cut, foreign, size_of
 from downslope.grouping.torch.names import INDEXING, LOOKUP
 from downslope.grouping.torch.pointwise import tensors
 from downslope.grouping.torch.record import Record
@@ -114,7 +114,10 @@ def _fetch(trace: Trace, name: str, a: dict[str, Any], table: torch.Tensor, out:
         picked = (
             [0] if name.endswith(("embedding", "embedding_bag", "forward_only")) else list(range(table.dim()))
         )
-    gone = axes_of([trace.dims[k] for k in picked])
+    beside = _beside(a["index"], picked[0]) if name == "gather" else ()
+    gone = axes_of([trace.dims[k] for k in (*picked, *beside)])
+    dims = tuple(foreign(out.shape[k]) if k in beside else d for k, d in enumerate(trace.dims))
+    trace = replace(trace, dims=dims)
     rest = tuple(d for k, d in enumerate(trace.dims) if k not in picked)
     lead = tuple(out.shape[: max(out.dim() - len(rest), 0)])
     if len(rest) <= out.dim() and tuple(map(size_of, rest)) == tuple(out.shape[len(lead) :]):
@@ -122,6 +125,16 @@ def _fetch(trace: Trace, name: str, a: dict[str, Any], table: torch.Tensor, out:
     else:
         dims = blurred(rest, tuple(out.shape))
     return replace(trace, dims=dims, fetched=trace.fetched | gone)
+
+
+def _beside(index: torch.Tensor, at: int) -> list[int]:
+    """Return the axes along which places run beside what they pick from, if along others they are stretched.
+
+    Of a stack of codebooks each gives its own rows then.
+    """
+    moves = [step != 0 and size > 1 for step, size in zip(index.stride(), index.shape, strict=True)]
+    stretched = any(step == 0 and size > 1 for step, size in zip(index.stride(), index.shape, strict=True))
+    return [k for k, move in enumerate(moves) if move and k != at] if stretched else []
 
 
 def rank(record: Record, name: str, a: dict[str, Any], out: Any) -> None:

@@ -31,17 +31,42 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def elementwise(record: Record, name: str, a: dict[str, Any], out: torch.Tensor) -> None:
     """Label sums, products and choices between tensors."""
-    kind = Kind.SCALING if name in SCALE else Kind.ADDITION
-    # A mask takes part in no arithmetic: it has no depth of its own here.
-    parts = [(_arithmetic(record.get(t), t), tuple(t.shape)) for t in tensors(a)]
+    kind, given = Kind.SCALING if name in SCALE else Kind.ADDITION, tensors(a)
+    parts = [(record.get(t), tuple(t.shape)) for t in given]
     infos = [i for i, _ in parts]
     if any(i.choices for i in infos):
         record.note_routes(infos)
-    record.set(out, flow.combine(record, kind, name.strip("_"), parts, tuple(out.shape)))
+    name, shape = name.strip("_"), tuple(out.shape)
+    if name in ("addcmul", "addcdiv"):
+        info = _sum_and_product(record, a, shape)
+    elif name == "lerp" and isinstance(a["weight"], torch.Tensor):
+        info = _way_between(record, a, shape)
+    else:
+        info = flow.combine(record, kind, name, _without_masks(given, parts), shape)
+    record.set(out, info)
 
 
-def _arithmetic(info: Info, t: torch.Tensor) -> Info:
-    return info if t.dtype.is_floating_point or t.dtype.is_complex else replace(info, depth=0)
+def _sum_and_product(record: Record, a: dict[str, Any], shape: flow.Shape) -> Info:
+    first, x, y = ((record.get(a[k]), tuple(a[k].shape)) for k in ("self", "tensor1", "tensor2"))
+    product = flow.combine(record, Kind.SCALING, "mul", [x, y], shape), shape
+    return flow.combine(record, Kind.ADDITION, "add", [first, product], shape)
+
+
+def _way_between(record: Record, a: dict[str, Any], shape: flow.Shape) -> Info:
+    start, end, weight = ((record.get(a[k]), tuple(a[k].shape)) for k in ("self", "end", "weight"))
+    way = flow.combine(record, Kind.ADDITION, "sub", [end, start], shape), shape
+    product = flow.combine(record, Kind.SCALING, "mul", [way, weight], shape), shape
+    return flow.combine(record, Kind.ADDITION, "add", [start, product], shape)
+
+
+def _without_masks(given: Sequence[torch.Tensor], parts: list[flow.Part]) -> list[flow.Part]:
+    """Return values without the depth of masks, which take part in no arithmetic, if there is other data."""
+    numbers = [t.dtype.is_floating_point or t.dtype.is_complex for t in given]
+    if all(numbers) or not any(n and info.data for n, (info, _) in zip(numbers, parts, strict=True)):
+        return parts
+    return [
+        (info if n else replace(info, depth=0), own) for n, (info, own) in zip(numbers, parts, strict=True)
+    ]
 
 
 def norm(record: Record, name: str, a: dict[str, Any], out: Any) -> None:
@@ -95,3 +120,25 @@ def anything(record: Record, name: str, inputs: Sequence[torch.Tensor], out: Any
     for t in tensors(out if isinstance(out, (list, tuple)) else (out,)):
         flags = {"shifting": name in SHIFTING, "mixing": name in MIXING}
         record.set(t, flow.anything(record, parts, tuple(t.shape), **flags))
+
+
+def nested(record: Record, name: str, a: dict[str, Any], results: Sequence[torch.Tensor]) -> None:
+    """Label what is made of tensors of tensors, whose shapes cannot be asked for: where axes lie is lost."""
+    infos = [record.get(t) for t in tensors(a)]
+    whole = record.merged(infos)
+    if name == "embedding":
+        record.absorb(infos[0], Kind.LOOKUP, name, whole)
+        whole = replace(whole, depth=max(whole.depth, 1))
+    else:
+        flow.absorb_unknown(record, name, infos)
+    for t in results:
+        record.set(t, replace(whole, results=()))
+
+
+def derivative(record: Record, inputs: Sequence[torch.Tensor], results: Sequence[torch.Tensor]) -> None:
+    """Label what a backward pass computes: it meets each weight again, and that is no use of its own."""
+    infos = [record.get(t) for t in inputs]
+    known = any(i.data or i.weights for i in infos)
+    whole = record.merged([*infos, *([Info(data=True)] if known else [])])
+    for t in results:
+        record.set(t, replace(whole, weights=(), results=()))

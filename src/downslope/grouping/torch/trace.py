@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from downslope.grouping.facts import Kind
-from downslope.grouping.flow.info import CONSTANT, RAW, Info
+from downslope.grouping.flow.info import CONSTANT, NOISE, Info
 from downslope.grouping.torch import contract, lookup, names, pointwise, recurrent, views
 from downslope.grouping.torch.record import Record
 
@@ -39,6 +39,8 @@ DATA_ARGUMENTS: dict[Any, tuple[int, ...]] = {
     F.multi_head_attention_forward: (0, 1, 2),
 }
 DATA_NAMES = {"input", "input1", "input2", "query", "key", "value"}
+# What these are given leaves the forward pass: all that follows is made of its derivative.
+DERIVATIVES = {torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward}
 RANDOM = {
     "randn",
     "rand",
@@ -124,9 +126,13 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = [record.get(t) for target in changed for t in pointwise.tensors((target,))]
         known = func._schema.name.startswith(("aten::", "prims::"))
         if name in RANDOM:
-            _mark(record, results, RAW)
+            _mark(record, results, NOISE)
         elif name in names.FACTORIES or (not inputs and name not in RANDOM):
             _mark(record, results, CONSTANT)
+        elif _differentiating():
+            pointwise.derivative(record, inputs, results)
+        elif known and any(t.is_nested for t in (*inputs, *results)):
+            (contract.nested if name == "linear" else pointwise.nested)(record, name, named, results)
         elif known and name in HANDLERS:
             HANDLERS[name](record, name, named, out)
         else:
@@ -140,6 +146,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             new = self.record.infos.get(t, old)
             if new.data or new.choices:
                 self.record.write(t, new)
+
+
+def _differentiating() -> bool:
+    """Whether this is a backward pass, of a model that differentiates by itself."""
+    return bool(torch._C._current_graph_task_id() >= 0)
 
 
 def _named(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -161,6 +172,9 @@ class Meaning(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in DERIVATIVES:
+            given = kwargs.get("tensors", kwargs.get("outputs", args[:1]))
+            self.record.leave(self.record.get(t) for t in pointwise.tensors((given,)))
         if func in DATA_ARGUMENTS:
             given = [args[i] for i in DATA_ARGUMENTS[func] if i < len(args)]
             for t in (*given, *(v for k, v in kwargs.items() if k in DATA_NAMES)):

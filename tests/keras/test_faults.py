@@ -269,7 +269,11 @@ def test_a_partition_of_another_model_is_refused():
         (lambda: SGD(nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: SGD(weight_decay=-0.1), "weight_decay = -0.1"),
         (lambda: SGD(on_nonfinite="cry"), "on_nonfinite = 'cry'"),
-        (lambda: SGD(lr=0.1), "lr"),
+        (lambda: SGD(lr=0.1), "lr is not an argument of SGD: use learning_rate"),
+        (lambda: AdamW(beta_1=0.9), "beta_1 is not an argument of AdamW: use betas"),
+        (lambda: RMSProp(rho=0.9), "rho is not an argument of RMSProp: use alpha"),
+        (lambda: Muon(exclude_layers=["head"]), "exclude_layers is not an argument of Muon: use overrides="),
+        (lambda: Muon(wd=0.1), "not recognized: {'wd': 0.1}"),
     ],
 )
 def test_a_bad_argument_is_named(make, match):

@@ -246,6 +246,22 @@ def test_muon_needs_to_know_what_a_variable_is_for():
     assert not optimizer.built
 
 
+def test_a_layer_that_an_error_left_half_made_is_passed_over():
+    class Half(keras.layers.Layer):
+        def __init__(self):
+            kept.append(self)
+            raise RuntimeError
+
+    kept = []
+    with pytest.raises(RuntimeError):
+        Half()
+    with pytest.raises((AttributeError, RuntimeError)):
+        _ = kept[0].trainable_variables
+    optimizer = Muon()
+    optimizer.build(net().trainable_variables)
+    assert "hidden" in [a.role.value for a in optimizer.partition]
+
+
 def test_a_partition_of_another_model_is_refused():
     wide = partition(net(width=6))
     with pytest.raises(ValueError, match="has shape"):

@@ -339,6 +339,17 @@ def test_shapes_can_be_asked_for_without_arrays(make: Any) -> None:
     assert jax.tree.structure(shapes) == jax.tree.structure(make(0.1).init(tree(0)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_state_is_made_of_shapes_alone(make: Any, dtype: str) -> None:
+    rows = NamedSharding(jax.make_mesh((4,), ("model",)), PartitionSpec("model"))
+    params = jax.tree.map(lambda p: jax.device_put(p.astype(dtype), rows), tree(0))
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=p.sharding), params)
+    found, wanted = make(0.1).init(shapes), make(0.1).init(params)
+    assert_close(found, wanted, 0)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (a.dtype, a.sharding) == (b.dtype, b.sharding)
+
+
 def test_what_optax_hands_on_to_every_transform_passes_by(make: Any) -> None:
     params, grads = tree(0), tree(1)
     tx = make(0.1)

@@ -246,6 +246,22 @@ def test_muon_needs_to_know_what_a_variable_is_for():
     assert not optimizer.built
 
 
+def test_a_layer_that_an_error_left_half_made_is_passed_over():
+    class Half(keras.layers.Layer):
+        def __init__(self):
+            kept.append(self)
+            raise RuntimeError
+
+    kept = []
+    with pytest.raises(RuntimeError):
+        Half()
+    with pytest.raises((AttributeError, RuntimeError)):
+        _ = kept[0].trainable_variables
+    optimizer = Muon()
+    optimizer.build(net().trainable_variables)
+    assert "hidden" in [a.role.value for a in optimizer.partition]
+
+
 def test_a_partition_of_another_model_is_refused():
     wide = partition(net(width=6))
     with pytest.raises(ValueError, match="has shape"):
@@ -269,7 +285,11 @@ def test_a_partition_of_another_model_is_refused():
         (lambda: SGD(nesterov=True), "momentum > 0 with Nesterov"),
         (lambda: SGD(weight_decay=-0.1), "weight_decay = -0.1"),
         (lambda: SGD(on_nonfinite="cry"), "on_nonfinite = 'cry'"),
-        (lambda: SGD(lr=0.1), "lr"),
+        (lambda: SGD(lr=0.1), "lr is not an argument of SGD: use learning_rate"),
+        (lambda: AdamW(beta_1=0.9), "beta_1 is not an argument of AdamW: use betas"),
+        (lambda: RMSProp(rho=0.9), "rho is not an argument of RMSProp: use alpha"),
+        (lambda: Muon(exclude_layers=["head"]), "exclude_layers is not an argument of Muon: use overrides="),
+        (lambda: Muon(wd=0.1), "not recognized: {'wd': 0.1}"),
     ],
 )
 def test_a_bad_argument_is_named(make, match):

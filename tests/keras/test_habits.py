@@ -108,6 +108,47 @@ def test_a_saved_model_goes_on_as_if_never_stopped(kind, tmp_path):
     close(weights(again), weights(whole), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Skipping variable loading for optimizer 'loss_scale_optimizer'"
+)  # Keras's own
+@pytest.mark.parametrize("wrap", [lambda o: o, keras.optimizers.LossScaleOptimizer], ids=["bare", "scaled"])
+def test_a_model_that_was_saved_before_it_was_fitted_is_loaded(wrap, tmp_path):
+    m = model()
+    m.compile(wrap(Muon(learning_rate=0.25)), "mse")
+    m.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    found = getattr(again.optimizer, "inner_optimizer", again.optimizer)
+    assert type(found) is Muon
+    assert (int(found.iterations), float(found.learning_rate)) == (0, 0.25)
+    close(weights(again), weights(m), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("start", [AdaGrad, keras.optimizers.SGD], ids=["ours", "Keras's"])
+def test_weights_of_before_the_first_step_begin_again(start, tmp_path):
+    m = model()
+    m.compile(start(learning_rate=0.5), "mse")
+    m.save_weights(tmp_path / "start.weights.h5")
+    before = weights(m)
+    optimizer = AdaGrad(learning_rate=0.1, initial_accumulator_value=0.5, on_nonfinite="skip")
+    m.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    m.train_on_batch(*data(16))
+    m.load_weights(tmp_path / "start.weights.h5")
+    close(weights(m), before, rtol=0, atol=0)
+    iterations, rate, *rest = (keras.ops.convert_to_numpy(v) for v in optimizer.variables)
+    assert (int(iterations), float(rate)) == (0, 0.5)
+    assert {float(n) for v in rest for n in np.ravel(v)} == {0.0, 0.5}  # skipped steps, sums of squares
+
+
+def test_weights_without_an_optimizer_leave_it_as_it_is(tmp_path):
+    plain, (m, _) = model(seed=1), fitted(SGD(learning_rate=0.1, momentum=0.5), epochs=1)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    before = [keras.ops.convert_to_numpy(v).copy() for v in m.optimizer.variables]
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        m.load_weights(tmp_path / "plain.weights.h5")
+    close(weights(m), weights(plain), rtol=0, atol=0)
+    close([keras.ops.convert_to_numpy(v) for v in m.optimizer.variables], before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("pinned", [False, True])
 def test_a_sequential_model_is_loaded_though_its_variables_change_names(pinned, tmp_path):
     """Keras puts the names of the model and of a wrapper before its variables', and may not when it loads."""

@@ -272,6 +272,15 @@ def test_lora_factors_are_hidden_and_their_kernel_frozen():
     assert found["middle/lora_kernel_b"] == ("hidden", [(1, 8, 4)])
 
 
+def test_a_lora_factor_narrower_than_its_convolution_has_groups_is_one_matrix():
+    middle = layers.Conv1D(40, 3, groups=5, padding="same", name="middle")
+    model = sequence(middle, width=40)
+    middle.enable_lora(4)
+    found = seen(model)
+    assert found["middle/lora_kernel_a"] == ("hidden", [(1, 4, 24)])
+    assert found["middle/lora_kernel_b"] == ("hidden", [(5, 8, 4)])
+
+
 class OfTheBackend(layers.Layer):
     """Written for arrays: it meets no symbolic tensors, and its weight comes first."""
 

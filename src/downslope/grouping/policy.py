@@ -194,7 +194,8 @@ def _groups(uses: Sequence[Use], side: int) -> tuple[int, ...]:
     if sum(sizes) == side:
         return tuple(sizes)
     size = sizes[0] if sizes else side // uses[0].groups  # what was used of it shows one group's size
-    return (size,) * (side // size) if side % size == 0 else ()
+    # A side shorter than there are groups is none that was grouped, as the rank of an adapter's factors.
+    return (size,) * (side // size) if size and side % size == 0 else ()
 
 
 def _blocks(uses: Sequence[Use], side: int) -> tuple[tuple[int, ...], int]:

@@ -141,9 +141,14 @@ def exact(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def in_exact(p: Any) -> Any:
+    """Return what a state takes its shape, dtype and place from: a parameter or its `ShapeDtypeStruct`."""
+    return p if p.dtype == exact(p.dtype) else jnp.zeros_like(p, exact(p.dtype))
+
+
 def init_state(rule: Rule, leaves: Sequence[Array | None], treedef: PyTreeDef) -> State:
     """Return the state of a rule before the first step; None stands for a leaf that is not the rule's."""
-    made = [None if p is None else rule.init(OPS, p.astype(exact(p.dtype))) for p in leaves]
+    made = [None if p is None else rule.init(OPS, in_exact(p)) for p in leaves]
     return pack(rule, made, treedef)
 
 

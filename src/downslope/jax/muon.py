@@ -25,6 +25,7 @@ from downslope.jax.leaves import (
     check_parameters,
     exact,
     gathered,
+    in_exact,
     init_state,
     kept,
     named_leaves,
@@ -264,7 +265,7 @@ def start_of(rule: rules.Muon, item: Item, p: Array) -> Any:
     dtype = exact(p.dtype)
     # Not by `rule.init`, which cuts a column out of the parameter: one spread over devices may refuse.
     row_square = jnp.zeros(rows_of(item, p), dtype) if rule.normuon else None
-    return rule.state_type(OPS.zeros_like(p.astype(dtype)), row_square)
+    return rule.state_type(OPS.zeros_like(in_exact(p)), row_square)
 
 
 def only(rule: str, kinds: Sequence[str], values: Sequence[Any]) -> list[Any]:

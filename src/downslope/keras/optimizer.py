@@ -25,13 +25,32 @@ from downslope.keras.backend import (
     working_dtype,
 )
 from downslope.keras.finite import ON_NONFINITE, Decision, decide, describe
-from downslope.keras.saved import KEY, check_header, header_of
+from downslope.keras.saved import KEY, check_header, header_of, is_unbuilt
 from downslope.keras.schedule import check_learning_rate
 from downslope.keras.slots import Initializers, Setting, Slot, Slots, Work
 from downslope.ops.protocol import Array
 from downslope.rules.checks import require, require_number
 from downslope.rules.descent import step
 from downslope.rules.rule import Rule
+
+_CALLED = {
+    "lr": "learning_rate",
+    "beta_1": "betas",
+    "beta_2": "betas",
+    "epsilon": "eps",
+    "rho": "alpha",
+    "adam_beta_1": "betas",
+    "adam_beta_2": "betas",
+    "adam_lr_ratio": 'lr_ratio in by_role={"embedding": {"lr_ratio": 0.5}}, of each role',
+    "adam_weight_decay": 'weight_decay in by_role={"embedding": {"weight_decay": 0.0}}, of each role',
+    "exclude_layers": 'overrides={"*name*": "adamw"}',
+    "exclude_embeddings": 'overrides={"*name*": "muon"}',
+    "muon_a": "coefficients",
+    "muon_b": "coefficients",
+    "muon_c": "coefficients",
+    "rms_rate": 'scale: "match_rms_adamw" is a rate of 0.2',
+}
+"""What Keras's optimizers call otherwise than those here."""
 
 _BUILT = "the optimizer is built already, and its decay fixed. Set it before the first step, or make another"
 
@@ -59,6 +78,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         require(
             "on_nonfinite", on_nonfinite, on_nonfinite in ON_NONFINITE, "one of " + ", ".join(ON_NONFINITE)
         )
+        for name in kwargs:
+            if name in _CALLED:
+                raise ValueError(f"{name} is not an argument of {type(self).__name__}: use {_CALLED[name]}")
         learning_rate = check_learning_rate(learning_rate)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
         self.rule = rule
@@ -320,16 +342,38 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def load_own_variables(self, store: Any) -> None:
         """Take the state from a Keras store; steps then continue as if never interrupted.
 
+        Where the store holds none, as that of a model saved before `compile`, Keras warns and all stays
+        as it is. One that was saved before the optimizer was built is that before the first step.
+
         Raises:
             ValueError: it belongs to another rule or to other variables. Nothing has changed then.
 
         """
-        if self._slots is None:  # Keras warns that there is nothing to load into
+        if (
+            self._slots is None or not store.keys()
+        ):  # Keras warns that there is nothing to load, or to load into
             super().load_own_variables(store)
+            return
+        if is_unbuilt(store):
+            self._begin_again(store)
             return
         check_header(store, type(self).__name__, self._rows(), len(self.variables))
         for i, variable in enumerate(self.variables):
             variable.assign(store[str(i)])
+
+    def _begin_again(self, store: Any) -> None:
+        """Take the learning rate from a store, and set all else as it was before the first step."""
+        assert self._slots is not None
+        for variable in self.variables:
+            if variable is not self._learning_rate:
+                variable.assign(keras.ops.zeros(variable.shape, dtype_of(variable)))
+            elif "1" in store.keys():  # noqa: SIM118  (Keras's stores iterate over nothing)
+                variable.assign(store["1"])
+        for slot in self._slots.used:
+            made = slot.setting.rule.init(Initializers(), slot.variable)  # type: ignore[arg-type]
+            for part, initializer in zip(slot.parts, made, strict=True):
+                if part is not None:
+                    part.assign(initializer(part.shape, dtype=dtype_of(part)))
 
     def _rows(self) -> list[dict[str, Any]]:
         return [] if self._slots is None else [slot.describe() for slot in self._slots.used]

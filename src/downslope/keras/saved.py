@@ -41,6 +41,11 @@ def header_of(optimizer: str, rows: Sequence[Mapping[str, Any]], count: int) -> 
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
+def is_unbuilt(store: Mapping[str, Any]) -> bool:
+    """Whether a store holds no more than a count of no steps and a learning rate."""
+    return set(store.keys()) <= {"0", "1"} and int(np.asarray(store["0"])) == 0
+
+
 def check_header(
     store: Mapping[str, Any], optimizer: str, rows: Sequence[Mapping[str, Any]], count: int
 ) -> None:

@@ -27,7 +27,7 @@ def owners_of(variables: Sequence[Any], optimizer: Any = None) -> list[tuple[Any
     """
     living = [o for o in gc.get_objects() if issubclass(type(o), keras.Layer)]
     wanted = {id(v): v for v in variables}
-    owned = {id(o): {id(v) for v in o.trainable_variables} & wanted.keys() for o in living}
+    owned = {id(o): _trained(o) & wanted.keys() for o in living}
     found = []
     while wanted:
         candidates = [o for o in living if owned[id(o)] & wanted.keys()]
@@ -37,6 +37,17 @@ def owners_of(variables: Sequence[Any], optimizer: Any = None) -> list[tuple[Any
         mine = owned[id(best)] & wanted.keys()
         found.append((best, [wanted.pop(key) for key in list(wanted) if key in mine]))
     return found
+
+
+def _trained(layer: Any) -> set[int]:
+    """Return the variables that a layer trains, by identity; none where an error left it half made.
+
+    Such a layer lives on in the error's traceback, which notebooks keep.
+    """
+    try:
+        return {id(v) for v in layer.trainable_variables}
+    except Exception:  # in whatever state it is, and whatever its own properties do
+        return set()
 
 
 def _rank(layer: Any, mine: set[int], optimizer: Any) -> tuple[Any, ...]:

@@ -349,9 +349,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             ValueError: it belongs to another rule or to other variables. Nothing has changed then.
 
         """
-        if (
-            self._slots is None or not store.keys()
-        ):  # Keras warns that there is nothing to load, or to load into
+        # Keras warns that there is nothing to load, or to load into.
+        if self._slots is None or not store.keys():
             super().load_own_variables(store)
             return
         if is_unbuilt(store):

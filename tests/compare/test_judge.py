@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from downslope.compare import judge
-from downslope.compare.judge import behind, chance_apart, p_value, ranks, told_apart
+from downslope.compare.judge import against_best, chance_apart, p_value, ranks, told_apart
 from downslope.compare.verdict import Estimate, estimate
 
 INF = math.inf
@@ -72,8 +72,8 @@ def test_holms_steps_end_at_the_first_that_is_too_large(monkeypatch, p, apart):
     names = {name: whole([i, i + 9]) for i, name in enumerate("abc")}  # ranges that overlap
     given = dict(zip(combinations([e.values for e in names.values()], 2), p, strict=True))
     monkeypatch.setattr(judge, "p_value", lambda a, b: given[a, b])
-    found = told_apart(names)
-    assert sorted(found.values()) == sorted(p)[:apart]
+    pairs = [frozenset(pair) for pair in combinations(names, 2)]  # in order of their p-values
+    assert told_apart(names) == set(pairs[:apart])
 
 
 def whole(values) -> Estimate:
@@ -118,5 +118,6 @@ def test_who_diverged_is_behind_everyone_who_did_not():
 
 def test_the_p_value_is_against_the_lowest_median():
     a, b, c = whole([1, 2, 3, 4]), whole([5, 6, 7, 8]), whole([4.5])
-    assert behind({"b": b, "a": a, "c": c}) == {"b": pytest.approx(chance_apart(4))}
-    assert behind({}) == {}
+    assert against_best({"b": b, "a": a, "c": c}) == {"b": pytest.approx(chance_apart(4))}
+    assert against_best({}) == {}
+    assert against_best({"b": b, "c": whole([0.5])}) == {}  # of one run is the lowest

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from downslope.compare.judge import behind, ranks
+from downslope.compare.judge import against_best, ranks
 from downslope.compare.notes import Conditions, notes
 from downslope.compare.verdict import Sensitivity, estimate, sensitivity
 from downslope.compare.words import Standing, sentence
@@ -15,7 +15,7 @@ from downslope.compare.words import Standing, sentence
 def standings(**values):
     """Return standings in order of rank, of optimizers with these final values."""
     estimates = {name: e for name, v in values.items() if (e := estimate(v))}
-    place, p_values = ranks(estimates), behind(estimates)
+    place, p_values = ranks(estimates), against_best(estimates)
     made = [
         Standing(
             name=name,

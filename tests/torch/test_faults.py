@@ -98,7 +98,16 @@ def test_muon_steps_no_complex_matrices() -> None:
         TypeError, match=r'w has .* expected a real floating dtype, or a group with "rule": "adamw"'
     ):
         Muon([("w", p)])
+    with pytest.raises(TypeError, match="w has dtype"):
+        Muon([("w", nn.Parameter(p.detach(), requires_grad=False))])  # it may be unfrozen later
     Muon([{"params": [("w", p)], "rule": "adamw"}])
+    real = weight()
+    optimizer = Muon([("w", real)])
+    real.data = real.data.to(torch.complex64)
+    real.grad = torch.ones(4, 4, dtype=torch.complex64)
+    with pytest.raises(TypeError, match=r"w has .* expected a real floating dtype, or a group"):
+        optimizer.step()
+    assert not optimizer.state
 
 
 def test_a_gradient_of_another_kind_of_number_is_refused() -> None:

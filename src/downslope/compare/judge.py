@@ -45,27 +45,37 @@ def chance_apart(count: int) -> float:
     return 2 / math.comb(2 * count, count)
 
 
-def told_apart(estimates: Mapping[str, Estimate]) -> dict[frozenset[str], float]:
-    """Return the pairs of names whose runs differ by more than chance explains, each with its p-value.
+def told_apart(estimates: Mapping[str, Estimate]) -> set[frozenset[str]]:
+    """Return the pairs of names whose runs differ by more than chance explains.
 
     With the chance that any two of equal optimizers are told apart at 5 % (Holm, 1979), but for few runs:
     those whose ranges share no point are always told apart, which `chance_apart` of equal ones are.
 
     >>> from downslope.compare.verdict import estimate
     >>> low, high = estimate([1.0, 2.0, 3.0, 4.0]), estimate([5.0, 6.0, 7.0, 8.0])
-    >>> [sorted(pair) for pair in told_apart({"a": low, "b": high, "c": high})]
+    >>> sorted(sorted(pair) for pair in told_apart({"a": low, "b": high, "c": high}))
     [['a', 'b'], ['a', 'c']]
 
     """
-    several = {name: e.values for name, e in estimates.items() if len(e.values) > 1}
+    several = _of_several_runs(estimates)
     pairs = [(p_value(several[a], several[b]), a, b) for a, b in combinations(several, 2)]
-    found = {}
+    found = set()
     rejecting = True
     for i, (p, a, b) in enumerate(sorted(pairs)):
         rejecting = rejecting and p <= (1 - CONFIDENCE) / (len(pairs) - i)
         if rejecting or _apart(several[a], several[b]):
-            found[frozenset((a, b))] = p
+            found.add(frozenset((a, b)))
     return found
+
+
+def _of_several_runs(estimates: Mapping[str, Estimate]) -> dict[str, tuple[float, ...]]:
+    """Return the values of those that a test can say something of."""
+    return {name: e.values for name, e in estimates.items() if len(e.values) > 1}
+
+
+def _lowest(estimates: Mapping[str, Estimate]) -> str:
+    """Return the name with the lowest median, the first of several; "" of none."""
+    return min(estimates, key=lambda name: estimates[name].median, default="")
 
 
 def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -73,12 +83,11 @@ def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
     return max(a) < min(b) or max(b) < min(a)
 
 
-def behind(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+def against_best(estimates: Mapping[str, Estimate]) -> dict[str, float]:
     """Return the p-value of every name with several runs against the one with the lowest median."""
-    best = min(estimates, key=lambda name: estimates[name].median, default="")
-    several = [name for name, e in estimates.items() if len(e.values) > 1]
-    others = [name for name in several if name != best and best in several]
-    return {name: p_value(estimates[best].values, estimates[name].values) for name in others}
+    several = _of_several_runs(estimates)
+    best = several.pop(_lowest(estimates), None)
+    return {} if best is None else {name: p_value(best, values) for name, values in several.items()}
 
 
 def ranks(estimates: Mapping[str, Estimate]) -> dict[str, int]:
@@ -95,7 +104,7 @@ def ranks(estimates: Mapping[str, Estimate]) -> dict[str, int]:
             return not math.isinf(one)
         return one < other and frozenset((a, b)) in apart
 
-    best = min(estimates, key=lambda name: estimates[name].median, default="")
+    best = _lowest(estimates)
     place = {
         name: 1 + sum(better(a, name) for a in estimates) if better(best, name) else 1 for name in estimates
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from downslope.compare import words
 from downslope.compare.folder import RunFolder
-from downslope.compare.judge import behind, ranks
+from downslope.compare.judge import against_best, ranks
 from downslope.compare.notes import Conditions, notes
 from downslope.compare.optimizers import Candidate
 from downslope.compare.plan import Plan, RunSpec
@@ -60,7 +60,7 @@ def build(run: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     plan = Plan.from_dict(run["plan"])
     finals = _finals(plan, records)
     estimates = {name: e for name, rs in finals.items() if (e := estimate([r.final for r in rs]))}
-    place, p_values = ranks(estimates), behind(estimates)
+    place, p_values = ranks(estimates), against_best(estimates)
     labels = {c.name: c.label for c in plan.candidates}
     target = derive_target(plan.goal, estimates, labels)
     total = plan.total_runs()

@@ -149,15 +149,23 @@ def capturable_on(group: dict[str, Any], device: torch.device) -> bool:
 
 def require_parameter(p: Tensor, rule: str, name: Callable[[], str]) -> None:
     """Raise if a rule can never step a parameter; one of integers that is frozen may stand among others."""
+    if p.is_complex() and rule == "muon":
+        refuse_complex(p, name())
     frozen = isinstance(p, nn.Parameter) and not p.requires_grad
-    if not frozen and not p.is_floating_point() and (rule == "muon" or not p.is_complex()):
-        instead = ', or a group with "rule": "adamw"' if p.is_complex() else ""
-        raise TypeError(f"{name()} has dtype {p.dtype}: expected a real floating dtype{instead}")
+    if not (frozen or p.is_floating_point() or p.is_complex()):
+        raise TypeError(f"{name()} has dtype {p.dtype}: expected a real floating dtype")
     if any(step == 0 and n > 1 for step, n in zip(p.stride(), p.shape, strict=True)):
         raise ValueError(
             f"{name()} is expanded, entries of it share memory: expected one of its own, "
             "as of nn.Parameter(p.clone())"
         )
+
+
+def refuse_complex(p: Tensor, name: str) -> NoReturn:
+    """Raise for a parameter of complex numbers, by name, that Muon is to step."""
+    raise TypeError(
+        f'{name} has dtype {p.dtype}: expected a real floating dtype, or a group with "rule": "adamw"'
+    )
 
 
 def steppable(params: Sequence[Tensor]) -> list[Tensor]:

@@ -19,7 +19,7 @@ from downslope.torch import kernels
 from downslope.torch.engine import Engine, counted
 from downslope.torch.exchange import Part, placed, step_parts
 from downslope.torch.given import groups_of, partition_of, plain_view, replicas_of
-from downslope.torch.groups import common_defaults, name_in, require_group, steppable
+from downslope.torch.groups import common_defaults, name_in, refuse_complex, require_group, steppable
 from downslope.torch.job import Job
 from downslope.torch.native import polar
 from downslope.torch.nonfinite import has_values
@@ -240,6 +240,8 @@ class Muon(RuleOptimizer):
         jobs = super()._collect()
         for job in jobs:
             for p in job.params if isinstance(job.rule, MuonRule) else ():
+                if p.is_complex():
+                    refuse_complex(p, self._name_of(p))
                 if p not in self._views:
                     raise ValueError(
                         f"{self._name_of(p)} came into its group without a view as matrices: "

@@ -9,6 +9,7 @@ from downslope.cli import run
 from downslope.compare.prepare import prepare
 from downslope.compare.sensitivity import RATES, grid_of, sentence, summary
 from downslope.compare.sensitivity import run as run_grid
+from downslope.compare.sensitivity_solve import End, _field
 from downslope.compare.words import more
 from tests.compare import tiny
 from tests.compare.test_session import Count
@@ -161,6 +162,20 @@ def test_ctrl_c_ends_a_solve_and_not_one_run_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr("downslope.tasks.problems.Problem.__call__", lambda self, x: pressed(x))
     assert run(["compare", "rosenbrock", "--sensitivity", "--out", str(tmp_path / "run")]) == 130
     assert len(asked) == 3
+
+
+def test_a_solve_that_ends_elsewhere_is_lost_and_one_that_runs_out_is_short():
+    arrived, elsewhere, spent, spent_there = (
+        End(1.0, 9, False),
+        End(2.0, 9, False),
+        End(2.0, 9, True),
+        End(1.0, 9, True),
+    )
+    rows = [[arrived, elsewhere], [spent, spent_there], [arrived] * 2, [arrived] * 2]
+    field = _field("bfgs", rows, [0, 1], 1.0)
+    assert field["values"] == [[9.0, None], [None, 9.0], [9.0] * 2, [9.0] * 2]
+    assert field["short"] == [[False, False], [True, False], [False] * 2, [False] * 2]
+    assert field["lost"] == 1
 
 
 def test_a_solve(tmp_path, capsys):

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Barrier, Thread, current_thread
+from threading import Barrier, Event, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -599,10 +599,18 @@ def test_passes_of_several_threads_leave_the_compiler_as_it_was() -> None:
     stance = torch._dynamo.eval_frame._stance
     nets = [Tail(torch.tanh) for _ in range(2)]
     doctors = [watch(net, on_finding="raise") for net in nets]
-    both = Barrier(2)  # within the passes: the second begins before the first ends
-    for net in nets:
-        net.head.register_forward_hook(lambda *_: (both.wait(), None)[1])
-    at_once(*(lambda net=net: net(batch()) for net in nets))
+    both, over = Barrier(2), Event()  # the second pass begins before the first ends, and ends after it
+    seen: list[str] = []
+
+    def linger(*_: object) -> None:
+        both.wait()
+        over.wait()
+        seen.append(torch._dynamo.eval_frame._stance.stance)
+
+    nets[0].head.register_forward_hook(lambda *_: (both.wait(), None)[1])
+    nets[1].head.register_forward_hook(linger)
+    at_once(lambda: (nets[0](batch()), over.set()), lambda: nets[1](batch()))
+    assert seen == ["force_eager"]
     assert torch._dynamo.eval_frame._stance is stance
     for doctor in doctors:
         doctor.close()

@@ -316,7 +316,7 @@ def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) ->
     taken: list[int] = []
     take = elementwise.take
     monkeypatch.setattr(
-        elementwise, "take", lambda s, columns: taken.append(len(columns[0])) or take(s, columns)
+        elementwise, "take", lambda s, grads, known: taken.append(len(grads)) or take(s, grads, known)
     )
 
     def stepped(p: Tensor, g: Tensor) -> Tensor:
@@ -407,7 +407,8 @@ def test_all_threads_are_asked_for(threads: Any) -> None:
     library: Any = SimpleNamespace(step=lambda *arguments: asked.append(arguments[-1]))
     for many in (1, 3):
         threads(many)
-        elementwise.take(elementwise.Step(library, ()), [[torch.ones(3)], [torch.ones(3)]])
+        known = elementwise.known_of([torch.ones(3)], [])
+        elementwise.take(elementwise.Step(library, ()), [torch.ones(3)], known)
     assert asked == [1, 3]
 
 

@@ -23,7 +23,12 @@ Columns = Sequence[list[Tensor]]
 
 
 def step_elementwise(
-    rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor | None = None
+    rule: Rule,
+    columns: Columns,
+    t: int | Tensor,
+    how: Write,
+    ok: Tensor | None = None,
+    known: elementwise.Known | None = None,
 ) -> None:
     """Take a step.
 
@@ -33,8 +38,14 @@ def step_elementwise(
         t: the number of the step, from 1; a tensor on the device where the host must not wait for it.
         how: the rate and the decay; with `fused` false, in blocks.
         ok: a tensor of one bool; where it is False, nothing changes.
+        known: what `known_of` said of the same columns a step ago.
 
     """
+    if known is not None and how.fused:
+        step = elementwise.step_of(rule, columns[0][0].dtype, int(t), how)
+        if not isinstance(step, str):
+            elementwise.take(step, columns[1], known)
+            return
     for engine in (_compiled, _fused) if how.fused else ():
         if columns[0]:
             columns = engine(rule, columns, t, how, ok)
@@ -56,8 +67,15 @@ def _compiled(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Ten
     if not lie_apart(taken[0]):
         return columns
     if taken[0]:
-        elementwise.take(step, taken)
+        elementwise.take(step, taken[1], elementwise.known_of(taken[0], taken[2:]))
     return rest
+
+
+def known_of(columns: Columns) -> elementwise.Known | None:
+    """Return what compiled code may know of columns in the next step, None where it does not take them."""
+    if columns[0][0].device.type != "cpu" or not elementwise.fits(columns) or not lie_apart(columns[0]):
+        return None
+    return elementwise.known_of(columns[0], columns[2:])
 
 
 def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor | None) -> Columns:

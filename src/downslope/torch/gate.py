@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,21 @@ from downslope.words import listed
 def _asks(job: Job) -> bool:
     """Whether a job's gradients are looked at."""
     return job.group["on_nonfinite"] != "ignore" and has_values(job.grads[0])
+
+
+def _nonfinite(jobs: Sequence[Job]) -> list[tuple[Job, int]]:
+    """Return the gradients in which the host finds NaN or infinity: their jobs, and their places there."""
+    alike: dict[tuple[torch.dtype, bool], list[Job]] = {}
+    for job in jobs:
+        if _asks(job) and not job.capturable:
+            alike.setdefault((job.grads[0].dtype, job.group["fused"] is not False), []).append(job)
+    found: list[tuple[Job, int]] = []
+    for (_, compiled), some in alike.items():
+        grads, known = list(chain.from_iterable(job.grads for job in some)), all(job.known for job in some)
+        if bad := nonfinite(grads, compiled=compiled, known=known):
+            places = [(job, i) for job in some for i in range(len(job.grads))]
+            found += [places[i] for i in bad]
+    return found
 
 
 @dataclass
@@ -43,11 +59,7 @@ class Gate:
             ValueError: a gradient that is not finite, of a group that asks for it, is known of.
 
         """
-        bad: list[tuple[Job, int]] = []
-        for job in jobs:
-            if _asks(job) and not job.capturable:
-                compiled = job.group["fused"] is not False
-                bad += [(job, i) for i in nonfinite(job.grads, compiled=compiled)]
+        bad = _nonfinite(jobs)
         to_raise = [f"{self.name_of(j.params[i])}" for j, i in bad if j.group["on_nonfinite"] == "raise"]
         level = 2 if to_raise else int(bool(bad))  # to raise, to leave the step out, to go on
         if together and on_cpu:

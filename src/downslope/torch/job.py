@@ -22,6 +22,7 @@ class Job:
     several, and pairs of real numbers of what is complex. `t` is the number of this step, from 1. Of a
     capturable job it is a tensor on the device, which its slots share and no others do, and where the bool
     `ok` there is False nothing changes. `ready` says whether its slots hold all that the rule needs.
+    `known` is what compiled code found of the same tensors a step ago, None where that may have changed.
     """
 
     rule: Rule
@@ -34,3 +35,4 @@ class Job:
     capturable: bool = False
     ready: bool = True
     ok: Tensor | None = None
+    known: Any = None

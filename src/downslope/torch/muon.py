@@ -22,6 +22,7 @@ from downslope.torch.given import groups_of, partition_of, plain_view, replicas_
 from downslope.torch.groups import common_defaults, name_in, refuse_complex, require_group, steppable
 from downslope.torch.job import Job
 from downslope.torch.native import polar
+from downslope.torch.native import steps as native_steps
 from downslope.torch.nonfinite import has_values
 from downslope.torch.optimizer import RuleOptimizer
 from downslope.torch.places import Item, Layout, layout_of
@@ -29,6 +30,7 @@ from downslope.torch.precision import fast_dtype
 from downslope.torch.replicas import step_replicas
 from downslope.torch.spread import agree
 from downslope.torch.stacks import keep_freed_memory, stack_bytes, step_stacks
+from downslope.torch.standing import Asked
 from downslope.words import many
 
 NS_DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -236,8 +238,8 @@ class Muon(RuleOptimizer):
             found[p] = view
         self._views.update(found)
 
-    def _collect(self) -> list[Job]:
-        jobs = super()._collect()
+    def _collect(self, asked: Asked) -> list[Job]:
+        jobs = super()._collect(asked)
         for job in jobs:
             for p in job.params if isinstance(job.rule, MuonRule) else ():
                 if p.is_complex():
@@ -271,8 +273,11 @@ class Muon(RuleOptimizer):
             return
         group = job.group
         asked = NS_DTYPES[group["ns_dtype"]]
-        rows = zip(job.params, job.grads, *job.columns, strict=True)
-        placed_all = [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
+        if job.known and not self._plain_because(group, job.params[0]):
+            dtype = self._iterates_in(group, job.params[0])
+            native_steps.take(job.rule, job.known, job.grads, job.t, self._how(group), dtype)
+            return
+        placed_all = self._placed(job)
         engine = self._engine_of(job)
         options: dict[str, Any] = {
             "t": job.t,
@@ -289,6 +294,19 @@ class Muon(RuleOptimizer):
             step_stacks(job.rule, items, **options)
         if parts := [part for part in placed_all if isinstance(part, Part)]:
             step_parts(job.rule, parts, **options)
+
+    def _known(self, job: Job) -> Any:
+        if not isinstance(job.rule, MuonRule):
+            return super()._known(job)
+        if not native_steps.takes(job.rule, job.t):
+            return None
+        items = [item for item in self._placed(job) if isinstance(item, Item)]
+        whole = len(native_steps.taken(items)) == len(items)
+        return native_steps.stretches(job.rule, items) if whole else None
+
+    def _placed(self, job: Job) -> list[Item | Part]:
+        rows = zip(job.params, job.grads, *job.columns, strict=True)
+        return [placed(p, g, m, self._views[p], *rest) for p, g, m, *rest in rows]
 
     def _steps_alike(self, group: dist.ProcessGroup) -> bool:
         """Whether all processes of a group, on CPUs, take a step to the same last bit; they ask together."""

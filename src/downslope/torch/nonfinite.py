@@ -30,14 +30,16 @@ def has_values(t: Tensor) -> bool:
     return not (t.is_meta or isinstance(t, FakeTensor))
 
 
-def nonfinite(grads: Sequence[Tensor], *, compiled: bool = True) -> list[int]:
+def nonfinite(grads: Sequence[Tensor], *, compiled: bool = True, known: bool = False) -> list[int]:
     """Return the indices of the gradients, all of one dtype and on the CPU, that hold NaN or infinity.
+
+    `known` says that compiled code takes them, as it took them a step ago.
 
     Where nothing is compiled for it: a sum is finite only if its terms are, and reads each gradient once; the
     converse fails where finite terms overflow together, so a sum that is not finite is followed by an exact
     look.
     """
-    if compiled and finite.takes(grads):
+    if compiled and finite.takes(grads, known=known):
         return finite.nonfinite(grads)
     small = [g for g in grads if g.numel() <= _SMALL]
     sums = [_wide(g) for g in grads if g.numel() > _SMALL]

@@ -3,6 +3,7 @@
 A step has three phases. *Collect* looks at every parameter that has a gradient and refuses what
 cannot be stepped; until it is over nothing has changed. *Sort* puts parameters together that can
 share work. *Apply* runs the rule and writes the update, the only line that writes to a parameter.
+Where nothing but numbers has changed since the step before, its sorted work is taken over (`standing`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch._compile import _disable_dynamo
 
 from downslope.rules.checks import require
 from downslope.rules.rule import Rule
-from downslope.torch.element_step import engines_of, step_elementwise
+from downslope.torch.element_step import engines_of, known_of, step_elementwise
 from downslope.torch.engine import Write
 from downslope.torch.gate import Gate
 from downslope.torch.groups import (
@@ -42,6 +43,7 @@ from downslope.torch.kernels.tables import Tables
 from downslope.torch.nonfinite import Ledger, has_values, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local
+from downslope.torch.standing import Asked, Standing
 from downslope.torch.states import in_words_of_here, require_state
 from downslope.words import many
 
@@ -70,6 +72,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._ledger = Ledger()
         self._tables = Tables()
+        self._standing = Standing()
         super().__init__(params, defaults)
 
     @property
@@ -148,23 +151,32 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _run(self) -> None:
         with region("check"):
             self._ledger.raise_late(self._name_of)
-            jobs = self._collect()
+            groups, state = self.param_groups, self.state
+            asked = [self._asked(group) for group in groups]
+            standing = self.replicas is None and self._standing.again(groups, asked, state)
+            jobs = standing or self._collect(asked)
             gate = Gate(self._ledger, self._tables, self._name_of)
-            goes_on = gate.goes_on(jobs, self._together(), on_cpu=self._on_cpu())
+            goes_on = gate.goes_on(jobs, [] if standing else self._together(), on_cpu=self._on_cpu())
         if goes_on:
             for job in jobs:
                 with region(job.group["rule"]):
                     self._apply(job)
+            if not standing and self.replicas is None:
+                self._standing.keep(groups, asked, state, jobs, self._known)
 
-    def _collect(self) -> list[Job]:
+    def _asked(self, group: dict[str, Any]) -> tuple[Rule, tuple[Any, ...]]:
+        """Return the rule of a group, and all that its steps depend on."""
+        rule = rule_of(group)
+        self._check_options(group)
+        return rule, options_of(group, rule)
+
+    def _collect(self, asked: Asked) -> list[Job]:
         """Return the work to do; nothing is changed."""
         found: dict[tuple[Any, ...], dict[tuple[Any, ...], Job]] = {}
         resting: set[int] = set()  # counts of parameters that take no step
-        for number, group in enumerate(self.param_groups):
-            rule = rule_of(group)
-            self._check_options(group)
+        for number, (group, (rule, options)) in enumerate(zip(self.param_groups, asked, strict=True)):
             fields = state_fields(rule)
-            alike = found.setdefault(options_of(group, rule), {})
+            alike = found.setdefault(options, {})
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
@@ -255,8 +267,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             job.t.add_(1 if job.ok is None else job.ok)
         for slot in job.slots:
             slot["step"] = job.t
-        fields = state_fields(job.rule)
-        job.columns = [[in_parts(local(slot[field])) for slot in job.slots] for field in fields]
+        if not job.columns:
+            fields = state_fields(job.rule)
+            job.columns = [[in_parts(local(slot[field])) for slot in job.slots] for field in fields]
         self._update(job)
 
     def _state_shape(self, field: str, p: Tensor) -> tuple[int, ...]:
@@ -265,8 +278,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, job: Job) -> None:
         """Run the rule on a job whose rule is element-wise."""
-        columns = [[in_parts(local(p)) for p in job.params], job.grads, *job.columns]
-        step_elementwise(job.rule, columns, job.t, self._how(job.group), job.ok)
+        params = job.params if job.known else [in_parts(local(p)) for p in job.params]
+        columns = [params, job.grads, *job.columns]
+        step_elementwise(job.rule, columns, job.t, self._how(job.group), job.ok, job.known)
+
+    def _known(self, job: Job) -> Any:
+        """Return what compiled code may know of a job in the next step, None where it does not take it."""
+        return known_of([job.params, job.grads, *job.columns])
 
     @staticmethod
     def _how(group: dict[str, Any]) -> Write:
@@ -321,7 +339,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {key: getattr(self, key) for key in self._kept}
-        fresh = {"_ledger": Ledger(self.skipped_steps), "_tables": Tables()}
+        fresh = {"_ledger": Ledger(self.skipped_steps), "_tables": Tables(), "_standing": Standing()}
         return {**super().__getstate__(), **kept, **fresh}
 
     # -- words -------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def step_stacks(
     if engine.native and native_steps.takes(rule, t):
         fast = native_steps.taken(items)
         if fast:
-            native_steps.take(rule, fast, t, how, dtype or torch.float32)
+            stretches = native_steps.stretches(rule, fast)
+            native_steps.take(rule, stretches, [item.g for item in fast], t, how, dtype or torch.float32)
     kept = set(map(id, fast))
     slow = [part for item in items if id(item) not in kept for part in cut(item, max_stack_bytes)]
     for portion, stacks in _portions(rule, slow, dtype, max_stack_bytes):

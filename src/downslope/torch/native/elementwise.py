@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.rule import Rule
 from downslope.torch.blocks import is_dense
@@ -23,7 +24,7 @@ from downslope.torch.kernel import HALF
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import Lines, written
-from downslope.torch.native.memory import addresses, are_readable, in_order, sizes, tell_autograd
+from downslope.torch.native.memory import addresses, are_readable, counted, in_order, sizes
 
 _TYPES = {
     torch.float32: "float",
@@ -107,13 +108,35 @@ def _lie_alike(row: tuple[Tensor, ...]) -> bool:
     return in_order(row) or (len({t.stride() for t in row}) == 1 and is_dense(row[0]))
 
 
-def take(step: Step, columns: Sequence[Sequence[Tensor]]) -> None:
+class Known(NamedTuple):
+    """What a step needs of tensors that fit, and that is the same in the next one.
+
+    Attributes:
+        starts: where the parameters, and the parts of the state, begin.
+        sizes: of the parameters.
+        counted: of both those of which autograd counts how often they were written to.
+
+    """
+
+    starts: tuple[ctypes.Array[ctypes.c_void_p], ...]
+    sizes: ctypes.Array[ctypes.c_long]
+    counted: list[Tensor]
+
+
+def known_of(params: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> Known:
+    """Return it."""
+    written = (params, *states)
+    return Known(tuple(map(addresses, written)), sizes(params), counted(chain(*written)))
+
+
+def take(step: Step, grads: Sequence[Tensor], known: Known) -> None:
     """Take a step of tensors that fit."""
-    tell_autograd(chain(columns[0], *columns[2:]))
-    starts = [addresses(column) for column in columns]
-    table = (ctypes.c_void_p * len(columns))(*map(ctypes.addressof, starts))
+    increment_version(known.counted)
+    params, *states = known.starts
+    starts = (params, addresses(grads), *states)
+    table = (ctypes.c_void_p * len(starts))(*map(ctypes.addressof, starts))
     numbers = (ctypes.c_double * len(step.numbers))(*step.numbers)
-    step.code.step(table, sizes(columns[0]), len(columns[0]), numbers, torch.get_num_threads())
+    step.code.step(table, known.sizes, len(grads), numbers, torch.get_num_threads())
 
 
 def source_of(step: Lines, dtype: torch.dtype) -> Source:

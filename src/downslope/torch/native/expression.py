@@ -138,7 +138,8 @@ class Tape:
 
     def made(self, form: str, *operands: Any) -> Entry:
         """Write down an operation on entries and numbers."""
-        return Entry(self, self._added(form, tuple(map(self._known, operands))))
+        known = [o.number if type(o) is Entry else self._known(o) for o in operands]
+        return Entry(self, self._added(form, tuple(known)))
 
     def compared(self, sign: str, *operands: Any) -> Truth:
         """Write down a comparison of entries and numbers."""

@@ -25,16 +25,14 @@ _EXPONENTS = {
 SOURCE = Source("finite", "#include <finite.cpp>\n", ("finite.cpp", HEADER), FLAGS)
 
 
-def takes(grads: Sequence[Tensor]) -> bool:
-    """Whether gradients can be looked at."""
+def takes(grads: Sequence[Tensor], *, known: bool = False) -> bool:
+    """Whether gradients can be looked at; `known` says that compiled code reads them."""
+    return _library() is not None and (known or _fit(grads))
+
+
+def _fit(grads: Sequence[Tensor]) -> bool:
     dtypes = {g.dtype for g in grads}
-    return (
-        len(dtypes) == 1
-        and dtypes <= _EXPONENTS.keys()
-        and are_readable(grads)
-        and in_order(grads)
-        and _library() is not None
-    )
+    return len(dtypes) == 1 and dtypes <= _EXPONENTS.keys() and are_readable(grads) and in_order(grads)
 
 
 def nonfinite(grads: Sequence[Tensor]) -> list[int]:

@@ -9,7 +9,6 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
 _PLAIN = {Tensor, nn.Parameter}
 
@@ -58,6 +57,9 @@ def sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_long]:
     return (ctypes.c_long * len(tensors))(*map(Tensor.numel, tensors))
 
 
-def tell_autograd(tensors: Iterable[Tensor]) -> None:
-    """Say that tensors are written to at their addresses, of which autograd would not learn."""
-    increment_version([t for t in tensors if not t.is_inference()])
+def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return those of which autograd counts how often they were written to.
+
+    It is to be told (`increment_version`) of what is written at addresses.
+    """
+    return [t for t in tensors if not t.is_inference()]

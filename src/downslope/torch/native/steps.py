@@ -12,15 +12,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native.memory import are_readable, in_order, lie_apart, tell_autograd
+from downslope.torch.native.memory import are_readable, counted, in_order, lie_apart
 from downslope.torch.native.polar import compiled, run
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
@@ -67,24 +68,62 @@ def _columns(items: Sequence[Item]) -> tuple[list[Tensor], list[Tensor], list[Te
     return [i.g for i in items], [i.momentum for i in items], [i.p for i in items]
 
 
-def take(rule: Muon, items: Sequence[Item], t: int, how: Write, dtype: torch.dtype) -> None:
-    """Take the steps of items, those of one shape and scale together."""
-    alike: dict[tuple[Shape, int, float], list[tuple[Item, Sequence[int]]]] = {}
-    for item in items:
+class Stretch(NamedTuple):
+    """Matrices of one shape and scale, of several items, and what a step needs of them that stays the same.
+
+    Attributes:
+        shape: of each as it lies.
+        stride: numbers from one row to the next.
+        scale: of their steps.
+        rows: the items by their places among all.
+        begins: of each item, where its matrices begin, in numbers.
+        momenta: where those of the momenta begin.
+        params: where those of the parameters do.
+        counted: of both those of which autograd counts how often they were written to.
+
+    """
+
+    shape: Shape
+    stride: int
+    scale: float
+    rows: list[int]
+    begins: list[Sequence[int]]
+    momenta: ctypes.Array[ctypes.c_void_p]
+    params: ctypes.Array[ctypes.c_void_p]
+    counted: list[Tensor]
+
+
+def stretches(rule: Muon, items: Sequence[Item]) -> list[Stretch]:
+    """Return the stretches that items of `taken` make."""
+    alike: dict[tuple[Shape, int, float], list[tuple[int, Sequence[int]]]] = {}
+    for i, item in enumerate(items):
         lying = item.layout.lying
         assert lying is not None
         key = lying.shape, lying.stride, scale_of(rule, item.leading)
-        alike.setdefault(key, []).append((item, lying.starts))
-    momentum = rule.momentum_at(OPS, items[0].momentum, t)
-    for (shape, stride, scale), pairs in alike.items():
-        decay = how.weight_decay / scale if scale else 0.0
-        how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * scale, decay, how.cautious)
-        columns, begins = _columns([item for item, _ in pairs]), [begin for _, begin in pairs]
-        starts = [_addresses(column, begins) for column in columns]
-        tell_autograd(chain(*columns[1:]))
+        alike.setdefault(key, []).append((i, lying.starts))
+    found = []
+    for key, pairs in alike.items():
+        rows, begins = map(list, zip(*pairs, strict=True))
+        _, momenta, params = _columns([items[i] for i in rows])
+        where = (_addresses(momenta, begins), _addresses(params, begins))
+        found.append(Stretch(*key, rows, begins, *where, counted(chain(momenta, params))))
+    return found
+
+
+def take(
+    rule: Muon, some: Sequence[Stretch], grads: Sequence[Tensor], t: int, how: Write, dtype: torch.dtype
+) -> None:
+    """Take the steps of stretches; `grads` are of all items."""
+    momentum = rule.momentum_at(OPS, grads[0], t)
+    for one in some:
+        decay = how.weight_decay / one.scale if one.scale else 0.0
+        how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * one.scale, decay, how.cautious)
+        starts = (_addresses([grads[i] for i in one.rows], one.begins), one.momenta, one.params)
+        increment_version(one.counted)
         with _timed() as seconds:
-            where = (*starts, stride, ctypes.byref(how_), seconds)
-            run(compiled().step, where, (len(starts[0]), *shape), dtype, rule.coefficients, rule.ns_steps)
+            where = (*starts, one.stride, ctypes.byref(how_), seconds)
+            shape = (len(one.params), *one.shape)
+            run(compiled().step, where, shape, dtype, rule.coefficients, rule.ns_steps)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from downslope.torch.element_step import step_elementwise
 from downslope.torch.engine import Write
 from downslope.torch.exchange import placed
 from downslope.torch.kernel import HALF, first_state, state_fields
-from downslope.torch.native import elementwise, finite, steps
+from downslope.torch.native import elementwise, expression, finite, steps
 from downslope.torch.native.expression import written
 from downslope.torch.native.memory import lie_apart
 from downslope.torch.nonfinite import nonfinite
@@ -310,6 +311,57 @@ def test_the_code_of_a_rule_is_the_same_at_every_step() -> None:
     assert first.numbers != later.numbers
     other = written(Adam(betas=(0.8, 0.99), eps=1e-3), 1, Write(0.1, 0.01, True))
     assert other.lines == first.lines
+
+
+@dataclass(frozen=True)
+class Odd(Late):
+    """Sees its count, in ways that a number which is not known yet refuses."""
+
+    how: str = "=="
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        seen = {
+            "==": lambda: t == 2,
+            "!=": lambda: t != 2,
+            "<": lambda: t < 2,
+            "%": lambda: t % 2,
+            "bool": lambda: not t,
+            "in": lambda: t in (2, 3),
+            "in a set": lambda: t in {2, 3},
+            "float": lambda: float(t) > 2,
+            "root": lambda: math.sqrt(t) > 1.5,
+            "numpy": lambda: np.float64(1.5) * t > 2,
+            "range": lambda: len(range(t)) > 2,
+        }[self.how]()
+        return (3.0 if seen else 1.0) * g, state
+
+
+HOWS = ["==", "!=", "<", "%", "bool", "in", "in a set", "float", "root", "numpy", "range"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_rule_that_sees_its_count_is_run_at_every_step(how: str) -> None:
+    rule, numpy = Odd(how=how), np.zeros(2)
+    state = rule.start(numpy)
+    p = torch.zeros(2, dtype=torch.float64)
+    states = [[torch.zeros(2).double()], [torch.zeros(2).double()]]
+    for t in range(1, 5):
+        numpy, state = rule.step(numpy, np.ones(2), state, lr=0.5)
+        step_elementwise(rule, [[p], [torch.ones(2).double()], *states], t, Write(0.5, 0.0, False))
+        assert p.tolist() == numpy.tolist()
+
+
+def test_rules_of_here_are_run_once_for_all_steps() -> None:
+    """And say the same numbers, to the last bit, as when they are run at one."""
+    rules = [SGD(), SGD(momentum=0.9, nesterov=True), AdaGrad(), RMSProp(centered=True, momentum=0.5)]
+    for rule in [*rules, Adam(), Adam(amsgrad=True, l2=0.1), Adam(bias_correction=False)]:
+        for decay, cautious in ((0.0, False), (0.1, False), (0.1, True)):
+            recipe = expression._recipe(rule, decay, cautious)
+            assert recipe is not None
+            for t, lr in ((1, 0.1), (2, 1e-3), (1000, 0.3)):
+                once = expression._run(rule, t, lr, decay, cautious)
+                assert recipe.at(t, lr) == once.at(t, lr)
+                assert all(type(n) is float for n in once.numbers)
 
 
 def test_what_is_not_plain_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,16 @@ def backward(m: nn.Module, k: int) -> None:
     m(torch.randn(8, 6, generator=generator).to(p.dtype)).square().mean().backward()
 
 
+def trained(name: str, steps: int = 2) -> tuple[nn.Module, RuleOptimizer]:
+    m = model()
+    optimizer = MAKERS[name](m)
+    for k in range(steps):
+        optimizer.zero_grad()
+        backward(m, k)
+        optimizer.step()
+    return m, optimizer
+
+
 def tensors(m: nn.Module, optimizer: RuleOptimizer) -> Iterator[Any]:
     for p in m.parameters():
         yield p.detach()
@@ -100,10 +110,7 @@ def test_a_step_takes_over_what_did_not_change(name: str) -> None:
 @pytest.mark.skipif(bool(reason(torch.float32)), reason="nothing compiled")
 @each
 def test_compiled_code_knows_the_tensors_of_every_job(name: str) -> None:
-    m = model()
-    optimizer = MAKERS[name](m)
-    backward(m, 0)
-    optimizer.step()
+    _, optimizer = trained(name, 1)
     assert [job.known is not None for job in optimizer._standing._jobs] == [True] * len(
         optimizer._standing._jobs
     )
@@ -170,12 +177,22 @@ def moved_state(m: nn.Module, optimizer: RuleOptimizer) -> None:
             value.data = value.data * 2
 
 
-def count(step: int, of: slice) -> Change:
+def count(step: int | Tensor, of: slice) -> Change:
     def change(m: nn.Module, optimizer: RuleOptimizer) -> None:
         for p in list(m.parameters())[of]:
             optimizer.state[p]["step"] = step
 
     return change
+
+
+def other_key(m: nn.Module, optimizer: RuleOptimizer) -> None:
+    optimizer.state[nn.Parameter(torch.ones(2))] = optimizer.state.pop(list(optimizer.state)[-1])
+
+
+def other_dtype(m: nn.Module, _: RuleOptimizer) -> None:
+    g = first(m).grad
+    assert g is not None
+    g.data = g.data.double()
 
 
 def reloaded(_: nn.Module, optimizer: RuleOptimizer) -> None:
@@ -233,6 +250,9 @@ CHANGES: dict[str, Change] = {
     "counts": count(50, slice(None)),
     "a count": count(50, slice(1)),
     "count as a tensor": lambda m, optimizer: optimizer.state[first(m)].update(step=torch.tensor(7.0)),
+    "counts as tensors": count(torch.tensor(7.0), slice(None)),
+    "state of another": other_key,
+    "dtype of the gradient": other_dtype,
     "loaded": reloaded,
     "one more": new_parameter,
     "one less": one_less,
@@ -290,12 +310,7 @@ def test_a_gradient_that_comes_and_goes(name: str) -> None:
 
 @each
 def test_what_is_wrong_raises_as_ever(name: str) -> None:
-    m = model()
-    optimizer = MAKERS[name](m)
-    for k in range(2):
-        optimizer.zero_grad()
-        backward(m, k)
-        optimizer.step()
+    m, optimizer = trained(name)
     before = [p.clone() for p in m.parameters()]
     optimizer.zero_grad()
     backward(m, 2)
@@ -306,6 +321,10 @@ def test_what_is_wrong_raises_as_ever(name: str) -> None:
         optimizer.step()
     first(m).grad = good.to_sparse()
     with pytest.raises(ValueError, match="sparse"):
+        optimizer.step()
+    first(m).grad = good.clone()
+    first(m).grad.data = torch.ones(3)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"has shape \(3,\)"):
         optimizer.step()
     first(m).grad = good
     options(lr=-1.0)(m, optimizer)
@@ -332,12 +351,7 @@ def test_what_watches_operations_sees_the_step(name: str) -> None:
             self.seen += bool(func._schema.is_mutable)
             return func(*args, **(kwargs or {}))
 
-    m = model()
-    optimizer = MAKERS[name](m)
-    for k in range(2):
-        optimizer.zero_grad()
-        backward(m, k)
-        optimizer.step()
+    _, optimizer = trained(name)
     with Watch() as watch:
         optimizer.step()
     assert watch.seen
@@ -370,12 +384,7 @@ def test_autograd_hears_of_what_is_written(name: str) -> None:
 
 @each
 def test_a_copy_takes_nothing_over(name: str) -> None:
-    m = model()
-    optimizer = MAKERS[name](m)
-    for k in range(2):
-        optimizer.zero_grad()
-        backward(m, k)
-        optimizer.step()
+    m, optimizer = trained(name)
     before = [p.clone() for p in m.parameters()]
     other, its = copy.deepcopy((m, optimizer))
     backward(other, 5)

@@ -1,13 +1,16 @@
 """An element-wise rule as lines of C++: its step is run with names for arrays, which write down what is done.
 
-Numbers become entries of a table, so that the lines are the same at every learning rate and every step.
+Numbers become entries of a table, so that the lines are the same at every learning rate and every step. Where
+a rule leaves its count to the operations that it is made of, it is run once for all steps (`Later`).
 """
 
 # ruff: noqa: D102  (the protocol says it)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn, cast
 
 from downslope.ops.protocol import bias_correction, ramp
 from downslope.rules.rule import Rule
@@ -52,6 +55,38 @@ class Written(NamedTuple):
 
     lines: Lines
     numbers: tuple[float, ...]
+
+
+class Later:
+    """A number that each step finds for itself, from its count and its rate.
+
+    A rule that does more with it than pass it on or negate it raises, and is run at every step.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: Callable[[int, float], float]) -> None:
+        self.at = at
+
+    def __neg__(self) -> Later:
+        return Later(lambda t, lr: -self.at(t, lr))
+
+    def _unknown(self, *_: object) -> NoReturn:
+        raise TypeError("what a number is, is not known before the step is taken")
+
+    __bool__ = __eq__ = __ne__ = __hash__ = _unknown
+
+
+class Recipe(NamedTuple):
+    """A step as it is written down for every count and rate."""
+
+    lines: Lines
+    numbers: tuple[float | Later, ...]
+
+    def at(self, t: int, lr: float) -> Written:
+        """Return it at one of them."""
+        found = [n.at(t, lr) if type(n) is Later else n for n in self.numbers]
+        return Written(self.lines, cast(tuple[float, ...], tuple(found)))
 
 
 class Entry:
@@ -134,7 +169,7 @@ class Tape:
     def __init__(self, states: int) -> None:
         self.inputs = [Entry(self, i) for i in range(2 + states)]
         self.operations: list[tuple[str, tuple[int, ...]]] = []
-        self.numbers: list[float] = []
+        self.numbers: list[float | Later] = []
 
     def made(self, form: str, *operands: Any) -> Entry:
         """Write down an operation on entries and numbers."""
@@ -154,7 +189,7 @@ class Tape:
             return operand.number
         if isinstance(operand, Truth):
             raise TypeError("a truth is no number")
-        self.numbers.append(float(operand))
+        self.numbers.append(operand if type(operand) is Later else float(operand))
         return -len(self.numbers)
 
     def zeros_like(self, a: Entry) -> Entry:
@@ -189,11 +224,13 @@ class Tape:
             return a + weight * (b - a)
         return b - (1 - weight) * (b - a)  # so that a weight of 1 gives b
 
-    def debias(self, a: Entry, beta: float, t: int) -> Entry:
+    def debias(self, a: Entry, beta: float, t: int | Later) -> Entry:
+        if isinstance(t, Later):
+            return self.made("{} * {}", a, Later(lambda t, _: 1 / bias_correction(beta, t)))
         return a * (1 / bias_correction(beta, t))
 
-    def ramp(self, like: Entry, t: int, steps: int) -> float:
-        return ramp(t, steps)
+    def ramp(self, like: Entry, t: int | Later, steps: int) -> float | Later:
+        return Later(lambda t, _: ramp(t, steps)) if isinstance(t, Later) else ramp(t, steps)
 
     def combine(self, *terms: tuple[float, Entry]) -> Entry:
         first, *rest = (a if number == 1 else a * number for number, a in terms)
@@ -214,12 +251,26 @@ def written(rule: Rule, t: int, how: Write) -> Written:
         Exception: the rule needs more than what can be written down, or fails with arrays too.
 
     """
+    made = _recipe(rule, how.weight_decay, how.cautious) or _run(
+        rule, t, float(how.lr), how.weight_decay, how.cautious
+    )
+    return made.at(t, float(how.lr))
+
+
+@lru_cache(maxsize=256)
+def _recipe(rule: Rule, weight_decay: float, cautious: bool) -> Recipe | None:
+    """Return what is written down for all steps at once, None for a rule that must see its count."""
+    try:
+        return _run(rule, Later(lambda t, _: t), Later(lambda _, lr: lr), weight_decay, cautious)
+    except Exception:  # which the rule raises again where it is run for a step
+        return None
+
+
+def _run(rule: Rule, t: Any, lr: Any, weight_decay: float, cautious: bool) -> Recipe:
     tape = Tape(len(state_fields(rule)))
     p, g, *slots = tape.inputs
-    ops, lr = cast(Any, tape), float(how.lr)
-    change, parts = stepped(
-        ops, rule, p, g, slots, t, lr=lr, weight_decay=how.weight_decay, cautious=how.cautious
-    )
+    ops = cast(Any, tape)
+    change, parts = stepped(ops, rule, p, g, slots, t, lr=lr, weight_decay=weight_decay, cautious=cautious)
     parameter = p + change
     states = tuple(None if part is old else part.number for part, old in zip(parts, slots, strict=True))
-    return Written(Lines(tuple(tape.operations), parameter.number, states), tuple(tape.numbers))
+    return Recipe(Lines(tuple(tape.operations), parameter.number, states), tuple(tape.numbers))

@@ -6,17 +6,17 @@ These are code compiled for this CPU, torch's fused kernels, and blocks that sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import compress
+from itertools import chain, compress
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.rule import Rule
 from downslope.torch import fused
 from downslope.torch.blocks import for_each_block
 from downslope.torch.engine import Write, counted
 from downslope.torch.kernel import elementwise_kernel
-from downslope.torch.native import elementwise
-from downslope.torch.native.memory import lie_apart
+from downslope.torch.native import elementwise, memory
 
 Columns = Sequence[list[Tensor]]
 """Parameters of one dtype and device, their gradients, and the parts of the rule's state."""
@@ -64,7 +64,7 @@ def _compiled(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Ten
     if isinstance(step, str):
         return columns
     taken, rest = _parted(columns, elementwise.fits)
-    if not lie_apart(taken[0]):
+    if not memory.lie_apart(taken[0]):
         return columns
     if taken[0]:
         elementwise.take(step, taken[1], elementwise.known_of(taken[0], taken[2:]))
@@ -73,9 +73,9 @@ def _compiled(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Ten
 
 def known_of(columns: Columns) -> elementwise.Known | None:
     """Return what compiled code may know of columns in the next step, None where it does not take them."""
-    if columns[0][0].device.type != "cpu" or not elementwise.fits(columns) or not lie_apart(columns[0]):
-        return None
-    return elementwise.known_of(columns[0], columns[2:])
+    params, _, *states = columns
+    takes = params[0].device.type == "cpu" and elementwise.fits(columns) and memory.lie_apart(params)
+    return elementwise.known_of(params, states) if takes else None
 
 
 def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor | None) -> Columns:
@@ -88,6 +88,7 @@ def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor
         bad = None if ok is None else ok.logical_not().float()
         lr = how.lr if isinstance(t, Tensor) else float(how.lr)
         launch(taken[0], taken[1], list(taken[2:]), t, lr, bad)
+        increment_version(memory.counted(chain(taken[0], *taken[2:])))
     return rest
 
 

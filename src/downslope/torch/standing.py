@@ -60,11 +60,13 @@ class _Kept:
     fields: tuple[str, ...]
     slots: list[dict[str, Any]]
     columns: list[_Seen]
+    t: Any
     known: Any
 
     def again(self, group: dict[str, Any], rule: Rule) -> Job | None:
         """Return the job of this step, None where anything has changed."""
-        params, count = self.params.tensors, self.slots[0].get("step")
+        params, counts = self.params.tensors, [slot.get("step") for slot in self.slots]
+        count: Any = counts[0]
         grads = list(map(_GRAD, params))
         _, shapes, dtypes, _ = self.params.found
         if not (
@@ -72,18 +74,20 @@ class _Kept:
             and set(map(_LAYOUT, grads)) == {torch.strided}
             and list(map(_SHAPE, grads)) == shapes
             and list(map(_DTYPE, grads)) == dtypes
-            and are_readable(grads)
             and self.params.holds()
             and state_fields(rule) == self.fields
-            and type(count) is int
-            and [slot.get("step") for slot in self.slots].count(count) == len(self.slots)
+            and (count is self.t if isinstance(self.t, Tensor) else type(count) is int)
+            and _same(counts, [count] * len(counts))
         ):
             return None
         for field, column in zip(self.fields, self.columns, strict=True):
             if not (_same([slot.get(field) for slot in self.slots], column.tensors) and column.holds()):
                 return None
         columns = [column.tensors for column in self.columns]
-        known = self.known if rule == self.rule and in_order(grads) else None
+        if isinstance(count, Tensor):  # which the step itself advances
+            return Job(rule, group, params, grads, self.slots, columns, count, capturable=True)
+        holds = self.known is not None and rule == self.rule and are_readable(grads) and in_order(grads)
+        known = self.known if holds else None
         return Job(rule, group, params, grads, self.slots, columns, count + 1, known=known)
 
 
@@ -95,6 +99,7 @@ class Standing:
         self._params: list[list[Tensor]] = []
         self._resting: list[Tensor] = []
         self._pattern: list[int] = []
+        self._capturable: list[Any] = []
         self._keys: list[Any] = []
         self._slots: list[Any] = []
 
@@ -106,7 +111,7 @@ class Standing:
             self._jobs
             and len(groups) == len(self._params)
             and all(_same(g["params"], params) for g, params in zip(groups, self._params, strict=True))
-            and not any(group["capturable"] for group in groups)
+            and [group["capturable"] for group in groups] == self._capturable
             and all(g is None for g in map(_GRAD, self._resting))
             and _pattern(asked) == self._pattern
             and _same(state, self._keys)
@@ -129,7 +134,7 @@ class Standing:
         jobs: Sequence[Job],
         known_of: Callable[[Job], Any],
     ) -> None:
-        """Remember the jobs of a step that was taken, where they are of plain real tensors on a CPU."""
+        """Remember the jobs of a step that was taken, where they are of plain tensors of real numbers."""
         self._jobs = []
         if not all(map(_may_stand, jobs)):
             return
@@ -137,6 +142,7 @@ class Standing:
         self._params = [list(group["params"]) for group in groups]
         self._resting = [p for params in self._params for p in params if p.grad is None]
         self._pattern = _pattern(asked)
+        self._capturable = [group["capturable"] for group in groups]
         self._keys, self._slots = list(state), list(state.values())
         self._jobs = [
             _Kept(
@@ -146,7 +152,8 @@ class Standing:
                 state_fields(job.rule),
                 job.slots,
                 [_Seen(column, _STATE) for column in job.columns],
-                known_of(job),
+                job.t,
+                None if job.capturable else known_of(job),
             )
             for job in jobs
         ]
@@ -155,11 +162,9 @@ class Standing:
 def _may_stand(job: Job) -> bool:
     """Whether all that a job is made of is seen in `_Seen`."""
     return (
-        not job.capturable
-        and set(map(type, job.params)) <= _PLAIN
-        and all({type(t) for t in column} == {Tensor} for column in (job.grads, *job.columns))
+        set(map(type, job.params)) <= _PLAIN
+        and all(set(map(type, column)) == {Tensor} for column in (job.grads, *job.columns))
         and not job.params[0].dtype.is_complex
-        and all(are_readable(column) for column in (job.params, *job.columns))
     )
 
 

@@ -19,6 +19,7 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise
 from downslope.torch.kernels.tables import Row, Tables
+from downslope.torch.native.memory import counted
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Layout, Place, Shape, lay, padded
 from downslope.torch.regions import region
@@ -65,7 +66,7 @@ def take(
     """Take the step of a portion: momenta, stacks, directions, write."""
     assert engine.tables is not None
     # The kernels write to addresses, of which autograd would not learn.
-    increment_version([t for item in portion for t in (item.momentum, item.p)])
+    increment_version(counted(t for item in portion for t in (item.momentum, item.p)))
     places, counts = lay(portion, stacks)
     with region("momentum"):
         made = _gather(rule, portion, places, counts, t, dtype, engine)

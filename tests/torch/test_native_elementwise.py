@@ -556,6 +556,41 @@ def test_every_place_of_what_is_not_finite_is_seen(
     assert nonfinite(grads, compiled=LOOK[way]) == [0, 3]
 
 
+FAR = (1 << 19) + 77
+"""Numbers that are taken at several places in turn, and some over."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_every_place_of_large_gradients_is_seen(dtype: torch.dtype, threads: Any) -> None:
+    threads(1)
+    g = torch.zeros(FAR, dtype=dtype)
+    each = FAR // 8 // 32 * 32
+    edges = [k * each + i for k in range(9) for i in (-1, 0, 15, 16, 31, 32, 33)]
+    places = [*edges[1:], *range(FAR - 80, FAR), *torch.randint(FAR, (100,)).tolist()]
+    for place in places:
+        g[place] = torch.inf
+        assert nonfinite([g]) == [0], place
+        g[place] = 0.0
+    assert nonfinite([g]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_large_tensors_are_stepped_as_small_ones(dtype: torch.dtype, threads: Any) -> None:
+    """To the last bit: each entry is by itself, whenever its turn is."""
+    threads(1)
+    torch.manual_seed(0)
+    p, g = torch.randn(FAR).to(dtype), torch.randn(FAR).to(dtype)
+    states = [
+        torch.rand(FAR, dtype=torch.float64 if dtype == torch.float64 else torch.float32) for _ in range(2)
+    ]
+    whole, parts = ([t.clone() for t in (p, g, *states)] for _ in range(2))
+    step_elementwise(Adam(), [[t] for t in whole], 7, Write(0.1, 0.1, True))
+    pieces = [torch.split(t, 10_000) for t in parts]
+    step_elementwise(Adam(), [list(column) for column in pieces], 7, Write(0.1, 0.1, True))
+    assert all(map(torch.equal, whole, parts))
+    assert not torch.equal(whole[0], p)
+
+
 def test_gradients_that_cannot_be_read_where_they_lie_are_seen_too() -> None:
     nan = torch.ones(2, 3, 4, 5)
     nan[1, 2, 3, 4] = float("nan")

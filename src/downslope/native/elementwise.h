@@ -16,6 +16,7 @@ typedef _Float16 Float16;
 namespace {
 
 constexpr long GRAIN = 1 << 15;  // numbers, of which a thread is given no fewer
+constexpr long FAR = 1 << 19;    // numbers beyond which they are not in a core's cache
 
 template <class Real>
 inline void read(Real& to, Bfloat16 from) {
@@ -60,6 +61,16 @@ inline Real larger(Real a, Real b) {
 
 inline long least(long a, long b) {
     return a < b ? a : b;
+}
+
+// Call `take(from, count)` so that every number is in one of the ranges. Where they come from memory, several places
+// have their turns: more is on its way then than one place's prefetch asks for.
+template <long PLACES, long TURN, class Take>
+inline void by_turns(long numbers, Take take) {
+    const long each = numbers > FAR ? numbers / PLACES / TURN * TURN : 0;
+    for (long i = 0; i < each; i += TURN)
+        for (long place = 0; place < PLACES; place++) take(place * each + i, TURN);
+    if (PLACES * each < numbers) take(PLACES * each, numbers - PLACES * each);
 }
 
 // Call `take(i, from, count)` so that of each tensor i every number is in one of the ranges.

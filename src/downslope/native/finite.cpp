@@ -6,9 +6,11 @@ namespace {
 
 template <class Bits>
 bool holds(const Bits* x, long count, Bits exponent) {
-    Bits found = 0;
+    Bits found = 0;  // eight places, a line of each, read nearly twice as fast as one where prefetches are short
+    by_turns<8, 64 / sizeof(Bits)>(count, [&](long from, long many) {
 #pragma omp simd reduction(| : found)
-    for (long i = 0; i < count; i++) found |= (x[i] & exponent) == exponent ? 1 : 0;
+        for (long i = from; i < from + many; i++) found |= (x[i] & exponent) == exponent ? 1 : 0;
+    });
     return found;
 }
 

@@ -42,7 +42,7 @@ _CALL = """
 extern "C" void step(void* const* const* columns, const long* sizes, long tensors, const double* numbers,
                      long threads) {{
     share(sizes, tensors, threads, [&](long i, long from, long count) {{
-        piece({pointers}, numbers, count);
+        by_turns<3, 32>(count, [&](long at, long many) {{ piece({pointers}, numbers, many); }});
     }});
 }}
 """
@@ -164,7 +164,7 @@ def source_of(step: Lines, dtype: torch.dtype) -> Source:
         "    }",
         "}",
     ]
-    pointers = ", ".join(f"({kind})columns[{i}][i] + from" for i, kind in enumerate(types))
+    pointers = ", ".join(f"({kind})columns[{i}][i] + from + at" for i, kind in enumerate(types))
     return Source("step", "\n".join(lines) + _CALL.format(pointers=pointers), (HEADER,), FLAGS)
 
 

@@ -246,6 +246,33 @@ def test_a_bad_gradient_is_named_at_the_next_step(name: str) -> None:
     assert optimizer.skipped_steps == 2
 
 
+def test_groups_are_asked_for_as_each_of_them_wants() -> None:
+    model, optimizer = start(OPTIMIZERS["muon"], capturable=True)
+    assert len(optimizer.param_groups) > 2
+    skipping = optimizer.param_groups[-1]
+    skipping["on_nonfinite"] = "skip"
+    for group, named in ((skipping, False), (optimizer.param_groups[0], True)):
+        fill(model, 0)
+        before = [p.detach().clone() for p in model.parameters()]
+        group["params"][-1].grad.view(-1)[-1] = torch.nan
+        optimizer.step()
+        assert all(map(torch.equal, before, model.parameters()))
+        if named:
+            with pytest.raises(ValueError, match=group["param_names"][-1]):
+                optimizer.raise_if_nonfinite()
+        optimizer.raise_if_nonfinite()
+    assert optimizer.skipped_steps == 2
+
+
+def test_all_gradients_of_a_device_are_looked_at_together() -> None:
+    """Whatever their groups: a launch is what a small look costs."""
+    model, optimizer = start(OPTIMIZERS["muon"], capturable=True)
+    fill(model, 0)
+    with Recording() as seen:
+        optimizer.step()
+    assert [call[0].overloadpacket.__name__ for call in seen.calls].count("any") == 1
+
+
 def test_where_gradients_come_and_go_little_is_remembered() -> None:
     params = [nn.Parameter(torch.ones(3)) for _ in range(16)]
     optimizer = AdamW([(f"p{i}", p) for i, p in enumerate(params)], capturable=True)

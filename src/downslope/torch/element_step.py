@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain, compress
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -85,7 +86,7 @@ def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor
         return columns
     taken, rest = _parted(columns, lambda some: fused.fits(some[0], some[1], some[2:]))
     if taken[0]:
-        bad = None if ok is None else ok.logical_not().float()
+        bad = None if ok is None else torch.logical_not(ok, out=torch.empty_like(ok, dtype=torch.float32))
         lr = how.lr if isinstance(t, Tensor) else float(how.lr)
         launch(taken[0], taken[1], list(taken[2:]), t, lr, bad)
         increment_version(memory.counted(chain(taken[0], *taken[2:])))

@@ -72,31 +72,39 @@ class Gate:
 
     def _let_devices_decide(self, jobs: Sequence[Job], together: Sequence[dist.ProcessGroup]) -> bool:
         """Give each capturable job its `ok`; only where the host has jobs of its own does it ask."""
-        found = []  # as on the host: to raise, to leave the step out, to go on
+        alike: dict[tuple[torch.device, torch.dtype, bool, bool], list[Job]] = {}
         for job in jobs:
             if _asks(job) and job.capturable:
-                bad, raises = self._flags(job), job.group["on_nonfinite"] == "raise"
-                found.append(bad.any() * 2 if raises and together else bad.any())
-                if raises:
-                    self.ledger.note(job.params, bad)
-        if not found:
+                raises, compiled = job.group["on_nonfinite"] == "raise", job.group["fused"] is not False
+                g = job.grads[0]
+                alike.setdefault((g.device, g.dtype, compiled, raises), []).append(job)
+        if not alike:
             return True
-        level = torch.stack([one.to(found[0].device, non_blocking=True) for one in found]).amax()
+        found = []  # as on the host: to raise, to leave the step out, to go on
+        for (_, _, compiled, raises), some in alike.items():
+            bad = self._flags(list(chain.from_iterable(job.grads for job in some)), compiled)
+            found.append(bad.any() * 2 if raises and together else bad.any())
+            if raises:
+                self.ledger.note(list(chain.from_iterable(job.params for job in some)), bad)
+        level, *others = (one.to(found[0].device, non_blocking=True) for one in found)
+        if others:
+            level = torch.stack([level, *others]).amax()
         if together:
             own, level = level, most(level, together)
             self.ledger.note([None], ((level == 2) & (own < 2)).reshape(1))
         any_bad = level.bool()
         self.ledger.count(any_bad)
+        ok = any_bad.logical_not()
         for job in jobs:
             if job.capturable:
-                job.ok = any_bad.logical_not().to(job.params[0].device, non_blocking=True)
+                job.ok = ok.to(job.params[0].device, non_blocking=True)
         return all(job.capturable for job in jobs) or not bool(any_bad)
 
-    def _flags(self, job: Job) -> Tensor:
-        """Return one bool a gradient, on its device: whether it holds NaN or infinity."""
+    def _flags(self, grads: Sequence[Tensor], compiled: bool) -> Tensor:
+        """Return one bool a gradient, on their device: whether it holds NaN or infinity."""
         found = None
-        if job.group["fused"] is not False and kernels.available(job.grads[0].device):
+        if compiled and kernels.available(grads[0].device):
             from downslope.torch.kernels import steps
 
-            found = steps.flags(job.grads, self.tables)
-        return flags(job.grads) if found is None else found
+            found = steps.flags(grads, self.tables)
+        return flags(grads) if found is None else found

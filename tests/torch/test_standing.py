@@ -372,6 +372,33 @@ def test_what_watches_operations_sees_the_step(name: str) -> None:
     assert watch.seen
 
 
+@pytest.mark.parametrize("make", [AdamW, SGD])
+def test_gradients_may_come_in_another_order_than_parameters(make: Callable[..., RuleOptimizer]) -> None:
+    """A step of both in one other order is compiled, too, but not of one in each."""
+    torch.manual_seed(0)
+    start = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    both = [nn.Parameter(start.clone(memory_format=torch.preserve_format)) for _ in range(2)]
+    optimizers = [make([p], lr=0.1) for p in both]
+    optimizers[1]._standing = Never()
+    for k in range(6):
+        g = torch.randn(4, 3, 5, 5)
+        for p, optimizer in zip(both, optimizers, strict=True):
+            p.grad = g.clone() if k > 2 else g.to(memory_format=torch.channels_last)
+            optimizer.step()
+        assert torch.equal(*both), k
+
+
+@pytest.mark.skipif(bool(reason(torch.float32)), reason="nothing compiled")
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "muon"])
+def test_an_odd_first_gradient_does_not_slow_the_rest(name: str) -> None:
+    m = model()
+    optimizer = MAKERS[name](m)
+    for p in m.parameters():
+        p.grad = torch.ones(()).expand(p.shape)
+    optimizer.step()
+    assert all(job.known is not None for job in optimizer._standing._jobs)
+
+
 @each
 def test_gradients_are_not_kept(name: str) -> None:
     m = model()

@@ -76,7 +76,8 @@ def known_of(columns: Columns) -> elementwise.Known | None:
     """Return what compiled code may know of columns in the next step, None where it does not take them."""
     params, _, *states = columns
     takes = params[0].device.type == "cpu" and elementwise.fits(columns) and memory.lie_apart(params)
-    return elementwise.known_of(params, states) if takes else None
+    in_order = all(map(memory.in_order, columns))  # not in another, which the next gradients may not have
+    return elementwise.known_of(params, states) if takes and in_order else None
 
 
 def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor | None) -> Columns:

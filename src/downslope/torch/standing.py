@@ -7,7 +7,7 @@ was found holds as long as the same tensors lie at the same places, which is ask
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter, is_
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from downslope.rules.rule import Rule
 from downslope.torch.job import Job
 from downslope.torch.kernel import state_fields
-from downslope.torch.native.memory import are_readable, in_order
+from downslope.torch.native.memory import are_readable, in_order, watched
 
 Asked = Sequence[tuple[Rule, tuple[Any, ...]]]
 """What each group asks for: its rule, and all that its steps depend on, to compare with another's."""
 
 _GRAD, _DTYPE, _LAYOUT, _SHAPE = map(attrgetter, ("grad", "dtype", "layout", "shape"))
 _PLAIN = {Tensor, nn.Parameter}
+_WITH_ADDRESSES = ("cpu", "cuda")
 
 
 def _same(some: Collection[object], others: Sequence[object]) -> bool:
@@ -109,6 +110,7 @@ class Standing:
         """Return the jobs of the step before with other gradients; None where anything else has changed."""
         if not (
             self._jobs
+            and not watched()
             and len(groups) == len(self._params)
             and all(_same(g["params"], params) for g, params in zip(groups, self._params, strict=True))
             and [group["capturable"] for group in groups] == self._capturable
@@ -134,9 +136,13 @@ class Standing:
         jobs: Sequence[Job],
         known_of: Callable[[Job], Any],
     ) -> None:
-        """Remember the jobs of a step that was taken, where they are of plain tensors of real numbers."""
+        """Remember the jobs of a step that was taken, where they are of plain tensors of real numbers.
+
+        What `known_of` says must hold for all gradients that lie in order, one after the other, as a
+        parameter does that stands for them.
+        """
         self._jobs = []
-        if not all(map(_may_stand, jobs)):
+        if watched() or not all(map(_may_stand, jobs)):
             return
         of = {id(group): number for number, group in enumerate(groups)}
         self._params = [list(group["params"]) for group in groups]
@@ -153,7 +159,7 @@ class Standing:
                 job.slots,
                 [_Seen(column, _STATE) for column in job.columns],
                 job.t,
-                None if job.capturable else known_of(job),
+                None if job.capturable else known_of(replace(job, grads=job.params)),
             )
             for job in jobs
         ]
@@ -162,7 +168,8 @@ class Standing:
 def _may_stand(job: Job) -> bool:
     """Whether all that a job is made of is seen in `_Seen`."""
     return (
-        set(map(type, job.params)) <= _PLAIN
+        job.params[0].device.type in _WITH_ADDRESSES
+        and set(map(type, job.params)) <= _PLAIN
         and all(set(map(type, column)) == {Tensor} for column in (job.grads, *job.columns))
         and not job.params[0].dtype.is_complex
     )

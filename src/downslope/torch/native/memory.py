@@ -22,13 +22,15 @@ def are_plain(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def are_here(tensors: Iterable[Tensor]) -> bool:
-    """Whether compiled code may go to the memory of tensors: not to another device's, and unseen by torch.
+def watched() -> bool:
+    """Whether something transforms what is run, or records its operations: it must see them."""
+    modes: int = torch._C._len_torch_dispatch_stack()
+    return modes > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
-    What transforms a function, or records its operations, must see them.
-    """
-    watched = torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack()
-    return not watched and all(map(attrgetter("is_cpu"), tensors))
+
+def are_here(tensors: Iterable[Tensor]) -> bool:
+    """Whether compiled code may go to the memory of tensors: not to another device's, and unseen by torch."""
+    return not watched() and all(map(attrgetter("is_cpu"), tensors))
 
 
 def are_readable(tensors: Sequence[Tensor]) -> bool:

@@ -57,12 +57,6 @@ def owned(vector: Any) -> Any:
     return vector
 
 
-def opened(node: Any) -> tuple[list[str], list[Any], Any]:
-    """Return how the parts of a registered node are written after it, the parts, and its structure."""
-    pairs, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)
-    return [jax.tree_util.keystr(path) for path, _ in pairs], [part for _, part in pairs], treedef
-
-
 class _Kernels:
     """The compiled derivatives of one function, shared by all selections of its lanes.
 

@@ -133,9 +133,8 @@ def _opened(tree: Tree) -> tuple[Sequence[Any], Sequence[Any], Any] | None:
     if type(tree) not in _OWN and not named and tree is not None:
         jax = sys.modules.get("jax")
         if jax is not None and not jax.tree_util.all_leaves([tree]):
-            from downslope.gradients.jax import opened
-
-            return opened(tree)
+            pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda part: part is not tree)
+            return [jax.tree_util.keystr(path) for path, _ in pairs], [part for _, part in pairs], treedef
     if isinstance(tree, dict):
         return list(tree), list(tree.values()), None
     if isinstance(tree, (list, tuple)):

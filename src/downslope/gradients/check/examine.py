@@ -145,7 +145,18 @@ class Check:
             start=0.1 * min(max(1.0, float(np.median(np.abs(self.problem.x)))), 30.0),
         )
         self.search = Search(self.meter, self.rtol, settings.findings, self.precise)
-        self.judge = Judge(self)
+        self.judge = Judge(
+            self.problem,
+            settings.directions,
+            self.level,
+            self.share,
+            self.meter,
+            self.search,
+            self.seen,
+            self.unexplained,
+            self.resolution,
+            self.reasons,
+        )
         self._not_finite(claimed)
         if at.size:
             self._all_entries(at)

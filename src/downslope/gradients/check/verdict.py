@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,14 +12,11 @@ from downslope.gradients.check import noise, surrogate
 from downslope.gradients.check.grid import COARSE
 from downslope.gradients.check.hints import ZERO, Pattern, hint, ratio_hint
 from downslope.gradients.check.line import Direction, Line
-from downslope.gradients.check.locate import Wrong, WrongPart
-from downslope.gradients.check.measure import IMPORTANT
-from downslope.gradients.check.problem import Vector
+from downslope.gradients.check.locate import Search, Wrong, WrongPart
+from downslope.gradients.check.measure import IMPORTANT, Measured, Meter
+from downslope.gradients.check.problem import Problem, Vector
 from downslope.gradients.check.result import Coverage, Finding, GradientReport, Reason, Taylor, Verdict
 from downslope.gradients.check.words import region
-
-if TYPE_CHECKING:
-    from downslope.gradients.check.examine import Check
 
 GRID, CAUSE = 17, 120
 """Values with which a kink or a jump is first looked for along a line, and at most in all."""
@@ -61,15 +57,34 @@ def coverage_of(claimed: Vector, resolution: Vector, level: float, directions: i
     )
 
 
+@dataclass
 class Judge:
-    """Says what a finished check means."""
+    """Says what a finished check means: from what it looked for, and what it has measured.
 
-    def __init__(self, check: Check) -> None:
-        self.problem, self.settings, self.level = check.problem, check.settings, check.level
-        self.share = check.share
-        self.meter, self.search = check.meter, check.search
-        self.seen, self.unexplained = check.seen, check.unexplained
-        self.resolution, self.reasons = check.resolution, check.reasons
+    Attributes:
+        problem: what was checked.
+        directions: how many went over all entries.
+        level: the relative error that the coverage is stated for.
+        share: of what is claimed, where that is too large by `level`.
+        meter: what measured.
+        search: what looked for wrong entries.
+        seen: all that was measured.
+        unexplained: differences that no entry explains.
+        resolution: of each entry, the error that would have been seen.
+        reasons: why nothing can be said of some.
+
+    """
+
+    problem: Problem
+    directions: int
+    level: float
+    share: float
+    meter: Meter
+    search: Search
+    seen: list[Measured]
+    unexplained: list[Measured]
+    resolution: Vector
+    reasons: list[tuple[Reason, str]]
 
     def report(self, claimed: Vector) -> GradientReport:
         """Return the report on a claimed gradient."""
@@ -77,7 +92,7 @@ class Judge:
         found = self.search.found
         findings = [self._finding(w) for w in found.entries] + [self._part(p) for p in found.parts]
         findings.sort(key=lambda f: (-f.entries, -abs(f.analytic - f.numeric)))
-        coverage = coverage_of(claimed, self.resolution, self.level, self.settings.directions)
+        coverage = coverage_of(claimed, self.resolution, self.level, self.directions)
         if not findings:
             self._judge_coverage()
         self._rough()

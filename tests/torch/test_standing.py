@@ -367,9 +367,20 @@ def test_what_watches_operations_sees_the_step(name: str) -> None:
             return func(*args, **(kwargs or {}))
 
     _, optimizer = trained(name)
+    optimizer._standing.__class__ = Counting
     with Watch() as watch:
         optimizer.step()
     assert watch.seen
+    assert not optimizer._standing.count, "all is looked at anew"
+    assert not optimizer._standing._jobs, "and nothing is left to the next step"
+
+
+def test_tensors_without_memory_are_looked_at_anew() -> None:
+    p = nn.Parameter(torch.ones(3, device="meta"))
+    p.grad = torch.ones(3, device="meta")
+    optimizer = AdamW([p])
+    optimizer.step()
+    assert not optimizer._standing._jobs
 
 
 @pytest.mark.parametrize("make", [AdamW, SGD])
@@ -397,6 +408,20 @@ def test_an_odd_first_gradient_does_not_slow_the_rest(name: str) -> None:
         p.grad = torch.ones(()).expand(p.shape)
     optimizer.step()
     assert all(job.known is not None for job in optimizer._standing._jobs)
+
+
+def test_where_a_parameter_may_be_spread_all_is_looked_at() -> None:
+    """Also where it has no gradient: the other processes wait to hear of this one's step."""
+
+    class Other(nn.Parameter):
+        pass
+
+    for resting, stands in ((nn.Parameter(torch.ones(3)), True), (Other(torch.ones(3)), False)):
+        p = nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        optimizer = AdamW([p, resting])
+        optimizer.step()
+        assert bool(optimizer._standing._jobs) == stands
 
 
 @each

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
@@ -142,10 +143,12 @@ class Standing:
         parameter does that stands for them.
         """
         self._jobs = []
-        if watched() or not all(map(_may_stand, jobs)):
+        self._params = [list(group["params"]) for group in groups]
+        # those that rest now, too: of what is spread over processes all must hear in every step
+        plain = set(map(type, chain.from_iterable(self._params))) <= _PLAIN
+        if watched() or not plain or not all(map(_may_stand, jobs)):
             return
         of = {id(group): number for number, group in enumerate(groups)}
-        self._params = [list(group["params"]) for group in groups]
         self._resting = [p for params in self._params for p in params if p.grad is None]
         self._pattern = _pattern(asked)
         self._capturable = [group["capturable"] for group in groups]
@@ -169,7 +172,6 @@ def _may_stand(job: Job) -> bool:
     """Whether all that a job is made of is seen in `_Seen`."""
     return (
         job.params[0].device.type in _WITH_ADDRESSES
-        and set(map(type, job.params)) <= _PLAIN
         and all(set(map(type, column)) == {Tensor} for column in (job.grads, *job.columns))
         and not job.params[0].dtype.is_complex
     )

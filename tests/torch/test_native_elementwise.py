@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from downslope.grouping.view import MatrixView
+from downslope.ops.numpy import NumpyOps
 from downslope.ops.protocol import Array, Ops
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
@@ -349,6 +350,25 @@ def test_a_rule_that_sees_its_count_is_run_at_every_step(how: str) -> None:
         numpy, state = rule.step(numpy, np.ones(2), state, lr=0.5)
         step_elementwise(rule, [[p], [torch.ones(2).double()], *states], t, Write(0.5, 0.0, False))
         assert p.tolist() == numpy.tolist()
+
+
+@dataclass(frozen=True)
+class Backward(Late):
+    """Hands on another number than its count."""
+
+    def direction(self, x: Ops, g: Array, state: State, p: Array, t: Any) -> tuple[Array, Past]:
+        back = -t
+        return x.debias(x.ramp(g, back, 4) * g, 0.5, -back), state
+
+
+def test_what_a_rule_makes_of_its_count_is_handed_on() -> None:
+    rule, start = Backward(), np.ones(2)
+    assert expression._recipe(rule, 0.0, False) is not None
+    for t in (1, 2, 5):
+        expected, _ = rule.direction(NumpyOps(), start, Past(start, start), start, t)
+        p, g, *states = ([torch.ones(2).double()] for _ in range(4))
+        step_elementwise(rule, [p, g, *states], t, Write(0.5, 0.0, False))
+        assert p[0].tolist() == (start - 0.5 * expected).tolist()
 
 
 def test_rules_of_here_are_run_once_for_all_steps() -> None:

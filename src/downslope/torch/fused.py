@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
@@ -19,7 +18,7 @@ from downslope.rules.rmsprop import RMSProp
 from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
 from downslope.torch.kernel import HALF
-from downslope.torch.native.memory import are_plain, counted, in_order
+from downslope.torch.native.memory import are_plain, in_order, tell_autograd
 
 Column = list[Tensor]
 Launch = Callable[[Column, Column, list[Column], Any, Any, Tensor | None], None]
@@ -73,7 +72,7 @@ def fits(params: Column, grads: Column | None = None, columns: Sequence[Column] 
 def descend(params: Column, directions: Column, *, lr: float, weight_decay: float) -> None:
     """Step parameters in one pass, `p -= lr (d + weight_decay p)`: descent of a gradient with a penalty."""
     _sgd(SGD(l2=weight_decay))(params, directions, [], None, lr, None)
-    increment_version(counted(params))
+    tell_autograd(params)
 
 
 def _adam(rule: Adam, weight_decay: float) -> Launch | None:

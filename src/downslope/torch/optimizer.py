@@ -15,7 +15,7 @@ from typing import Any, ClassVar, overload
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from downslope.rules.checks import require
@@ -40,6 +40,7 @@ from downslope.torch.groups import (
 from downslope.torch.job import Job
 from downslope.torch.kernel import HALF, first_state, in_parts, state_fields
 from downslope.torch.kernels.tables import Tables
+from downslope.torch.native.memory import PLAIN
 from downslope.torch.nonfinite import Ledger, has_values, recording
 from downslope.torch.regions import region
 from downslope.torch.spread import gradient_of, groups_of, local
@@ -48,9 +49,6 @@ from downslope.torch.states import in_words_of_here, require_state
 from downslope.words import many
 
 _WRAPPED = TextWrapper(80, subsequent_indent=6 * " ", break_on_hyphens=False)
-
-_PLAIN = (Tensor, nn.Parameter)
-"""Types whose tensors are not spread over processes."""
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -191,7 +189,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 count = slot.get("step", 0)
                 if isinstance(count, Tensor) and has_values(count) and not capturable_on(group, device):
                     count = int(count)
-                plain = type(p) in _PLAIN
+                plain = type(p) in PLAIN
                 shared = not plain or self.replicas is not None  # with processes whose jobs must be the same
                 apart = number if shared or device.type != "cpu" or group["capturable"] else None
                 key = (id(count) if isinstance(count, Tensor) else count, dtype, device, ready, apart)

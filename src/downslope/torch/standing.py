@@ -13,18 +13,17 @@ from operator import attrgetter, is_
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from downslope.rules.rule import Rule
 from downslope.torch.job import Job
 from downslope.torch.kernel import state_fields
-from downslope.torch.native.memory import are_readable, in_order, watched
+from downslope.torch.native.memory import PLAIN, are_readable, in_order, watched
 
 Asked = Sequence[tuple[Rule, tuple[Any, ...]]]
 """What each group asks for: its rule, and all that its steps depend on, to compare with another's."""
 
 _GRAD, _DTYPE, _LAYOUT, _SHAPE = map(attrgetter, ("grad", "dtype", "layout", "shape"))
-_PLAIN = {Tensor, nn.Parameter}
 _WITH_ADDRESSES = ("cpu", "cuda")
 
 
@@ -145,7 +144,7 @@ class Standing:
         self._jobs = []
         self._params = [list(group["params"]) for group in groups]
         # those that rest now, too: of what is spread over processes all must hear in every step
-        plain = set(map(type, chain.from_iterable(self._params))) <= _PLAIN
+        plain = set(map(type, chain.from_iterable(self._params))) <= PLAIN
         if watched() or not plain or not all(map(_may_stand, jobs)):
             return
         of = {id(group): number for number, group in enumerate(groups)}

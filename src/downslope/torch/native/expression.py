@@ -77,6 +77,11 @@ class Later:
     __bool__ = __eq__ = __ne__ = __hash__ = _unknown
 
 
+def _of(t: int | Later, function: Callable[[Any], float]) -> float | Later:
+    """Return a function of a count, later where the count is."""
+    return Later(lambda step, lr: function(t.at(step, lr))) if isinstance(t, Later) else function(t)
+
+
 class Recipe(NamedTuple):
     """A step as it is written down for every count and rate."""
 
@@ -173,8 +178,7 @@ class Tape:
 
     def made(self, form: str, *operands: Any) -> Entry:
         """Write down an operation on entries and numbers."""
-        known = [o.number if type(o) is Entry else self._known(o) for o in operands]
-        return Entry(self, self._added(form, tuple(known)))
+        return Entry(self, self._added(form, tuple(map(self._known, operands))))
 
     def compared(self, sign: str, *operands: Any) -> Truth:
         """Write down a comparison of entries and numbers."""
@@ -225,12 +229,10 @@ class Tape:
         return b - (1 - weight) * (b - a)  # so that a weight of 1 gives b
 
     def debias(self, a: Entry, beta: float, t: int | Later) -> Entry:
-        if isinstance(t, Later):
-            return self.made("{} * {}", a, Later(lambda t, _: 1 / bias_correction(beta, t)))
-        return a * (1 / bias_correction(beta, t))
+        return a * _of(t, lambda t: 1 / bias_correction(beta, t))
 
     def ramp(self, like: Entry, t: int | Later, steps: int) -> float | Later:
-        return Later(lambda t, _: ramp(t, steps)) if isinstance(t, Later) else ramp(t, steps)
+        return _of(t, lambda t: ramp(t, steps))
 
     def combine(self, *terms: tuple[float, Entry]) -> Entry:
         first, *rest = (a if number == 1 else a * number for number, a in terms)

@@ -9,14 +9,16 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
-_PLAIN = {Tensor, nn.Parameter}
+PLAIN = {Tensor, nn.Parameter}
+"""Types whose tensors are neither spread over processes nor made of others."""
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether the memory of tensors holds their numbers: others are made of something else, or negated."""
     return (
-        set(map(type, tensors)) <= _PLAIN
+        set(map(type, tensors)) <= PLAIN
         and not any(map(Tensor.is_neg, tensors))
         and not any(map(Tensor._is_zerotensor, tensors))
     )
@@ -60,8 +62,10 @@ def sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_long]:
 
 
 def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return those of which autograd counts how often they were written to.
-
-    It is to be told (`increment_version`) of what is written at addresses.
-    """
+    """Return those of which autograd counts how often they were written to."""
     return [t for t in tensors if not t.is_inference()]
+
+
+def tell_autograd(tensors: Iterable[Tensor]) -> None:
+    """Say that tensors are written to at their addresses, of which autograd would not learn."""
+    increment_version(counted(tensors))

@@ -10,6 +10,7 @@ from itertools import chain, compress
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.rule import Rule
 from downslope.torch import fused
@@ -89,7 +90,7 @@ def _fused(rule: Rule, columns: Columns, t: int | Tensor, how: Write, ok: Tensor
         bad = None if ok is None else torch.logical_not(ok, out=torch.empty_like(ok, dtype=torch.float32))
         lr = how.lr if isinstance(t, Tensor) else float(how.lr)
         launch(taken[0], taken[1], list(taken[2:]), t, lr, bad)
-        memory.tell_autograd(chain(taken[0], *taken[2:]))
+        increment_version(chain(taken[0], *taken[2:]))
     return rest
 
 

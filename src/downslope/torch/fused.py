@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.adagrad import AdaGrad
 from downslope.rules.adam import Adam
@@ -18,7 +19,7 @@ from downslope.rules.rmsprop import RMSProp
 from downslope.rules.rule import Rule
 from downslope.rules.sgd import SGD
 from downslope.torch.kernel import HALF
-from downslope.torch.native.memory import are_plain, in_order, tell_autograd
+from downslope.torch.native.memory import are_plain, in_order
 
 Column = list[Tensor]
 Launch = Callable[[Column, Column, list[Column], Any, Any, Tensor | None], None]
@@ -72,7 +73,7 @@ def fits(params: Column, grads: Column | None = None, columns: Sequence[Column] 
 def descend(params: Column, directions: Column, *, lr: float, weight_decay: float) -> None:
     """Step parameters in one pass, `p -= lr (d + weight_decay p)`: descent of a gradient with a penalty."""
     _sgd(SGD(l2=weight_decay))(params, directions, [], None, lr, None)
-    tell_autograd(params)
+    increment_version(params)
 
 
 def _adam(rule: Adam, weight_decay: float) -> Launch | None:

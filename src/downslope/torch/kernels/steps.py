@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from downslope.rules.muon import Muon
 from downslope.rules.orthogonalize import newton_schulz
@@ -18,7 +19,6 @@ from downslope.torch.engine import Engine, Write
 from downslope.torch.kernel import OPS
 from downslope.torch.kernels import elementwise
 from downslope.torch.kernels.tables import Row, Tables
-from downslope.torch.native.memory import tell_autograd
 from downslope.torch.normuon import evened
 from downslope.torch.places import Item, Layout, Place, Shape, lay, padded
 from downslope.torch.regions import region
@@ -64,7 +64,8 @@ def take(
 ) -> None:
     """Take the step of a portion: momenta, stacks, directions, write."""
     assert engine.tables is not None
-    tell_autograd(t for item in portion for t in (item.momentum, item.p))
+    # The kernels write to addresses, of which autograd would not learn.
+    increment_version([t for item in portion for t in (item.momentum, item.p)])
     places, counts = lay(portion, stacks)
     with region("momentum"):
         made = _gather(rule, portion, places, counts, t, dtype, engine)

@@ -24,7 +24,7 @@ from downslope.torch.kernel import HALF
 from downslope.torch.native import build
 from downslope.torch.native.build import BuildError, Source
 from downslope.torch.native.expression import Lines, written
-from downslope.torch.native.memory import addresses, are_readable, counted, in_order, sizes
+from downslope.torch.native.memory import addresses, are_readable, in_order, sizes
 
 _TYPES = {
     torch.float32: "float",
@@ -115,24 +115,24 @@ class Known(NamedTuple):
     Attributes:
         starts: where the parameters, and the parts of the state, begin.
         sizes: of the parameters.
-        counted: of both those of which autograd counts how often they were written to.
+        written: both, of which autograd would not learn that they are written to at their addresses.
 
     """
 
     starts: tuple[ctypes.Array[ctypes.c_void_p], ...]
     sizes: ctypes.Array[ctypes.c_long]
-    counted: list[Tensor]
+    written: list[Tensor]
 
 
 def known_of(params: Sequence[Tensor], states: Sequence[Sequence[Tensor]]) -> Known:
     """Return it."""
-    written = (params, *states)
-    return Known(tuple(map(addresses, written)), sizes(params), counted(chain(*written)))
+    columns = (params, *states)
+    return Known(tuple(map(addresses, columns)), sizes(params), list(chain(*columns)))
 
 
 def take(step: Step, grads: Sequence[Tensor], known: Known) -> None:
     """Take a step of tensors that fit."""
-    increment_version(known.counted)
+    increment_version(known.written)
     params, *states = known.starts
     starts = (params, addresses(grads), *states)
     table = (ctypes.c_void_p * len(starts))(*map(ctypes.addressof, starts))

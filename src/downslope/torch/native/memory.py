@@ -9,7 +9,6 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
 PLAIN = {Tensor, nn.Parameter}
 """Types whose tensors are neither spread over processes nor made of others."""
@@ -59,13 +58,3 @@ def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 def sizes(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_long]:
     """Return how many numbers each tensor has."""
     return (ctypes.c_long * len(tensors))(*map(Tensor.numel, tensors))
-
-
-def counted(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return those of which autograd counts how often they were written to."""
-    return [t for t in tensors if not t.is_inference()]
-
-
-def tell_autograd(tensors: Iterable[Tensor]) -> None:
-    """Say that tensors are written to at their addresses, of which autograd would not learn."""
-    increment_version(counted(tensors))

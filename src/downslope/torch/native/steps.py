@@ -11,7 +11,6 @@ import ctypes
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from torch.autograd.graph import increment_version
 from downslope.rules.muon import Muon
 from downslope.torch.engine import Write
 from downslope.torch.kernel import OPS
-from downslope.torch.native.memory import are_readable, counted, in_order, lie_apart
+from downslope.torch.native.memory import are_readable, in_order, lie_apart
 from downslope.torch.native.polar import compiled, run
 from downslope.torch.places import Item, Shape
 from downslope.torch.regions import heard, told
@@ -79,7 +78,7 @@ class Stretch(NamedTuple):
         begins: of each item, where its matrices begin, in numbers.
         momenta: where those of the momenta begin.
         params: where those of the parameters do.
-        counted: of both those of which autograd counts how often they were written to.
+        written: both, of which autograd would not learn that they are written to at their addresses.
 
     """
 
@@ -90,7 +89,7 @@ class Stretch(NamedTuple):
     begins: list[Sequence[int]]
     momenta: ctypes.Array[ctypes.c_void_p]
     params: ctypes.Array[ctypes.c_void_p]
-    counted: list[Tensor]
+    written: list[Tensor]
 
 
 def stretches(rule: Muon, items: Sequence[Item]) -> list[Stretch]:
@@ -106,7 +105,7 @@ def stretches(rule: Muon, items: Sequence[Item]) -> list[Stretch]:
         rows, begins = map(list, zip(*pairs, strict=True))
         _, momenta, params = _columns([items[i] for i in rows])
         where = (_addresses(momenta, begins), _addresses(params, begins))
-        found.append(Stretch(*key, rows, begins, *where, counted(chain(momenta, params))))
+        found.append(Stretch(*key, rows, begins, *where, [*momenta, *params]))
     return found
 
 
@@ -119,7 +118,7 @@ def take(
         decay = how.weight_decay / one.scale if one.scale else 0.0
         how_ = _How(momentum, 1 - momentum, rule.nesterov, float(how.lr) * one.scale, decay, how.cautious)
         starts = (_addresses([grads[i] for i in one.rows], one.begins), one.momenta, one.params)
-        increment_version(one.counted)
+        increment_version(one.written)
         with _timed() as seconds:
             where = (*starts, one.stride, ctypes.byref(how_), seconds)
             shape = (len(one.params), *one.shape)

@@ -555,6 +555,15 @@ def test_round_off_is_said_and_the_complex_step_sees_through_it() -> None:
     assert bent.verdict is not Verdict.FAIL
 
 
+def test_coverage_says_how_many_directions_went_over_all_entries() -> None:
+    for many in (1, 3):
+        report = ds.check_gradient(
+            lambda x: (x**2).sum(), np.ones(4), gradient=lambda x: 2 * x, directions=many
+        )
+        assert report.coverage is not None
+        assert report.coverage.directions == many
+
+
 def test_coverage_says_what_was_too_small_to_see() -> None:
     def f(x: Any) -> float:
         return float(1e8 * np.real(x[0]) ** 2 + 1e-12 * np.real(x[1]))  # real: no complex step

@@ -81,11 +81,11 @@ def test_a_fall_that_only_the_whole_length_has_is_followed_and_told():
 
 @pytest.mark.parametrize(
     ("noise", "sharp", "share"),
-    [(0.03, 0.15, 1.2), (0.07, 0.15, 1.2), (0.05, 0.04, 0.9), (0.005, 0.005, 1.2)],
+    [(0.03, 0.15, 1.2), (0.07, 0.15, 1.2), (0.05, 0.04, 1.2), (0.07, 0.04, 0.95), (0.005, 0.005, 1.2)],
 )
 def test_a_rate_that_stays_is_left_but_for_noise(noise, sharp, share):
     """Where the valley is as flat as that of `digits`, the whole runs alone are worse."""
-    found, whole, _ = repeated(lambda d: 0.0, noise=noise, sharp=sharp)
+    found, whole, _ = repeated(lambda d: 0.0, count=40, noise=noise, sharp=sharp)
     alone = [math.log2(optimum(of_length(f.runs, STEPS)) / BEST) for f in found]
     assert max(abs(whole)) < 1
     # What each fall by FALL takes off is at most that of a quarter's runs alone, and so much may chance add.
@@ -99,12 +99,12 @@ def test_a_drift_that_has_ended_is_not_followed():
     assert rms(whole) < 0.3
 
 
-def test_at_the_edge_of_the_whole_runs_one_more_is_made():
+def test_at_the_edge_of_the_whole_runs_more_are_made():
     """Two octaves below what a quarter says: beyond the three rates that are tried at first."""
     bench = Moving(lambda d: 1.0 * d, noise=0.0)
     found = searched(bench)
     whole = sorted({lr for lr, _, n in bench.asked if n == STEPS})
-    assert len(whole) == 4
+    assert len(whole) == 5
     # The three alone end an octave or so above the best.
     assert abs(math.log2(found.value / BEST)) < 0.6
     assert min(whole) < 1.5 * BEST
@@ -208,10 +208,28 @@ def test_longer_runs_decide_as_far_as_chance_allows():
 def test_two_rates_know_an_optimum_to_half_a_step():
     """Without noise they would seem to know it exactly, and outweigh a whole valley at a quarter."""
     quarter = [Run(2.0**k, s, 100, math.exp(0.2 * k * k), 99.0) for k in range(-2, 3) for s in (0, 1)]
-    whole = [Run(lr, 0, 400, end, 99.0) for lr, end in ((2.0, math.inf), (4.0, 1.1), (8.0, 1.0))]
+    whole = [Run(lr, 0, 400, end, 99.0) for lr, end in ((2.0, math.inf), (4.0, 1.0), (8.0, 1.1))]
     ends = [w.weight for w in estimate(quarter + whole).witnesses]
     assert ends[1] == pytest.approx(1 / (SHAPE**2 + (math.log(2) / 2) ** 2))
     assert ends[0] == pytest.approx(1 / (SHAPE**2 + (2 * DRIFT) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("ends", "steps"), [((1.2, 1.1, 1.0), 1), ((1.0, 1.1, 1.2), 1), ((1.1, 1.0, 1.1), 0)]
+)
+def test_an_optimum_at_the_edge_is_known_to_a_step_at_best(ends, steps):
+    """Chance may have put it there, and what lies beyond was not seen."""
+    runs = [Run(2.0**k, s, 100, end, 99.0) for k, end in enumerate(ends) for s in (0, 1)]
+    (known,) = estimate(runs).witnesses
+    assert known.weight == pytest.approx(1 / (SHAPE**2 + (steps * math.log(2)) ** 2))
+
+
+def test_a_rate_that_ran_once_more_is_known_no_better_than_all_are():
+    valley = [Run(2.0**k, 0, 100, math.exp(0.05 * k * k), 9.0) for k in range(-2, 3)]
+    once = estimate(valley).witnesses[0].weight
+    again = estimate([*valley, Run(1.0, 1, 100, 1.0, 9.0)]).witnesses[0].weight
+    # The square of the noise falls to 5/6, and not to a half.
+    assert (1 / again - SHAPE**2) / (1 / once - SHAPE**2) == pytest.approx(5 / 6, rel=0.05)
 
 
 def test_the_safe_range_holds_the_value():

@@ -75,7 +75,7 @@ def estimate(runs: Sequence[Run], longest: int | None = None) -> Estimate | None
         best = optimum(medians)
         if best is None:
             continue
-        error = _error(medians, noise / math.sqrt(len({r.seed for r in of})))
+        error = _error(medians, noise / math.sqrt(seeds_each(of)))
         doublings = math.log2(longest / n)
         variance = error**2 + SHAPE**2 + (DRIFT * doublings) ** 2
         witnesses.append(Witness(n, best, best * FALL**doublings, 1 / variance))
@@ -110,10 +110,16 @@ def noise_of(runs: Sequence[Run]) -> float:
     return math.sqrt(total / free) if free else NOISE
 
 
+def seeds_each(runs: Sequence[Run]) -> float:
+    """Return on how many seeds a rate ran, the mean over rates."""
+    return len(runs) / len({r.scale for r in runs})
+
+
 def _error(medians: Mapping[float, float], noise: float) -> float:
     """Return the standard error of log optimum where ends have so much noise in their logarithms.
 
-    It is half a step at least where fewer than three rates trained, through which no parabola goes.
+    It is half a step at least where fewer than three rates trained, through which no parabola goes; and a
+    step more where the best has the highest or the lowest of the rates, which may be their best by chance.
     """
     r = np.random.default_rng(0)
     scales = list(medians)
@@ -124,4 +130,7 @@ def _error(medians: Mapping[float, float], noise: float) -> float:
     ]
     spread = float(np.std(np.log([o for o in optima if o is not None])))
     trained = sum(math.isfinite(v) for v in medians.values())
-    return spread if trained > 2 else max(spread, math.log(STEP) / 2)
+    if trained < 3:
+        spread = max(spread, math.log(STEP) / 2)
+    best = min(medians, key=lambda scale: medians[scale])
+    return math.hypot(spread, math.log(STEP)) if best in (min(scales), max(scales)) else spread

@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from downslope.diagnose.lengths import estimate, noise_of
+from downslope.diagnose.lengths import estimate, noise_of, seeds_each
 from downslope.diagnose.rungs import (
     ABOVE,
     BELOW,
+    ENOUGH,
     LONGEST,
     RUNGS,
     SHORTEST,
@@ -32,6 +33,7 @@ from downslope.diagnose.rungs import (
     Seeds,
     around,
     climbed,
+    once_more,
     room_for_more,
     sweep_steps,
     window,
@@ -203,15 +205,17 @@ def search(
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds.of(rung)
-        noise = 0.0
+        enough = 0
         if rung.share < 1:
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
-            scales = around(tried, runs, longest, rung.rates)
-            noise = _noise_of_two(runs, len(own))
+            scales, enough = around(tried, runs, longest, rung.rates), ENOUGH
             room = (room - spared) * len(own) + spared
-        found, tried = climbed(bench, scales, own, length, room, (low, high), told, noise)
+        found, tried = climbed(bench, scales, own, length, room, (low, high), told, enough)
         room -= length * (len(found) - len(scales) * len(own))
+        if rung.share == 1 and len(own) == 1:
+            told("the best rate once more")
+            found += once_more(bench, found, own[-1] + 1, length, room)
         runs += found
     return _concluded(name, label, steps, runs, sweeps, bases, metric)
 
@@ -252,8 +256,9 @@ def _concluded(
     last = max(r.steps for r in runs)
     known = estimate(runs)
     value = known.value if known else None
-    seeds = {r.seed for r in runs}
-    shared = max(n for n in {r.steps for r in runs} if {r.seed for r in runs if r.steps == n} == seeds)
+    complete = {n: _complete([r for r in runs if r.steps == n]) for n in {r.steps for r in runs}}
+    seeds = set[int]().union(*complete.values())
+    shared = max(n for n, of in complete.items() if of == seeds)
     own = _own([r for r in runs if r.steps == shared], value) if value else []
     too_high = failing(runs)
     failed = [scale for scale in too_high if value is not None and scale > value]
@@ -264,7 +269,7 @@ def _concluded(
             low, high = None, None
     ends = [(w.steps, w.optimum) for w in known.witnesses[-2:]] if known else []
     whole = [r for r in runs if r.steps == last]
-    short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs, len({r.seed for r in whole})))
+    short_of, near = edge_of(whole), edge_of(whole, _noise_of_two(runs, seeds_each(whole)))
     confidence, reasons = confidence_of(
         value, own, len(seeds), shared, ends, last / steps, edge_of(runs), short_of, near
     )
@@ -289,7 +294,13 @@ def _concluded(
     )
 
 
-def _noise_of_two(runs: Sequence[Run], seeds: int) -> float:
+def _complete(runs: Sequence[Run]) -> set[int]:
+    """Return the seeds on which all rates ran, and not the best once more."""
+    rates = {r.scale for r in runs}
+    return {seed for seed in {r.seed for r in runs} if {r.scale for r in runs if r.seed == seed} == rates}
+
+
+def _noise_of_two(runs: Sequence[Run], seeds: float) -> float:
     """Return how far two medians over so many seeds of one rate differ, of the logarithms."""
     return math.sqrt(2 / seeds) * noise_of(runs)
 

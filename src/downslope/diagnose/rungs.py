@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from downslope.diagnose.lengths import estimate
-from downslope.diagnose.valley import STEP, Outcome, Run, by_chance, medians_of
+from downslope.diagnose.valley import NEAR, STEP, Outcome, Run, medians_of
 from downslope.errors import UsageError
 
 SWEEP_SEEDS = 3
-MOST_STEPS, FEWEST_STEPS = 50, 20
+MOST_STEPS, FEWEST_STEPS = 45, 20
 """Of a sweep: half the longest run, within these."""
 
 BELOW, ABOVE = 4, 3
@@ -30,12 +30,16 @@ class Rung(NamedTuple):
         return max(2, round(longest * self.share))
 
 
-RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, "first"), Rung(1 / 4, 5, "quarter"), Rung(1, 3, "whole"))
-MOST, EXTRA = 9.5, 1.5
-"""Where the best rate lies at the edge, others are added, until all takes so many times the longest run.
+RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, "first"), Rung(1 / 4, 4, "quarter"), Rung(1, 3, "whole"))
+ENOUGH = 5
+"""Rates of whole trainings, where there is room: three may lie on a slope, and not about the valley."""
 
-That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6.5 times its
-steps, and the sweeps 1.5 at most. With more seeds 1.5 times its steps may still be added, of whole trainings
+MOST, EXTRA = 9.7, 2.0
+"""Where the best rate lies at the edge, or rates are not `ENOUGH`, others are added, until all takes so many
+times the longest run.
+
+That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6 times its
+steps, and the sweeps 1.5 at most. With more seeds twice its steps may still be added, of whole trainings
 on each of their seeds.
 """
 
@@ -108,11 +112,11 @@ def climbed(
     room: float,
     within: tuple[float, float],
     told: Callable[[str], None],
-    noise: float = 0.0,
+    enough: int = 0,
 ) -> tuple[list[Run], list[float]]:
     """Run every rate on every seed, and where the best is at the edge further ones, in `room` steps.
 
-    With `noise`, of the logarithms, also where a rate at the edge ends above the best by no more than this.
+    Until there are `enough`, also beyond the edge that ends lower, where it ends within `NEAR` of the best.
     """
     waiting, runs, planned = sorted(scales), [], len(scales) * len(seeds)
     tried = list(waiting)
@@ -120,22 +124,32 @@ def climbed(
         for i, scale in enumerate(waiting):
             told(f"runs of {length} steps, rate {i + 1} of {len(waiting)}")
             runs += [Run(scale, seed, length, *bench.run(scale, seed, length)) for seed in seeds]
-        medians = medians_of(runs)
-        best = min(tried, key=lambda s: (medians[s], s))
-        trained = math.isfinite(medians[best])
-        edge = min((tried[0], tried[-1]), key=lambda s: (medians[s], s))
-        if trained and by_chance(medians[edge], medians[best], noise):
-            best = edge
-        lower, upper = tried[0] / STEP, tried[-1] * STEP
-        waiting = []
         if length * (len(runs) + len(seeds) - planned) > room:
             break
-        if (best == tried[0] or not trained) and lower >= within[0]:
-            waiting = [lower]
-        elif best == tried[-1] and upper <= within[1]:
-            waiting = [upper]
+        waiting = _beyond(medians_of(runs), within, enough)
         tried = sorted([*tried, *waiting])
     return runs, tried
+
+
+def once_more(bench: Bench, runs: Sequence[Run], seed: int, length: int, room: float) -> list[Run]:
+    """Run the best rate on another seed, if `room` has the steps: the lowest of noisy ends is a lucky one."""
+    medians = medians_of(runs)
+    best = min(medians, key=lambda scale: (medians[scale], scale))
+    if length > room or not math.isfinite(medians[best]):
+        return []
+    return [Run(best, seed, length, *bench.run(best, seed, length))]
+
+
+def _beyond(medians: Mapping[float, float], within: tuple[float, float], enough: int) -> list[float]:
+    """Return the rate that is to be added next, if any: see `climbed`."""
+    first, last = min(medians), max(medians)
+    best = min(medians.values())
+    near = best + (NEAR - 1) * abs(best) if len(medians) < enough else best
+    edges = sorted((medians[at], beyond) for at, beyond in ((first, first / STEP), (last, last * STEP)))
+    allowed = [(end, beyond) for end, beyond in edges if within[0] <= beyond <= within[1]]
+    if not math.isfinite(best):  # too high, all of them
+        return [first / STEP] if first / STEP >= within[0] else []
+    return [beyond for end, beyond in allowed if end <= near][:1]
 
 
 def around(scales: Sequence[float], runs: Sequence[Run], longest: int, count: int) -> list[float]:

@@ -5,7 +5,7 @@ the rate grows from step to step until the loss explodes, and *runs*, short trai
 schedule of the real one, compressed. A sweep is cheap and off by any factor up to ten (it sees a
 model that is not yet trained, at a rate that is not yet there); so it only says where to look.
 Runs then decide, by successive halving (Jamieson & Talwalkar, 2016, arXiv:1502.07943): many rates
-for an eighth of the training, fewer for a quarter, three or four for the whole of it. The best rate
+for an eighth of the training, fewer for a quarter, three to five for the whole of it. The best rate
 moves with the length of the run, so the whole ones settle it where they can; where the valley is so
 flat that chance decides them, the shorter ones do (`lengths`).
 

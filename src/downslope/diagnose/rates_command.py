@@ -126,9 +126,9 @@ def plan_line(steps: int, longest: int, seeds: Seeds, searches: int) -> str:
     """Return what a search takes, in steps.
 
     >>> plan_line(200, 1000, seeds_of(0, 2, 1), 1)
-    '1 search of 1,450 to 1,900 steps, as much as 7.2 to 9.5 trainings of 200 steps'
-    >>> plan_line(2000, 2000, seeds_of(0, 2, 2), 1)  # 3 to 6 more than the 6.6 to 9.5 with one seed
-    '1 search of 19,150 to 30,850 steps, as much as 9.6 to 15.4 trainings of 2000 steps'
+    '1 search of 1,335 to 1,939 steps, as much as 6.7 to 9.7 trainings of 200 steps'
+    >>> plan_line(2000, 2000, seeds_of(0, 2, 2), 1)  # 3 to 7 more than the 6.1 to 9.7 with one seed
+    '1 search of 18,135 to 32,665 steps, as much as 9.1 to 16.3 trainings of 2000 steps'
 
     """
     longest = min(longest, steps)

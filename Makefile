@@ -27,6 +27,7 @@ bench: .venv/test.stamp  ## the figures of benchmarks/README.md, some minutes ea
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/profiling.py
 	$(BIN)/python benchmarks/lr.py digits
+	$(BIN)/python benchmarks/lr_simulated.py
 	$(PIP) numdifftools  # a peer of the next one
 	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/gradcheck.py
 	$(PIP) --no-deps pytorch_optimizer  # a peer of the next one

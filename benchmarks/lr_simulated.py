@@ -3,8 +3,9 @@
     python benchmarks/lr_simulated.py [--searches 400] [--noise 1.0]
 
 Trainings are drawn about the ends of SGD on `text` in `benchmarks/lr.py`, by their length: single ones differ
-by 3.3 % at 300 steps, by 1.5 and 1 % at 75 and 38; beyond 0.16, where some fail, by up to 9 % more. `--noise`
-multiplies all that. The search is that of `downslope lr`, which takes no notice that nothing is trained.
+by 3.3 % at 300 steps, by 1.5 and 1 % at 75 and 38, and those of one seed share 2 % more; beyond 0.16, where
+some fail, up to 9 % come on top. `--noise` multiplies all that. The search is that of `downslope lr`, which
+takes no notice that nothing is trained.
 
 A search is off where it ends more than a factor 2 from the minimum of a parabola through the medians (0.070),
 or from 0.10, between that and the lowest of them.

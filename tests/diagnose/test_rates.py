@@ -172,7 +172,7 @@ def test_five_whole_trainings_are_misled_less_often_than_three(monkeypatch):
         return sum(not 0.5 < value / 0.075 < 2 for value in found)
 
     five = misled()
-    monkeypatch.setattr(rates, "ENOUGH", 0)
+    monkeypatch.setattr(rates, "RUNGS", [rung._replace(enough=0) for rung in rates.RUNGS])
     three = misled()
     assert three >= 12
     assert five <= three / 3

@@ -24,7 +24,6 @@ from downslope.diagnose.lengths import estimate, noise_of, seeds_each
 from downslope.diagnose.rungs import (
     ABOVE,
     BELOW,
-    ENOUGH,
     LONGEST,
     RUNGS,
     SHORTEST,
@@ -205,17 +204,15 @@ def search(
     for rung in RUNGS:
         length = rung.length(longest)
         own = seeds.of(rung)
-        enough = 0
         if rung.share < 1:
             scales = window(tried, medians_of(found), rung.rates) if found else tried
         else:
-            scales, enough = around(tried, runs, longest, rung.rates), ENOUGH
+            scales = around(tried, runs, longest, rung.rates)
             room = (room - spared) * len(own) + spared
-        found, tried = climbed(bench, scales, own, length, room, (low, high), told, enough)
+        found, tried = climbed(bench, scales, own, length, room, (low, high), told, rung.enough)
         room -= length * (len(found) - len(scales) * len(own))
         if rung.share == 1 and len(own) == 1:
-            told("the best rate once more")
-            found += once_more(bench, found, own[-1] + 1, length, room)
+            found += once_more(bench, found, own[-1] + 1, length, room, told)
         runs += found
     return _concluded(name, label, steps, runs, sweeps, bases, metric)
 

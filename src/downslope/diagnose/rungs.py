@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from downslope.diagnose.lengths import estimate
-from downslope.diagnose.valley import NEAR, STEP, Outcome, Run, medians_of
+from downslope.diagnose.valley import NEAR, STEP, Outcome, Run, medians_of, reaches
 from downslope.errors import UsageError
 
 SWEEP_SEEDS = 3
@@ -19,23 +19,26 @@ BELOW, ABOVE = 4, 3
 
 
 class Rung(NamedTuple):
-    """Runs of a `share` of the longest: of how many rates, on which seeds."""
+    """Runs of a `share` of the longest: of so many rates, or `enough` where there is room, on which seeds."""
 
     share: float
     rates: int
     on: Literal["first", "quarter", "whole"]
+    enough: int = 0
 
     def length(self, longest: int) -> int:
         """Return the steps of its runs."""
         return max(2, round(longest * self.share))
 
 
-RUNGS = (Rung(1 / 8, BELOW + 1 + ABOVE, "first"), Rung(1 / 4, 4, "quarter"), Rung(1, 3, "whole"))
-ENOUGH = 5
-"""Rates of whole trainings, where there is room: three may lie on a slope, and not about the valley."""
+RUNGS = (
+    Rung(1 / 8, BELOW + 1 + ABOVE, "first"),
+    Rung(1 / 4, 4, "quarter"),
+    Rung(1, 3, "whole", enough=5),  # three may lie on a slope, and not about the valley
+)
 
 MOST, EXTRA = 9.7, 2.0
-"""Where the best rate lies at the edge, or rates are not `ENOUGH`, others are added, until all takes so many
+"""Where the best rate lies at the edge, or rates are not enough, others are added, until all takes so many
 times the longest run.
 
 That is less than a quarter of a grid of 13 rates on three seeds. With two seeds the rungs take 6 times its
@@ -131,25 +134,29 @@ def climbed(
     return runs, tried
 
 
-def once_more(bench: Bench, runs: Sequence[Run], seed: int, length: int, room: float) -> list[Run]:
+def once_more(
+    bench: Bench, runs: Sequence[Run], seed: int, length: int, room: float, told: Callable[[str], None]
+) -> list[Run]:
     """Run the best rate on another seed, if `room` has the steps: the lowest of noisy ends is a lucky one."""
     medians = medians_of(runs)
     best = min(medians, key=lambda scale: (medians[scale], scale))
     if length > room or not math.isfinite(medians[best]):
         return []
+    told(f"a run of {length} steps, the best rate once more")
     return [Run(best, seed, length, *bench.run(best, seed, length))]
 
 
 def _beyond(medians: Mapping[float, float], within: tuple[float, float], enough: int) -> list[float]:
     """Return the rate that is to be added next, if any: see `climbed`."""
-    first, last = min(medians), max(medians)
-    best = min(medians.values())
-    near = best + (NEAR - 1) * abs(best) if len(medians) < enough else best
-    edges = sorted((medians[at], beyond) for at, beyond in ((first, first / STEP), (last, last * STEP)))
-    allowed = [(end, beyond) for end, beyond in edges if within[0] <= beyond <= within[1]]
-    if not math.isfinite(best):  # too high, all of them
-        return [first / STEP] if first / STEP >= within[0] else []
-    return [beyond for end, beyond in allowed if end <= near][:1]
+    first, last, best = min(medians), max(medians), min(medians.values())
+    edges = (
+        [(medians[last], last * STEP)] if math.isfinite(best) else []
+    )  # else they are too high, all of them
+    share = NEAR - 1 if len(medians) < enough else 0.0
+    for end, beyond in sorted([(medians[first], first / STEP), *edges]):
+        if within[0] <= beyond <= within[1] and reaches(end, best, share):
+            return [beyond]
+    return []
 
 
 def around(scales: Sequence[float], runs: Sequence[Run], longest: int, count: int) -> list[float]:

@@ -131,7 +131,7 @@ def safe_range(runs: Sequence[Run]) -> tuple[float | None, float | None]:
     longest = max(reached.values(), default=0)
     ends = {s: v for s, v in medians_of([r for r in runs if r.steps == longest]).items() if math.isfinite(v)}
     lowest = min(ends.values(), default=0.0)
-    sound = [s for s, end in ends.items() if s not in too_high and end <= lowest + SAFE * abs(lowest)]
+    sound = [s for s, end in ends.items() if s not in too_high and reaches(end, lowest, SAFE)]
     if not sound:
         return None, None
     first = last = scales.index(min(sound, key=ends.__getitem__))
@@ -152,9 +152,9 @@ def _crossing(scales: Sequence[float], excess: Mapping[float, float], at: int, w
     return float(here * (scales[beyond] / here) ** share)
 
 
-def by_chance(end: float, best: float, noise: float) -> bool:
-    """Whether an end is above the best by no more than noise, of the logarithms, explains."""
-    return end <= best + abs(best) * math.expm1(noise)
+def reaches(end: float, best: float, share: float) -> bool:
+    """Whether an end is above the best by no more than this share of it; infinite ones are equal."""
+    return end <= best or end <= best + abs(best) * share
 
 
 def edge_of(runs: Sequence[Run], noise: float = 0.0) -> str:
@@ -179,7 +179,7 @@ def edge_of(runs: Sequence[Run], noise: float = 0.0) -> str:
         for word, scale in (("highest", max(tried)), ("lowest", min(tried)))
     }
     word = min(ends, key=ends.__getitem__)
-    return word if by_chance(ends[word], best, noise) else ""
+    return word if reaches(ends[word], best, math.expm1(noise)) else ""
 
 
 def confidence_of(

@@ -241,7 +241,7 @@ def find_lr(
             mean loss over its last tenth.
         seeds: how many seeds the runs of a quarter of the length have; shorter ones take the first.
         whole_seeds: how many the whole trainings have: more where chance decides between rates. Each
-            costs as much as three to six trainings.
+            costs as much as three to seven trainings.
         seed: the first of them.
         schedule: "linear", "cosine" (to zero), "constant", or a function from the share of the
             training that is over to a factor.

@@ -581,12 +581,15 @@ FAR = (1 << 19) + 77
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_every_place_of_large_gradients_is_seen(dtype: torch.dtype, threads: Any) -> None:
+@pytest.mark.parametrize("size", [(1 << 14) + 1, FAR])
+def test_every_place_of_large_gradients_is_seen(size: int, dtype: torch.dtype, threads: Any) -> None:
     threads(1)
-    g = torch.zeros(FAR, dtype=dtype)
-    each = FAR // 8 // 32 * 32
-    edges = [k * each + i for k in range(9) for i in (-1, 0, 15, 16, 31, 32, 33)]
-    places = [*edges[1:], *range(FAR - 80, FAR), *torch.randint(FAR, (100,)).tolist()]
+    g = torch.zeros(size, dtype=dtype)
+    line = 64 // g.itemsize
+    each = size // 12 // line * line
+    edges = [k * each + i for k in range(13) for i in (-1, 0, 15, 16, 31, 32, 33)]
+    edges = [place for place in edges if 0 <= place < size]
+    places = [*edges, *range(size - 400, size), *torch.randint(size, (100,)).tolist()]
     for place in places:
         g[place] = torch.inf
         assert nonfinite([g]) == [0], place

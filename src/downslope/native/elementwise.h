@@ -16,7 +16,8 @@ typedef _Float16 Float16;
 namespace {
 
 constexpr long GRAIN = 1 << 15;  // numbers, of which a thread is given no fewer
-constexpr long FAR = 1 << 19;    // numbers beyond which they are not in a core's cache
+constexpr long LINE = 64;  // bytes, by which memory is read
+constexpr long SPREAD = 1 << 14;  // numbers, of which no fewer are gone over at several places
 
 template <class Real>
 inline void read(Real& to, Bfloat16 from) {
@@ -63,13 +64,16 @@ inline long least(long a, long b) {
     return a < b ? a : b;
 }
 
-// Call `take(from, count)` so that every number is in one of the ranges. Where they come from memory, several places
-// have their turns: more is on its way then than one place's prefetch asks for.
-template <long PLACES, long TURN, class Take>
-inline void by_turns(long numbers, Take take) {
-    const long each = numbers > FAR ? numbers / PLACES / TURN * TURN : 0;
+// Call `take(from, count)` so that every number is in one of the ranges. Several places have their turns, and what a
+// place needs AHEAD is prefetched by `ask(from)`: more is on its way from memory then than a core asks for by itself.
+template <long PLACES, long TURN, long AHEAD, class Ask, class Take>
+inline void by_turns(long numbers, Ask ask, Take take) {
+    const long each = numbers > SPREAD ? numbers / PLACES / TURN * TURN : 0;
     for (long i = 0; i < each; i += TURN)
-        for (long place = 0; place < PLACES; place++) take(place * each + i, TURN);
+        for (long from = i; from < PLACES * each; from += each) {
+            ask(from + AHEAD);
+            take(from, TURN);
+        }
     if (PLACES * each < numbers) take(PLACES * each, numbers - PLACES * each);
 }
 

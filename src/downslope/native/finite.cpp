@@ -6,8 +6,9 @@ namespace {
 
 template <class Bits>
 bool holds(const Bits* x, long count, Bits exponent) {
-    Bits found = 0;  // eight places, a line of each, read nearly twice as fast as one where prefetches are short
-    by_turns<8, 64 / sizeof(Bits)>(count, [&](long from, long many) {
+    Bits found = 0;
+    const auto ask = [&](long at) { __builtin_prefetch(x + at); };
+    by_turns<12, LINE / sizeof(Bits), 512 / sizeof(Bits)>(count, ask, [&](long from, long many) {
 #pragma omp simd reduction(| : found)
         for (long i = from; i < from + many; i++) found |= (x[i] & exponent) == exponent ? 1 : 0;
     });

@@ -8,7 +8,7 @@ tenth of a second, and kept in the user's cache for the next program.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
 from typing import NamedTuple
@@ -38,15 +38,27 @@ rounds once, as the rule has it, on processors with and without a joint product 
 
 HEADER = "elementwise.h"
 
-_CALL = """
+_CODE = """
+#include <{header}>
 extern "C" void step(void* const* const* columns, const long* sizes, long tensors, const double* numbers,
                      long threads) {{
-    share(sizes, tensors, threads, [&](long i, long from, long count) {{
-        by_turns<3, 32>(count, [&](long at, long many) {{ piece({pointers}, numbers, many); }});
+    {real} k[{numbers}];
+    for (int i = 0; i < {numbers}; i++) k[i] = {real}(numbers[i]);
+    share(sizes, tensors, threads, [&](long tensor, long from, long count) {{
+        {pointers}
+        const auto ask = [=](long at) {{
+            {asked}
+        }};
+        by_turns<2, LINE / sizeof({real}), 384>(count, ask, [&](long at, long many) {{
+#pragma omp simd
+            for (long i = at; i < at + many; i++) {{
+                {lines}
+            }}
+        }});
     }});
 }}
 """
-"""Three places at a time, 32 numbers of each, are the fastest of eleven pairs (`benchmarks/README.md`)."""
+"""Two places, a line of each, 384 numbers ahead: as fast as any that was tried (`benchmarks/README.md`)."""
 
 
 class Step(NamedTuple):
@@ -146,27 +158,36 @@ def source_of(step: Lines, dtype: torch.dtype) -> Source:
     slots = range(len(step.states))
     types = [f"{stored}*", f"const {stored}*", *(f"{real}*" for _ in slots)]
     names = ["P", "G", *(f"S{i}" for i in slots)]
-    takes = ", ".join(f"{kind} {name}" for kind, name in zip(types, names, strict=True))
     many = max((-operand for _, operands in step.operations for operand in operands), default=0)
     lines = [
-        f"#include <{HEADER}>",
-        f"static void piece({takes}, const double* numbers, long count) {{",
-        f"    {real} k[{max(1, many)}];",
-        f"    for (int i = 0; i < {many}; i++) k[i] = {real}(numbers[i]);",
-        "#pragma omp simd",
-        "    for (long i = 0; i < count; i++) {",
-        f"        {real} p, g;",
-        "        read(p, P[i]);",
-        "        read(g, G[i]);",
-        *(f"        const {real} s{i} = S{i}[i];" for i in slots),
-        *(f"        {line}" for line in step.text()),
-        *(f"        S{i}[i] = {step.name(new)};" for i, new in enumerate(step.states) if new is not None),
-        f"        write(P[i], {step.name(step.parameter)});",
-        "    }",
-        "}",
+        f"{real} p, g;",
+        "read(p, P[i]);",
+        "read(g, G[i]);",
+        *(f"const {real} s{i} = S{i}[i];" for i in slots),
+        *step.text(),
+        *(f"S{i}[i] = {step.name(new)};" for i, new in enumerate(step.states) if new is not None),
+        f"write(P[i], {step.name(step.parameter)});",
     ]
-    pointers = ", ".join(f"({kind})columns[{i}][i] + from + at" for i, kind in enumerate(types))
-    return Source("step", "\n".join(lines) + _CALL.format(pointers=pointers), (HEADER,), FLAGS)
+    text = _CODE.format(
+        header=HEADER,
+        real=real,
+        numbers=max(1, many),
+        pointers=_indented(
+            8,
+            (
+                f"{kind} {name} = ({kind})columns[{i}][tensor] + from;"
+                for i, (kind, name) in enumerate(zip(types, names, strict=True))
+            ),
+        ),
+        asked=_indented(12, (f"__builtin_prefetch({name} + at, {int(name != 'G')});" for name in names)),
+        lines=_indented(16, lines),
+    )
+    return Source("step", text, (HEADER,), FLAGS)
+
+
+def _indented(by: int, lines: Iterable[str]) -> str:
+    """Return lines of code as one text, each but the first moved in."""
+    return ("\n" + " " * by).join(lines)
 
 
 @cache

@@ -80,17 +80,23 @@ def test_a_fall_that_only_the_whole_length_has_is_followed_and_told():
 
 
 @pytest.mark.parametrize(
-    ("noise", "sharp", "share"),
-    [(0.03, 0.15, 1.2), (0.07, 0.15, 1.2), (0.05, 0.04, 1.2), (0.07, 0.04, 0.95), (0.005, 0.005, 1.2)],
+    ("noise", "sharp", "share", "most"),
+    [
+        (0.03, 0.15, 1.2, 0.1),
+        (0.07, 0.15, 1.2, 0.2),
+        (0.05, 0.04, 1.1, 0.3),
+        (0.07, 0.04, 0.9, 0.4),
+        (0.005, 0.005, 1.2, 0.2),
+    ],
 )
-def test_a_rate_that_stays_is_left_but_for_noise(noise, sharp, share):
+def test_a_rate_that_stays_is_left_but_for_noise(noise, sharp, share, most):
     """Where the valley is as flat as that of `digits`, the whole runs alone are worse."""
     found, whole, _ = repeated(lambda d: 0.0, count=40, noise=noise, sharp=sharp)
     alone = [math.log2(optimum(of_length(f.runs, STEPS)) / BEST) for f in found]
     assert max(abs(whole)) < 1
     # What each fall by FALL takes off is at most that of a quarter's runs alone, and so much may chance add.
     assert abs(np.mean(whole)) < -2 * math.log2(FALL) + 3 * rms(whole) / math.sqrt(len(whole))
-    assert rms(whole) < share * rms(alone)
+    assert rms(whole) < min(most, share * rms(alone))
 
 
 def test_a_drift_that_has_ended_is_not_followed():

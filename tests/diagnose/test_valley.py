@@ -41,6 +41,16 @@ def test_a_cliff_far_above_the_floor_does_not_push_the_minimum_away():
     assert 6 < optimum({scale: math.exp(above) for scale, above in slope.items()}) < 8 * math.sqrt(2)
 
 
+def test_past_the_middle_to_a_neighbour_it_lies_only_where_chance_may_have_put_that_above():
+    slope = {2.0**k: 0.04 * (3 - k) for k in range(-2, 4)}
+    for above, most in ((0.30, math.sqrt(2)), (0.02, 2.0)):
+        ends = {scale: math.exp(y) for scale, y in (slope | {16.0: above}).items()}
+        assert optimum(ends) <= 8 * most * (1 + 1e-9)
+    assert optimum({scale: math.exp(y) for scale, y in (slope | {16.0: 0.30}).items()}) == pytest.approx(
+        8 * math.sqrt(2)
+    ), "the fit alone would go further"
+
+
 def test_the_minimum_stays_within_what_was_tried():
     slope = {2.0**k: math.exp(0.01 * (k - 9) ** 2) for k in range(-2, 4)}
     x, y = np.log2(list(slope)), np.log(list(slope.values()))

@@ -63,7 +63,8 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     It is fitted to the rates that end within a factor `NEAR` of the best and to the best one's
     neighbours: fitted to these alone it would follow the noise of a flat valley. The further one ends above
     the best, the less it counts; below zero, too, that is told in sizes of the best. The minimum stays within
-    those that were tried. None where no rate ended well.
+    those that were tried, and within a step of the best rate, or half a step where the neighbour there is
+    not safe. None where no rate ended well.
 
     >>> round(optimum({0.5: 2.0, 1.0: 1.0, 2.0: 2.0}), 3), optimum({1.0: 3.0, 2.0: 4.0})
     (1.0, 1.0)
@@ -87,8 +88,12 @@ def optimum(medians: Mapping[float, float]) -> float | None:
     bend, slope, _ = np.polyfit(x, above, 2, w=1 / np.hypot(FLAT, above))
     if bend <= 0:
         return scales[at]
-    ends = np.log([scales[0] / scales[at], scales[-1] / scales[at]])
-    return float(scales[at] * np.exp(np.clip(-slope / (2 * bend), *ends)))
+    down, up = (
+        math.log(STEP) * (1 if excess[scales[i]] <= SAFE else 0.5)
+        for i in (max(0, at - 1), min(len(scales) - 1, at + 1))
+    )
+    shift = max(-down, min(up, -slope / (2 * bend)))
+    return float(max(scales[0], min(scales[-1], scales[at] * math.exp(shift))))
 
 
 def failing(runs: Sequence[Run]) -> set[float]:

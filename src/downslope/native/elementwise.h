@@ -16,7 +16,7 @@ typedef _Float16 Float16;
 namespace {
 
 constexpr long GRAIN = 1 << 15;  // numbers, of which a thread is given no fewer
-constexpr long LINE = 64;  // bytes, by which memory is read
+constexpr long LINE_BYTES = 64;  // by which memory is read
 constexpr long SPREAD = 1 << 14;  // numbers, of which no fewer are gone over at several places
 
 template <class Real>

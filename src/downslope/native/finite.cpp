@@ -6,9 +6,9 @@ namespace {
 
 template <class Bits>
 bool holds(const Bits* x, long count, Bits exponent) {
-    Bits found = 0;
+    Bits found = 0;  // the places, and how far ahead, that read fastest (benchmarks/README.md)
     const auto ask = [&](long at) { __builtin_prefetch(x + at); };
-    by_turns<12, LINE / sizeof(Bits), 512 / sizeof(Bits)>(count, ask, [&](long from, long many) {
+    by_turns<12, LINE_BYTES / sizeof(Bits), 512 / sizeof(Bits)>(count, ask, [&](long from, long many) {
 #pragma omp simd reduction(| : found)
         for (long i = from; i < from + many; i++) found |= (x[i] & exponent) == exponent ? 1 : 0;
     });

@@ -49,7 +49,7 @@ extern "C" void step(void* const* const* columns, const long* sizes, long tensor
         const auto ask = [=](long at) {{
             {asked}
         }};
-        by_turns<2, LINE / sizeof({real}), 384>(count, ask, [&](long at, long many) {{
+        by_turns<2, LINE_BYTES / sizeof({real}), 384>(count, ask, [&](long at, long many) {{
 #pragma omp simd
             for (long i = at; i < at + many; i++) {{
                 {lines}

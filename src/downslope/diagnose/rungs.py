@@ -149,11 +149,11 @@ def once_more(
 def _beyond(medians: Mapping[float, float], within: tuple[float, float], enough: int) -> list[float]:
     """Return the rate that is to be added next, if any: see `climbed`."""
     first, last, best = min(medians), max(medians), min(medians.values())
-    edges = (
-        [(medians[last], last * STEP)] if math.isfinite(best) else []
-    )  # else they are too high, all of them
+    edges = [(medians[first], first / STEP)]
+    if math.isfinite(best):  # else all of them are too high
+        edges.append((medians[last], last * STEP))
     share = NEAR - 1 if len(medians) < enough else 0.0
-    for end, beyond in sorted([(medians[first], first / STEP), *edges]):
+    for end, beyond in sorted(edges):
         if within[0] <= beyond <= within[1] and reaches(end, best, share):
             return [beyond]
     return []

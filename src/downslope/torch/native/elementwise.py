@@ -42,8 +42,8 @@ _CODE = """
 #include <{header}>
 extern "C" void step(void* const* const* columns, const long* sizes, long tensors, const double* numbers,
                      long threads) {{
-    {real} k[{numbers}];
-    for (int i = 0; i < {numbers}; i++) k[i] = {real}(numbers[i]);
+    {real} k[{many} + 1];
+    for (int i = 0; i < {many}; i++) k[i] = {real}(numbers[i]);
     share(sizes, tensors, threads, [&](long tensor, long from, long count) {{
         {pointers}
         const auto ask = [=](long at) {{
@@ -158,6 +158,11 @@ def source_of(step: Lines, dtype: torch.dtype) -> Source:
     slots = range(len(step.states))
     types = [f"{stored}*", f"const {stored}*", *(f"{real}*" for _ in slots)]
     names = ["P", "G", *(f"S{i}" for i in slots)]
+    pointers = [
+        f"{kind} {name} = ({kind})columns[{i}][tensor] + from;"
+        for i, (kind, name) in enumerate(zip(types, names, strict=True))
+    ]
+    asked = [f"__builtin_prefetch({name} + at, {int(name != 'G')});" for name in names]
     many = max((-operand for _, operands in step.operations for operand in operands), default=0)
     lines = [
         f"{real} p, g;",
@@ -171,15 +176,9 @@ def source_of(step: Lines, dtype: torch.dtype) -> Source:
     text = _CODE.format(
         header=HEADER,
         real=real,
-        numbers=max(1, many),
-        pointers=_indented(
-            8,
-            (
-                f"{kind} {name} = ({kind})columns[{i}][tensor] + from;"
-                for i, (kind, name) in enumerate(zip(types, names, strict=True))
-            ),
-        ),
-        asked=_indented(12, (f"__builtin_prefetch({name} + at, {int(name != 'G')});" for name in names)),
+        many=many,
+        pointers=_indented(8, pointers),
+        asked=_indented(12, asked),
         lines=_indented(16, lines),
     )
     return Source("step", text, (HEADER,), FLAGS)

@@ -99,11 +99,10 @@ def test_none_is_added_that_the_parabola_would_hardly_look_at():
     assert added({0.5: 9.0, 1.0: -0.6, 2.0: -1.0, 4.0: -0.1}, 5) == [0.5]
 
 
-def test_where_none_trained_lower_ones_are_tried():
-    assert added({0.25: 1.0, 0.5: math.inf, 1.0: math.inf, 2.0: math.inf, 4.0: math.inf}, 0, 20) == [
-        0.5,
-        0.25,
-    ]
+def test_where_none_trained_lower_ones_are_tried_and_no_higher_ones():
+    ends = {0.25: 1.0, **dict.fromkeys((0.5, 1.0, 2.0, 4.0, 8.0), math.inf)}
+    assert added(ends, 0, 20) == [0.5, 0.25]
+    assert added(ends, 5, 20, within=(0.9, 100.0)) == []
 
 
 def test_the_safe_range_ends_where_a_line_between_the_rates_reaches_ten_percent():

@@ -87,9 +87,10 @@ def _shape(assignment: dict[str, Any]) -> tuple[int, ...]:
 def _row(group: list[dict[str, Any]]) -> list[Cell]:
     a, names = group[0], [_name(a) for a in group]
     many = len(group) > 1
+    count = f"×\N{NO-BREAK SPACE}{len(group)}" if many else ""
     shape = _shape(a)
     return [
-        Cell(pattern(names), f"× {len(group)}" if many else "", folded=tuple(names) if many else ()),
+        Cell(pattern(names), count, folded=tuple(names) if many else ()),
         Cell("×".join(map(str, shape)) if shape else "scalar"),
         Cell(a.get("role") or "–", role=a.get("role") or ""),
         Cell(a.get("rule") or "–", tone="strong" if a.get("rule") == "muon" else ""),
